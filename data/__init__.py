@@ -1,0 +1,1 @@
+"""What a model is trained on. Import the modules directly; this package imports nothing heavy."""

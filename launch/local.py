@@ -1,0 +1,120 @@
+"""Start a module under the real `deepspeed` launcher, on this machine or over a hostfile, and see it through."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def count_gpus() -> int:
+    """GPUs of this machine, 0 where there are none."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def world_size(hostfile: str | None, processes: int | None) -> int:
+    """How many ranks a launch will have: the hostfile's slots, else `processes`, else the GPUs, else two.
+
+    Errors: `ValueError` where the hostfile cannot be read or `processes` is more than there are GPUs.
+    """
+    if hostfile:
+        if processes:
+            raise ValueError("--processes and --hostfile exclude each other: the hostfile's slots count the processes")
+        return sum(read_hostfile(Path(hostfile)).values())
+    gpus = count_gpus()
+    if processes is None:
+        return gpus or CPU_PROCESSES
+    if processes < 1:
+        raise ValueError(f"--processes is {processes}; it must be at least 1")
+    if gpus and processes > gpus:
+        raise ValueError(f"--processes is {processes} but this machine has {gpus} GPUs; give at most {gpus}")
+    return processes
+
+
+def read_hostfile(path: Path) -> dict[str, int]:
+    """Hosts and their slots, in DeepSpeed's form: `worker-1 slots=8`, a line each; `#` starts a comment.
+
+    Errors: `ValueError` with file and line.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ValueError(f"hostfile {path} cannot be read: {error.strerror}") from None
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
+        if not slots.isdigit() or int(slots) < 1:
+            raise ValueError(f"hostfile {path} line {number}: {line!r}; write it as: worker-1 slots=8")
+        if words[0] in hosts:
+            raise ValueError(f"hostfile {path} line {number}: host {words[0]} stands twice; remove one")
+        hosts[words[0]] = int(slots)
+    if not hosts:
+        raise ValueError(f"hostfile {path} names no host; write a line such as: worker-1 slots=8")
+    return hosts
+
+
+def deepspeed_command(module: str, arguments: list[str], processes: int, hostfile: str | None) -> list[str]:
+    """The `deepspeed` command line for a module."""
+    where = ["--hostfile", hostfile] if hostfile else ["--num_gpus", str(processes), "--master_port", str(_free_port())]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
+    return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
+
+
+def environment(processes: int) -> dict[str, str]:
+    """The environment for the ranks of this machine: the cores shared out, and no accelerator looked for in vain."""
+    result = dict(os.environ)
+    if count_gpus() == 0:
+        result.setdefault("DS_ACCELERATOR", "cpu")
+    result.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    return result
+
+
+def run(command: list[str], env: dict[str, str]) -> int:
+    """Run a launcher to its end and return its exit status; an interrupt stops the ranks in good order first.
+
+    The launcher's outer process neither passes signals on nor reports a killed inner one (DeepSpeed 0.19.8 exits 0),
+    so signals go to the inner one, and the caller must check that the run did what it should.
+    """
+    process = subprocess.Popen(command, env=env, start_new_session=True)
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        _terminate(process.pid)
+
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received[0] if received else status if status >= 0 else 128 - status
+
+
+def _terminate(launcher: int) -> None:
+    """Ask the launcher's inner process to stop its ranks; it waits for them to save before it ends."""
+    import psutil
+
+    try:
+        children = psutil.Process(launcher).children()
+        for child in children or [psutil.Process(launcher)]:
+            child.terminate()
+    except psutil.NoSuchProcess:
+        pass  # it ended by itself meanwhile
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,277 @@
+"""The DeepSpeed JSON: read, checked key by key, its "auto" values filled in. Imports neither torch nor DeepSpeed.
+
+DeepSpeed ignores a mistyped top-level key in silence and rejects a nested one with a traceback; here both are one
+line that names the nearest known key. `SCHEMA` lists what this project supports of DeepSpeed 0.19.8; a test holds its
+sections against DeepSpeed's own classes.
+"""
+
+import copy
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NUMBER = (int, float)
+FREE: dict[str, Any] = {}  # a section whose keys are somebody else's
+
+SCHEMA: dict[str, Any] = {
+    "train_batch_size": int,
+    "train_micro_batch_size_per_gpu": int,
+    "gradient_accumulation_steps": int,
+    "optimizer": {"type": str, "params": FREE},
+    "scheduler": {"type": str, "params": FREE},
+    "gradient_clipping": NUMBER,
+    "prescale_gradients": bool,
+    "gradient_predivide_factor": NUMBER,
+    "communication_data_type": str,
+    "zero_allow_untested_optimizer": bool,
+    "zero_force_ds_cpu_optimizer": bool,
+    "steps_per_print": int,
+    "wall_clock_breakdown": bool,
+    "memory_breakdown": bool,
+    "dump_state": bool,
+    "bf16": {
+        "enabled": bool,
+        "immediate_grad_update": bool,
+        "check_grad_overflow": bool,
+        "bf16_master_weights_and_grads": bool,
+        "bf16_optimizer_states": bool,
+    },
+    "fp16": {
+        "enabled": bool,
+        "auto_cast": bool,
+        "loss_scale": NUMBER,
+        "initial_scale_power": int,
+        "loss_scale_window": int,
+        "hysteresis": int,
+        "consecutive_hysteresis": bool,
+        "min_loss_scale": NUMBER,
+        "fp16_master_weights_and_grads": bool,
+    },
+    "data_types": {"grad_accum_dtype": str},
+    "zero_optimization": {
+        "stage": int,
+        "contiguous_gradients": bool,
+        "reduce_scatter": bool,
+        "reduce_bucket_size": NUMBER,
+        "use_multi_rank_bucket_allreduce": bool,
+        "allgather_partitions": bool,
+        "allgather_bucket_size": NUMBER,
+        "overlap_comm": bool,
+        "offload_param": {
+            "device": str,
+            "nvme_path": str,
+            "buffer_count": int,
+            "buffer_size": NUMBER,
+            "max_in_cpu": NUMBER,
+            "pin_memory": bool,
+        },
+        "offload_optimizer": {
+            "device": str,
+            "nvme_path": str,
+            "buffer_count": int,
+            "pin_memory": bool,
+            "pipeline_read": bool,
+            "pipeline_write": bool,
+            "fast_init": bool,
+            "ratio": NUMBER,
+        },
+        "sub_group_size": NUMBER,
+        "prefetch_bucket_size": NUMBER,
+        "param_persistence_threshold": NUMBER,
+        "model_persistence_threshold": NUMBER,
+        "max_live_parameters": NUMBER,
+        "max_reuse_distance": NUMBER,
+        "round_robin_gradients": bool,
+        "ignore_unused_parameters": bool,
+        "zero_hpz_partition_size": int,
+    },
+    "activation_checkpointing": {
+        "partition_activations": bool,
+        "cpu_checkpointing": bool,
+        "contiguous_memory_optimization": bool,
+        "number_checkpoints": int,
+        "synchronize_checkpoint_boundary": bool,
+        "profile": bool,
+    },
+    "wandb": {"enabled": bool, "group": str, "team": str, "project": str},
+    "tensorboard": {"enabled": bool, "output_path": str, "job_name": str},
+    "csv_monitor": {"enabled": bool, "output_path": str, "job_name": str},
+    "comms_logger": {"enabled": bool, "verbose": bool, "prof_all": bool, "debug": bool, "prof_ops": list},
+    "flops_profiler": {
+        "enabled": bool,
+        "profile_step": int,
+        "module_depth": int,
+        "top_modules": int,
+        "detailed": bool,
+        "output_file": str,
+    },
+}
+
+AUTO_KEYS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "optimizer.params.lr",
+    "optimizer.params.betas",
+    "optimizer.params.eps",
+    "optimizer.params.weight_decay",
+)
+ADAM_PARAMS = ("lr", "betas", "eps", "weight_decay", "torch_adam", "fused", "foreach", "adam_w_mode", "bias_correction")
+OPTIMIZERS = ("Adam", "AdamW")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A DeepSpeed JSON without "auto", and the keys where it says something else than the recipe."""
+
+    json: dict[str, Any]
+    deviations: tuple[str, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the weights in forward and backward: "bf16", "fp16" or "fp32"."""
+        return precision(self.json)
+
+
+def precision(config: dict[str, Any]) -> str:
+    """The precision that a DeepSpeed JSON asks for: "bf16", "fp16" or "fp32"."""
+    return next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read and check a JSON file. Errors: `ValueError` with file, key and remedy."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        known = sorted(str(file) for file in path.parent.glob("*.json"))
+        raise ValueError(f"{path} does not exist{_nearest(str(path), known)}") from None
+    try:
+        config = json.loads(text, object_pairs_hook=_no_duplicates)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    check(config, str(path))
+    return config
+
+
+def check(config: dict[str, Any], where: str) -> None:
+    """Refuse unknown keys, wrong types and combinations in which DeepSpeed computes wrong numbers.
+
+    Errors: `ValueError` that starts with `where`.
+    """
+    _check_section(config, SCHEMA, "", where)
+    optimizer = config.get("optimizer", {})
+    kind = optimizer.get("type", "AdamW")
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"{where}: optimizer.type {kind!r} is not supported; choose one of {', '.join(OPTIMIZERS)}")
+    for key in optimizer.get("params", {}):
+        if key not in ADAM_PARAMS:
+            raise ValueError(f"{where}: unknown key optimizer.params.{key}{_nearest(key, ADAM_PARAMS)}")
+    zero = config.get("zero_optimization", {}).get("stage", 0)
+    if zero not in (0, 1, 2, 3):
+        raise ValueError(f"{where}: zero_optimization.stage is {zero}; it must be 0, 1, 2 or 3")
+    if config.get("bf16", {}).get("enabled") and config.get("fp16", {}).get("enabled"):
+        raise ValueError(f"{where}: bf16 and fp16 are both enabled; switch one off")
+    if zero == 0 and precision(config) != "fp32":
+        raise ValueError(
+            f"{where}: {precision(config)} with ZeRO stage 0 takes a hidden optimizer step at the start and mis-scales "
+            "gradients in DeepSpeed 0.19.8; set zero_optimization.stage to 1"
+        )
+
+
+def _check_section(section: dict[str, Any], schema: dict[str, Any], prefix: str, where: str) -> None:
+    for key, value in section.items():
+        path = prefix + key
+        if key not in schema:
+            raise ValueError(f"{where}: unknown key {path}{_nearest(key, schema)}")
+        expected = schema[key]
+        if value == "auto" and path not in AUTO_KEYS and expected is not FREE and prefix != "optimizer.params.":
+            raise ValueError(f'{where}: {path} cannot be "auto"; the recipe owns only {", ".join(AUTO_KEYS)}')
+        if value == "auto" or value is None:
+            continue
+        if isinstance(expected, dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: {path} must be an object, not {json.dumps(value)}")
+            if expected is not FREE:
+                _check_section(value, expected, path + ".", where)
+        elif not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+            name = "a number" if expected is NUMBER else f"of type {expected.__name__}"
+            raise ValueError(f"{where}: {path} must be {name}, not {json.dumps(value)}")
+
+
+def resolve(config: dict[str, Any], recipe_values: dict[str, Any], data_degree: int, where: str) -> Resolved:
+    """Fill every "auto" from the recipe; an explicit value beats it and is listed as a deviation.
+
+    `recipe_values` has a value for each of `AUTO_KEYS` but the gradient accumulation, which follows from the others:
+    global batch = micro-batch x accumulation x data degree. Errors: `ValueError` where that does not multiply out.
+    """
+    result = copy.deepcopy(config)
+    for key in AUTO_KEYS[:3]:
+        result.setdefault(key, "auto")
+    optimizer = result.setdefault("optimizer", {})
+    optimizer.setdefault("type", "AdamW")
+    params = optimizer.setdefault("params", {"torch_adam": True, "fused": True})
+    for key in AUTO_KEYS[3:]:
+        params.setdefault(key.rsplit(".", 1)[1], "auto")
+    deviations = []
+    for path, wanted in recipe_values.items():
+        holder, key = (params, path.rsplit(".", 1)[1]) if path.startswith("optimizer.") else (result, path)
+        if holder[key] == "auto":
+            holder[key] = wanted
+        elif holder[key] != wanted:
+            deviations.append(f"{path} is {holder[key]} (recipe: {wanted})")
+    _resolve_accumulation(result, data_degree, where)
+    result.setdefault("steps_per_print", 2**31 - 1)  # DeepSpeed's own lines would break up the progress display
+    return Resolved(result, tuple(deviations))
+
+
+def _resolve_accumulation(config: dict[str, Any], data_degree: int, where: str) -> None:
+    batch, micro = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
+    accumulation = config["gradient_accumulation_steps"]
+    for name, value in (("global batch", batch), ("micro-batch", micro)):
+        if value < 1:
+            raise ValueError(f"{where}: the {name} is {value}; it must be at least 1")
+    if accumulation == "auto":
+        unit = micro * data_degree
+        if batch % unit:
+            nearest = sorted({max(unit, batch - batch % unit), batch - batch % unit + unit})
+            raise ValueError(
+                f"{where}: global batch {batch} does not divide by micro-batch {micro} x data degree {data_degree} "
+                f"= {unit}; the nearest global batches that do: {', '.join(map(str, nearest))}"
+                f"{_micro_batches(batch, micro, data_degree)}"
+            )
+        config["gradient_accumulation_steps"] = batch // unit
+    elif batch != micro * accumulation * data_degree:
+        raise ValueError(
+            f"{where}: global batch {batch} is not micro-batch {micro} x accumulation {accumulation} x data degree "
+            f"{data_degree} = {micro * accumulation * data_degree}; set gradient_accumulation_steps to \"auto\", or "
+            f"train_batch_size to {micro * accumulation * data_degree}"
+        )
+
+
+def _micro_batches(batch: int, micro: int, data_degree: int) -> str:
+    if batch % data_degree:
+        return ""
+    share = batch // data_degree
+    divisors = [size for size in range(1, share + 1) if share % size == 0]
+    nearest = sorted(divisors, key=lambda size: abs(size - micro))[:2]
+    return f"; the nearest micro-batches for {batch}: {', '.join(map(str, sorted(nearest)))}"
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"key {key} stands twice; remove one")
+        result[key] = value
+    return result
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(sorted(known))}"

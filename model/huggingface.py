@@ -1,0 +1,127 @@
+"""Conversion to and from `GPT2LMHeadModel`. The padding rows of the vocabulary are left out on the way and come back as zeros."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from model.config import GPTConfig
+from model.gpt import GPT, LAYER_NORM_EPSILON
+
+NAMES = {
+    "embed.weight": "wte.weight",
+    "position.weight": "wpe.weight",
+    "norm1": "ln_1",
+    "norm2": "ln_2",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+    "final_norm": "ln_f",
+}
+
+
+def hf_name(name: str) -> str:
+    """The name that `GPT2LMHeadModel` gives to one of our parameters."""
+    if name in NAMES:
+        return f"transformer.{NAMES[name]}"
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    if block:
+        return f"transformer.h.{block[1]}.{NAMES[block[2]]}.{block[3]}"
+    stem, _, kind = name.rpartition(".")
+    return f"transformer.{NAMES[stem]}.{kind}"
+
+
+def to_hf(model: GPT, end_of_document: int) -> GPT2LMHeadModel:
+    """The same model as `GPT2LMHeadModel`, fp32. `end_of_document` is the tokeniser's end-of-text id."""
+    config = model.config
+    hf = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.seq_length,
+            n_embd=config.hidden_size,
+            n_layer=config.num_layers,
+            n_head=config.num_attention_heads,
+            n_inner=config.ffn_hidden_size,
+            activation_function="gelu_new",
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            attn_pdrop=config.dropout,
+            layer_norm_epsilon=LAYER_NORM_EPSILON,
+            initializer_range=config.init_method_std,
+            bos_token_id=end_of_document,
+            eos_token_id=end_of_document,
+        )
+    )
+    target = hf.state_dict()
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            target[hf_name(name)].copy_(_to_hf_value(name, value, config))
+    return hf.eval()
+
+
+def from_hf(hf: GPT2LMHeadModel, vocab_multiple: int = 128) -> GPT:
+    """A `GPT2LMHeadModel` as our model, fp32.
+
+    Errors: `ValueError` where it is a variant of GPT-2 that this model is not.
+    """
+    config = _config_from_hf(hf.config, vocab_multiple)
+    model = GPT(config)
+    source = hf.state_dict()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_from_hf_value(name, source[hf_name(name)], config))
+    return model.eval()
+
+
+def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
+    wanted = {
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": LAYER_NORM_EPSILON,
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    }
+    for key, value in wanted.items():
+        if getattr(hf, key, value) != value:
+            raise ValueError(f"cannot convert a GPT-2 with {key}={getattr(hf, key)!r}; this model has {value!r}")
+    return GPTConfig(
+        num_layers=hf.n_layer,
+        hidden_size=hf.n_embd,
+        num_attention_heads=hf.n_head,
+        seq_length=hf.n_positions,
+        vocab_size=hf.vocab_size,
+        ffn_hidden_size=hf.n_inner or 0,
+        vocab_multiple=vocab_multiple,
+        init_method_std=hf.initializer_range,
+        dropout=hf.resid_pdrop,
+    )
+
+
+def _to_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
+    if name == "embed.weight":
+        return value[: config.vocab_size]
+    if ".qkv." in name:  # rows grouped by head here; all queries, all keys, all values there
+        heads = (config.num_attention_heads, 3, config.head_size)
+        value = value.view(*heads, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+    return _transposed(name, value)
+
+
+def _from_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
+    if name == "embed.weight":
+        padding = config.padded_vocab_size - config.vocab_size
+        return torch.cat((value, value.new_zeros(padding, config.hidden_size)))
+    value = _transposed(name, value)
+    if ".qkv." in name:
+        heads = (3, config.num_attention_heads, config.head_size)
+        value = value.view(*heads, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+    return value
+
+
+def _transposed(name: str, value: Tensor) -> Tensor:
+    """GPT-2 keeps its block matrices as [in, out] (`Conv1D`)."""
+    is_block_matrix = name.startswith("blocks.") and value.dim() == 2
+    return value.t().contiguous() if is_block_matrix else value

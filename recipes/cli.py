@@ -1,0 +1,61 @@
+"""What all command lines share: a parser that errs in one line, and errors that do the same."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from recipes.recipe import ROOT
+
+Result = TypeVar("Result")
+USER_ERROR = 2  # exit status
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")
+
+
+def fail(message: str) -> NoReturn:
+    """Say why in one line and end with a status that is not zero."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        # Most errors come to all ranks alike. Rank 0 says it for all; when it ends, the launcher ends the others.
+        time.sleep(5)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise SystemExit(USER_ERROR)
+
+
+def run_job(job: Callable[[], Result]) -> Result:
+    """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
+
+    A `ValueError` raised in this project's own code is addressed to the user, and so is every refusal of the
+    operating system. A `ValueError` out of a library is a bug of ours.
+    """
+    try:
+        return job()
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not _ours(error):
+            raise
+        if os.environ.get("STAGECRAFT_TRACEBACK"):
+            traceback.print_exc()
+        fail(str(error))
+
+
+def _ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    origin = Path(frames[-1].filename).resolve()
+    return origin.is_relative_to(ROOT) and "site-packages" not in origin.parts

@@ -1,0 +1,216 @@
+"""The vocabulary that recipes are written in. Reading a recipe imports neither torch nor DeepSpeed.
+
+A recipe is a frozen declaration, checked when it is built. It owns everything about a run but how the engine runs it
+(the DeepSpeed JSON) and how many processes there are (the launcher).
+"""
+
+import dataclasses
+import difflib
+import importlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from model.config import GPTConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an error
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the model reads: a corpus (a name, a path or a hub id) and a tokeniser (`bpe:N`, `gpt2`, a folder, a hub id)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    corpus: str
+    tokeniser: str
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101). `lr` is the peak; decay acts on matrices only."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optimizer.lr is {self.lr}; it must be positive")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Token budget and learning rate: linear warmup, then cosine decay to `min_lr_ratio` of the peak, then flat."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    train_tokens: int
+    warmup_tokens: int
+    decay_tokens: int
+    min_lr_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_tokens < self.decay_tokens:
+            raise ValueError(
+                f"schedule.warmup_tokens {self.warmup_tokens} must be at least 0 and below schedule.decay_tokens "
+                f"{self.decay_tokens}"
+            )
+        if self.train_tokens < 1:
+            raise ValueError(f"schedule.train_tokens is {self.train_tokens}; it must be at least 1")
+
+    def lr_ratio(self, tokens: int) -> float:
+        """Learning rate after `tokens` tokens, as a share of the peak."""
+        if tokens < self.warmup_tokens:
+            return tokens / self.warmup_tokens
+        done = min(1.0, (tokens - self.warmup_tokens) / (self.decay_tokens - self.warmup_tokens))
+        return self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`global_batch` sequences a step over all ranks; `micro_batch` sequences a rank computes at once."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    global_batch: int
+    micro_batch: int
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often things happen, in steps, and how much of them."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    log_every: int = 10
+    evaluate_every: int = 1000
+    evaluate_samples: int = 512
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            if getattr(self, entry.name) < 1:
+                raise ValueError(f"intervals.{entry.name} is {getattr(self, entry.name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The declaration of a run. `source` says where the numbers come from, `status` what was really run."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    name: str
+    model: GPTConfig
+    data: Data
+    optimizer: AdamW
+    schedule: Schedule
+    batch: Batch
+    source: str
+    status: str
+    engine: str = "ds_configs/zero1_bf16.json"
+    intervals: Intervals = field(default_factory=Intervals)
+    seed: int = 1234
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimiser step trains on."""
+        return self.batch.global_batch * self.model.seq_length
+
+    @property
+    def train_steps(self) -> int:
+        """Optimiser steps for the whole token budget."""
+        return -(-self.schedule.train_tokens // self.tokens_per_step)
+
+    @property
+    def train_flops(self) -> float:
+        """Model FLOPs for the whole token budget, without recomputation."""
+        return self.model.flops_per_token * self.train_steps * self.tokens_per_step
+
+    def engine_values(self) -> dict[str, Any]:
+        """What the recipe fills into the JSON's "auto"."""
+        return {
+            "train_batch_size": self.batch.global_batch,
+            "train_micro_batch_size_per_gpu": self.batch.micro_batch,
+            "optimizer.params.lr": self.optimizer.lr,
+            "optimizer.params.betas": list(self.optimizer.betas),
+            "optimizer.params.eps": self.optimizer.eps,
+            "optimizer.params.weight_decay": self.optimizer.weight_decay,
+        }
+
+
+def names() -> list[str]:
+    """All recipes, smallest first."""
+    found = [path.stem for path in (ROOT / "recipes").glob("gpt_*.py")]
+    return sorted(found, key=lambda name: load(name).model.num_parameters)
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name; `345m` is short for `gpt_345m`. Errors: `ValueError` that names the nearest."""
+    stem = name.removeprefix("recipes.").removesuffix(".py").replace(".", "_")
+    stem = stem if stem.startswith("gpt_") else f"gpt_{stem}"
+    if not (ROOT / "recipes" / f"{stem}.py").is_file():
+        known = names()
+        close = difflib.get_close_matches(stem, known, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        raise ValueError(f"there is no recipe {name!r}; {hint}")
+    recipe: Recipe = importlib.import_module(f"recipes.{stem}").RECIPE
+    return recipe
+
+
+def from_dict(values: dict[str, Any], where: str) -> Recipe:
+    """Build a recipe from its JSON form. Errors: `ValueError` of one line that names field and reason."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        # Checks of our own name their field; pydantic's do not.
+        raise ValueError(f"{where}: {message}" if first["type"] == "value_error" else f"{where}: {place}: {message}") from None
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Apply `section.field=value` settings. Errors: `ValueError` that names the nearest field."""
+    values = dataclasses.asdict(recipe)
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write section.field=value, for example --set model.num_layers=4")
+        section, _, key = path.strip().rpartition(".")
+        holder = values.get(section) if section else values
+        if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict):
+            known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
+            close = difflib.get_close_matches(path, known, n=2, cutoff=0.4)
+            raise ValueError(f"--set {setting}: there is no field {path}; did you mean {' or '.join(close or known)}?")
+        holder[key] = _parsed(holder[key], value.strip(), setting)
+        if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
+            values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
+    return from_dict(values, "--set")
+
+
+def _parsed(old: Any, text: str, setting: str) -> Any:
+    """A setting's value in the type of the one it replaces."""
+    if isinstance(old, (tuple, list)):
+        return [_parsed(0.0, part, setting) for part in text.strip("()[]").split(",")]
+    if isinstance(old, int):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not number.is_integer():
+            raise ValueError(f"--set {setting}: {text!r} is not a whole number")
+        return int(number)
+    if isinstance(old, float):
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"--set {setting}: {text!r} is not a number") from None
+    return text
