@@ -51,7 +51,7 @@ def documents(corpus: str) -> Iterator[Document]:
     paths = local_files(corpus)
     if paths:
         return (document for path in paths for document in _read_file(path))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", corpus) and not os.path.exists(corpus.split("/")[0]):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", corpus) and not Path(corpus.split("/")[0]).exists():
         name, _, subset = corpus.partition(":")
         return _read_hub(name, subset or None)
     raise ValueError(
@@ -73,7 +73,7 @@ def local_files(corpus: str) -> list[Path]:
         return files
     if path.is_file():
         return [path]
-    return sorted(Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match))
+    return sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
 
 
 def split(stream: Iterator[Document]) -> Iterator[Document]:
@@ -254,8 +254,10 @@ def _read_hub(name: str, subset: str | None = None) -> Iterator[Document]:
         splits = [s for s in ("train", "validation") if s in get_dataset_split_names(name, subset)]
     except (DatasetNotFoundError, ConnectionError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"data set {full} cannot be reached on the hub: {reason}; check the name and the network, "
-                         "or give a local path") from None
+        raise ValueError(
+            f"data set {full} cannot be reached on the hub: {reason}; check the name and the network, "
+            "or give a local path"
+        ) from None
     if not splits:
         raise ValueError(f"data set {full} has no train split; give another subset as name:subset")
     for part in splits:

@@ -68,8 +68,10 @@ def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any
     for part in SPLITS:
         shard = Shard(folder / part)
         if shard.num_tokens != found[part]["tokens"]:
-            raise ValueError(f"shard {folder / part} holds {shard.num_tokens} tokens where the manifest says "
-                             f"{found[part]['tokens']}; prepare the data again")
+            raise ValueError(
+                f"shard {folder / part} holds {shard.num_tokens} tokens where the manifest says "
+                f"{found[part]['tokens']}; prepare the data again"
+            )
         if expected and found[part]["sha256"] != expected[part]["sha256"]:
             raise ValueError(f"shard {folder / part} changed since the run began; restore it or start a new run")
     return found
@@ -102,8 +104,10 @@ def _build(corpus: str, spec: str, source: dict[str, Any], folder: Path, say: Sa
                 writers[document.split].add([*tokens, end])
                 counts[document.split]["documents"] += 1
                 counts[document.split]["bytes"] += len(document.text.encode())
-            say(f"tokenised {sum(c['documents'] for c in counts.values()):,} documents, "
-                f"{sum(c['bytes'] for c in counts.values()) / 1e6:,.1f} MB")
+            say(
+                f"tokenised {sum(c['documents'] for c in counts.values()):,} documents, "
+                f"{sum(c['bytes'] for c in counts.values()) / 1e6:,.1f} MB"
+            )
         if not train.num_tokens:
             raise ValueError(f"corpus {corpus} holds no text; give another path")
     parts = {

@@ -66,15 +66,15 @@ class TokenStream:
         return self.shard.tokens[starts[:, None] + np.arange(self.seq_length + 1)].astype(np.int64)
 
 
-def windows(shard: Shard, seq_length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Cut a whole shard into consecutive samples for evaluation: every token but the first is a label exactly once.
+def windows(tokens: NDArray[np.generic], seq_length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Cut a token stream into consecutive samples for evaluation: every token but the first is a label exactly once.
 
     Returns samples [N, seq_length + 1] and a mask [N, seq_length] of the labels that count; only the last sample has
     labels that do not (they are padding).
     """
-    labels = shard.num_tokens - 1
+    labels = len(tokens) - 1
     count = -(-labels // seq_length)
     index = np.arange(count)[:, None] * seq_length + np.arange(seq_length + 1)
-    mask = index[:, 1:] < shard.num_tokens
-    samples = shard.tokens[np.minimum(index, shard.num_tokens - 1)].astype(np.int64)
+    mask = index[:, 1:] < len(tokens)
+    samples = tokens[np.minimum(index, len(tokens) - 1)].astype(np.int64)
     return samples, mask

@@ -103,7 +103,9 @@ class Shard:
             raise ValueError(f"{idx_path} has version {version} and dtype code {code}; this reads version {VERSION}")
         expected = HEADER.size + sequences * (4 + 8) + boundaries * 8
         if len(raw) != expected:
-            raise ValueError(f"{idx_path} has {len(raw)} bytes where its header says {expected}; prepare the data again")
+            raise ValueError(
+                f"{idx_path} has {len(raw)} bytes where its header says {expected}; prepare the data again"
+            )
         self.dtype = np.dtype(DTYPES[code])
         self.lengths: NDArray[np.int32] = np.frombuffer(raw, np.int32, sequences, HEADER.size)
         self.num_tokens = int(self.lengths.sum(dtype=np.int64))

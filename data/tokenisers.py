@@ -51,8 +51,10 @@ def load(source: str) -> PreTrainedTokenizerFast:
         tokeniser = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"tokeniser {source!r} cannot be loaded: {reason}; give bpe:N, gpt2, a folder that holds "
-                         "tokenizer.json, or a hub id") from None
+        raise ValueError(
+            f"tokeniser {source!r} cannot be loaded: {reason}; give bpe:N, gpt2, a folder that holds "
+            "tokenizer.json, or a hub id"
+        ) from None
     if tokeniser.eos_token_id is None:
         raise ValueError(f"tokeniser {source!r} has no end-of-text token; set eos_token in its tokenizer_config.json")
     return tokeniser

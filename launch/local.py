@@ -65,7 +65,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
 
 def deepspeed_command(module: str, arguments: list[str], processes: int, hostfile: str | None) -> list[str]:
     """The `deepspeed` command line for a module."""
-    where = ["--hostfile", hostfile] if hostfile else ["--num_gpus", str(processes), "--master_port", str(_free_port())]
+    where = ["--hostfile", hostfile] if hostfile else ["--num_gpus", str(processes), "--master_port", str(free_port())]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
     return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
 
@@ -113,7 +113,8 @@ def _terminate(launcher: int) -> None:
         pass  # it ended by itself meanwhile
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -5,9 +5,9 @@ writes the fp32 weights and optimiser moments that it owns, as the flat tensors 
 that says which elements of which parameter they are. Reading asks for elements by parameter name, so the number of
 ranks and the ZeRO stage may differ between writing and reading; the same layout reads back the same bits.
 
-DeepSpeed's own writer leaves shards under their final names, syncs nothing and unpickles whatever it finds
-(DeepSpeed 0.19.8). Here everything is written into `step-00000100.partial`, synced, hashed and renamed: a folder without that
-suffix is complete. Reading checks sizes and hashes first, and unpickles nothing.
+DeepSpeed's own writer leaves shards under their final names, syncs nothing and unpickles whatever it finds (0.19.8).
+Here everything is written into `step-00000100.partial`, synced, hashed and renamed: a folder without that suffix is
+complete. Reading checks sizes and hashes first, and unpickles nothing.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def save(engine: "DeepSpeedEngine", root: Path, step: int, state: dict[str, Any]
     partial = final.with_name(final.name + ".partial")
     problem = ""
     if rank == 0:
-        problem = _attempt(lambda: (shutil.rmtree(partial, ignore_errors=True), partial.mkdir(parents=True)))
+        problem = _attempt(lambda: _make_empty(partial))
     _agree(engine, problem, partial)
     file = partial / f"rank-{rank:05d}.safetensors"
     problem = _attempt(lambda: _write_rank(engine, file))
@@ -86,6 +86,11 @@ def save(engine: "DeepSpeedEngine", root: Path, step: int, state: dict[str, Any]
         for old in completed(root)[:-keep]:
             shutil.rmtree(old)
     return final
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _write_rank(engine: "DeepSpeedEngine", file: Path) -> None:
@@ -141,8 +146,10 @@ def _agree(engine: "DeepSpeedEngine", problem: str, partial: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     good = completed(partial.parent)
     kept = f"the last good checkpoint is {good[-1]}" if good else "there is no earlier checkpoint"
-    raise ValueError(f"checkpoint {partial.with_suffix('')} could not be written: {reason}; {kept}; "
-                     "make room and go on with --resume")
+    raise ValueError(
+        f"checkpoint {partial.with_suffix('')} could not be written: {reason}; {kept}; "
+        "make room and go on with --resume"
+    )
 
 
 # --- The engine's state ----------------------------------------------------------------------------------------------
@@ -265,9 +272,11 @@ class Reader:
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self._files: dict[str, Any] = {}
+        self._keys: dict[str, set[str]] = {}
         self._places: dict[str, list[tuple[str, int, Fragment]]] = {}
         for name in manifest(checkpoint)["files"]:
             self._files[name] = safe_open(str(checkpoint / name), framework="pt")
+            self._keys[name] = set(self._files[name].keys())
             for number, parameter, start, numel, offset in json.loads(self._files[name].metadata()["fragments"]):
                 place = (name, number, Fragment(parameter, start, numel, offset))
                 self._places.setdefault(parameter, []).append(place)
@@ -278,7 +287,7 @@ class Reader:
 
     def has(self, name: str, key: str) -> bool:
         """Whether a moment was written: an optimiser that has not stepped has none."""
-        return any(f"{number}.{key}" in self._files[file].keys() for file, number, _ in self._places.get(name, []))
+        return any(f"{number}.{key}" in self._keys[file] for file, number, _ in self._places.get(name, []))
 
     def read(self, name: str, start: int, numel: int, key: str = WEIGHT) -> Tensor:
         """Elements `start … start + numel` of a flattened parameter or moment, fp32.
@@ -291,19 +300,25 @@ class Reader:
             low, high = max(start, piece.start), min(start + numel, piece.start + piece.numel)
             if low < high:
                 at = piece.offset + low - piece.start
-                result[low - start : high - start] = self._files[file].get_slice(f"{number}.{key}")[at : at + high - low]
+                result[low - start : high - start] = self._files[file].get_slice(f"{number}.{key}")[
+                    at : at + high - low
+                ]
                 found += high - low
         if found != numel:
-            raise ValueError(f"checkpoint {self.checkpoint} holds {found} of {numel} elements of {name}: it is of another "
-                             "model shape; use the recipe that wrote it")
+            raise ValueError(
+                f"checkpoint {self.checkpoint} holds {found} of {numel} elements of {name}: it is of another "
+                "model shape; use the recipe that wrote it"
+            )
         return result
 
     def weights(self, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         """All parameters, whole, fp32. Errors: `ValueError` where the checkpoint is of another shape."""
         strangers = sorted(set(self.names()) ^ set(shapes))
         if strangers:
-            raise ValueError(f"checkpoint {self.checkpoint} is of another model shape: {strangers[0]} stands on one side "
-                             "only; use the recipe that wrote it")
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is of another model shape: {strangers[0]} stands on one side "
+                "only; use the recipe that wrote it"
+            )
         return {name: self.read(name, 0, math.prod(shape)).view(shape) for name, shape in shapes.items()}
 
 
@@ -322,7 +337,9 @@ def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None
             state: dict[str, Any] = manifest(checkpoint)["state"]
             return state
         say(f"passing over a damaged checkpoint: {reason}")
-    raise ValueError(f"there is no complete checkpoint below {root} to resume from; start the run anew without --resume")
+    raise ValueError(
+        f"there is no complete checkpoint below {root} to resume from; start the run anew without --resume"
+    )
 
 
 @torch.no_grad()

@@ -91,7 +91,8 @@ def train_step(engine: "DeepSpeedEngine", micro_batches: list[Tensor]) -> StepRe
         engine.step()
         total += loss.item()
     norm = engine.get_global_grad_norm()
-    scale = float(engine.loss_scale()) if engine.fp16_enabled() else 1.0
+    # engine.loss_scale() is the JSON's figure, 0 where the scale is dynamic; the optimiser knows the one in use.
+    scale = float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
     return StepResult(
         loss=total / len(micro_batches),
         grad_norm=float("nan") if norm is None else float(norm),

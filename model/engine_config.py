@@ -78,22 +78,14 @@ SCHEMA: dict[str, Any] = {
             "ratio": NUMBER,
         },
         "sub_group_size": NUMBER,
-        "prefetch_bucket_size": NUMBER,
-        "param_persistence_threshold": NUMBER,
-        "model_persistence_threshold": NUMBER,
-        "max_live_parameters": NUMBER,
-        "max_reuse_distance": NUMBER,
+        "stage3_prefetch_bucket_size": NUMBER,
+        "stage3_param_persistence_threshold": NUMBER,
+        "stage3_model_persistence_threshold": NUMBER,
+        "stage3_max_live_parameters": NUMBER,
+        "stage3_max_reuse_distance": NUMBER,
         "round_robin_gradients": bool,
         "ignore_unused_parameters": bool,
         "zero_hpz_partition_size": int,
-    },
-    "activation_checkpointing": {
-        "partition_activations": bool,
-        "cpu_checkpointing": bool,
-        "contiguous_memory_optimization": bool,
-        "number_checkpoints": int,
-        "synchronize_checkpoint_boundary": bool,
-        "profile": bool,
     },
     "wandb": {"enabled": bool, "group": str, "team": str, "project": str},
     "tensorboard": {"enabled": bool, "output_path": str, "job_name": str},
@@ -249,7 +241,7 @@ def _resolve_accumulation(config: dict[str, Any], data_degree: int, where: str) 
     elif batch != micro * accumulation * data_degree:
         raise ValueError(
             f"{where}: global batch {batch} is not micro-batch {micro} x accumulation {accumulation} x data degree "
-            f"{data_degree} = {micro * accumulation * data_degree}; set gradient_accumulation_steps to \"auto\", or "
+            f'{data_degree} = {micro * accumulation * data_degree}; set gradient_accumulation_steps to "auto", or '
             f"train_batch_size to {micro * accumulation * data_degree}"
         )
 

@@ -1,4 +1,4 @@
-"""Conversion to and from `GPT2LMHeadModel`. The padding rows of the vocabulary are left out on the way and come back as zeros."""
+"""Conversion to and from `GPT2LMHeadModel`; the padding rows of the vocabulary stay behind and come back as zeros."""
 
 import re
 from typing import Any

@@ -47,6 +47,9 @@ def run_job(job: Callable[[], Result]) -> Result:
     """
     try:
         return job()
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not _ours(error):
             raise

@@ -28,11 +28,15 @@ class Display:
         if not self.enabled:
             return
         recipe, config = self.run.recipe, self.run.engine.json
-        self.say(f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters, "
-                 f"{recipe.tokens_per_step:,} tokens a step, steps {step + 1} to {self.run.last_step}")
-        self.say(f"engine: {self.run.engine.dtype}, ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}, "
-                 f"global batch {config['train_batch_size']} = micro-batch {config['train_micro_batch_size_per_gpu']} x "
-                 f"accumulation {config['gradient_accumulation_steps']} x data degree {world_size}")
+        self.say(
+            f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters, "
+            f"{recipe.tokens_per_step:,} tokens a step, steps {step + 1} to {self.run.last_step}"
+        )
+        self.say(
+            f"engine: {self.run.engine.dtype}, ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}, "
+            f"global batch {config['train_batch_size']} = micro-batch {config['train_micro_batch_size_per_gpu']} x "
+            f"accumulation {config['gradient_accumulation_steps']} x data degree {world_size}"
+        )
         for deviation in self.run.engine.deviations:
             self.say(f"deviates from the recipe: {deviation}")
         self.say(f"run: {self.run.path}")

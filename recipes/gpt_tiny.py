@@ -17,7 +17,7 @@ RECIPE = Recipe(
     schedule=Schedule(train_tokens=3_276_800, warmup_tokens=163_840, decay_tokens=3_276_800),
     batch=Batch(global_batch=16, micro_batch=8),
     intervals=Intervals(log_every=20, evaluate_every=200, evaluate_samples=64, save_every=400),
-    source="this project: the shape and rates with the best validation loss in 200 s on two cores (docs/performance.md)",
+    source="this project: the best validation loss in 200 s on two cores, see docs/performance.md",
     status="verified: see docs/performance.md",
 )
 

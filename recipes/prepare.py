@@ -20,8 +20,10 @@ def recipe_data(recipe: Recipe, say: Say) -> Path:
     folder = prepare.prepare(recipe.data.corpus, recipe.data.tokeniser, runs_root() / "data", say)
     entries = prepare.check(folder)["vocab_size"]
     if entries > recipe.model.vocab_size:
-        raise ValueError(f"tokeniser {recipe.data.tokeniser} has {entries} entries but model.vocab_size is "
-                         f"{recipe.model.vocab_size}; use --set model.vocab_size={entries} or a smaller tokeniser")
+        raise ValueError(
+            f"tokeniser {recipe.data.tokeniser} has {entries} entries but model.vocab_size is "
+            f"{recipe.model.vocab_size}; use --set model.vocab_size={entries} or a smaller tokeniser"
+        )
     return folder
 
 
@@ -39,7 +41,9 @@ def run_data(run: Run, say: Say) -> Path:
 
 
 def main() -> None:
-    parser = cli.Parser("Fetch, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there.")
+    parser = cli.Parser(
+        "Fetch, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there."
+    )
     parser.add_argument("recipe", help="for example gpt_tiny, or tiny")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -53,8 +57,10 @@ def main() -> None:
             return
         for part in prepare.SPLITS:
             facts = described[part]
-            print(f"{part:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
-                  f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)")
+            print(
+                f"{part:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
+                f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+            )
         print(f"data: {folder}")
 
     cli.run_job(job)

@@ -11,10 +11,19 @@ from recipes.run import Request, plan_run
 
 def main(recipe: Recipe) -> None:
     """Run a recipe from the command line, as a rank where a launcher started this process, else as the launcher."""
-    parser = cli.Parser(f"Train {recipe.name} under the deepspeed launcher: as many GPUs as there are, else CPU processes.")
+    parser = cli.Parser(
+        f"Train {recipe.name} under the deepspeed launcher: as many GPUs as there are, else CPU processes."
+    )
     parser.add_argument("--deepspeed_config", metavar="JSON", help=f"DeepSpeed JSON; the recipe's is {recipe.engine}")
-    parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE",
-                        help="override fields of the recipe, for example model.num_layers=2")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override fields of the recipe, for example model.num_layers=2",
+    )
     parser.add_argument("--max-steps", type=int, help="stop after this step; the schedule stays the recipe's")
     parser.add_argument("--run-dir", help="directory of the run; by default runs/<recipe>/<time>")
     parser.add_argument("--resume", action="store_true", help="go on with --run-dir, or with this recipe's newest run")
@@ -23,9 +32,7 @@ def main(recipe: Recipe) -> None:
     parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     args = parser.parse_args()
-    request = Request(
-        args.deepspeed_config, tuple(args.settings), args.max_steps, args.run_dir, args.resume, args.seed
-    )
+    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, args.run_dir, args.resume, args.seed)
     if "RANK" in os.environ:
         from recipes import train
 

@@ -20,7 +20,7 @@ STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an
 
 @dataclass(frozen=True)
 class Data:
-    """What the model reads: a corpus (a name, a path or a hub id) and a tokeniser (`bpe:N`, `gpt2`, a folder, a hub id)."""
+    """What the model reads: a corpus (name, path, hub id) and a tokeniser (`bpe:N`, `gpt2`, folder, hub id)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     corpus: str
@@ -174,7 +174,9 @@ def from_dict(values: dict[str, Any], where: str) -> Recipe:
         place = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         # Checks of our own name their field; pydantic's do not.
-        raise ValueError(f"{where}: {message}" if first["type"] == "value_error" else f"{where}: {place}: {message}") from None
+        raise ValueError(
+            f"{where}: {message}" if first["type"] == "value_error" else f"{where}: {place}: {message}"
+        ) from None
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:

@@ -53,7 +53,9 @@ def plot(path: Path) -> None:
     tokens = [line["consumed_samples"] * recipe.model.seq_length / 1e6 for line in lines]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(tokens, [line["loss"] for line in lines], color="tab:blue", alpha=0.6, linewidth=0.8, label="training")
-    held_out = [(t, line["validation_loss"]) for t, line in zip(tokens, lines, strict=True) if "validation_loss" in line]
+    held_out = [
+        (t, line["validation_loss"]) for t, line in zip(tokens, lines, strict=True) if "validation_loss" in line
+    ]
     axes.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", markersize=4, label="validation")
     axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)")
     axes.set_title(f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters on {recipe.data.corpus}")
@@ -86,7 +88,8 @@ def show(path: Path) -> None:
         "bits per byte": f"{values['bits_per_byte']:.4f}",
         "trained on": f"{values['tokens']:,} tokens",
         "speed": f"{values['tokens_per_second']:,.0f} tokens/s",
-        "model FLOP/s": f"{values['model_flops_per_second'] / 1e12:.3f} TFLOP/s on {values['world_size']} x {values['device']}",
+        "model FLOP/s": f"{values['model_flops_per_second'] / 1e12:.3f} TFLOP/s",
+        "on": f"{values['world_size']} x {values['device']}",
         "curve": str(path / "loss.png"),
         "metrics": str(path / "metrics.jsonl"),
         "checkpoints": str(path / "checkpoints"),

@@ -119,8 +119,10 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
         for entry in dataclasses.fields(before):
             old, new = getattr(before, entry.name), getattr(after, entry.name)
             if old != new:
-                raise ValueError(f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "
-                                 f"that setting, or start a new run")
+                raise ValueError(
+                    f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "
+                    f"that setting, or start a new run"
+                )
     if stored.seed != wanted.seed:
         raise ValueError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
 
@@ -189,7 +191,9 @@ def read_recipe(path: Path) -> Recipe:
     try:
         values = json.loads(file.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path} is not a run directory (no recipe.json); give the directory that a run wrote") from None
+        raise ValueError(
+            f"{path} is not a run directory (no recipe.json); give the directory that a run wrote"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} line {error.lineno} is not JSON: {error.msg}; restore it") from None
     return recipes.from_dict(values, str(file))
@@ -200,8 +204,9 @@ def newest(name: str | None = None) -> Path:
     found = runs_root().glob(f"{name or '*'}/*/recipe.json")
     runs = sorted((file.parent for file in found), key=lambda path: (path / "starts.jsonl").stat().st_mtime)
     if not runs:
-        raise ValueError(f"there is no run below {runs_root() / (name or '')}; train one with make demo, or give its "
-                         "directory")
+        raise ValueError(
+            f"there is no run below {runs_root() / (name or '')}; train one with make demo, or give its directory"
+        )
     return runs[-1]
 
 

@@ -5,13 +5,12 @@ import math
 import signal
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from data import prepare
 from data.sampling import TokenStream, windows
 from data.shards import Shard
 from model import checkpoint
@@ -47,7 +46,9 @@ def train(recipe: Recipe, request: Request) -> None:
     display = Display(run, enabled=rank == 0)
     folder = run_data(run, display.say)
     stream = TokenStream(Shard(folder / "train"), run.recipe.model.seq_length, run.recipe.seed)
-    samples, mask = (torch.from_numpy(a) for a in windows(Shard(folder / "validation"), run.recipe.model.seq_length))
+    samples, mask = (
+        torch.from_numpy(a) for a in windows(Shard(folder / "validation").tokens, run.recipe.model.seq_length)
+    )
     engine = _engine(run)
     position = Position()
     if run.resume:
@@ -123,7 +124,8 @@ class Loop:
             seen = (position.consumed_samples + config["train_batch_size"]) * recipe.model.seq_length
             set_learning_rate(self.engine, rate * recipe.schedule.lr_ratio(seen))
         # Dropout is a function of seed, place and rank: nothing about it has to be saved.
-        torch.manual_seed(hash((recipe.seed, position.consumed_samples, self.rank)) % 2**63)
+        place = np.random.SeedSequence([recipe.seed, position.consumed_samples, self.rank])
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
         result = train_step(self.engine, self._micro_batches())
         position.consumed_samples += config["train_batch_size"]
         position.step += 1

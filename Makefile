@@ -1,0 +1,69 @@
+# Each target is one line over a module that can be called without make; `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)))
+
+# Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  RUN=runs/…  PROMPT="…"
+FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
+RUNFLAG = $(if $(RUN),--run $(RUN))
+
+.PHONY: help setup demo test lint recipes evaluate generate export report bench $(SIZES)
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "make SIZE           train a recipe: $(SIZES)"
+
+setup: $(VENV)/.up-to-date  ## virtual environment in .venv from requirements.txt
+
+$(VENV)/.up-to-date: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machine
+	$(PY) -m recipes.prepare tiny
+	$(PY) -m recipes.gpt_tiny $(FLAGS)
+	$(PY) -m recipes.evaluate
+	$(PY) -m recipes.generate --prompt "KING HENRY"
+	$(PY) -m recipes.export
+	$(PY) -m recipes.report
+
+test: lint  ## everything that needs no GPU, proved
+	$(PY) -m pytest $(ARGS)
+
+lint: setup  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+$(SIZES): setup
+	$(PY) -m recipes.gpt_$(subst .,_,$@) $(FLAGS)
+
+plan-%: setup  ## what a recipe needs, without a GPU: make plan-345m
+	@$(PY) -m recipes.plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
+
+data-%: setup  ## fetch and tokenise a recipe's data: make data-345m
+	$(PY) -m recipes.prepare $* $(ARGS)
+
+recipes: setup  ## a table of the recipes
+	@$(PY) -m recipes
+
+evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
+	$(PY) -m recipes.evaluate $(RUNFLAG) $(ARGS)
+
+generate: setup  ## write text: RUN=… PROMPT="…"
+	$(PY) -m recipes.generate $(RUNFLAG) $(if $(PROMPT),--prompt "$(PROMPT)") $(ARGS)
+
+export: setup  ## a Hugging Face folder: RUN=…
+	$(PY) -m recipes.export $(RUNFLAG) $(ARGS)
+
+report: setup  ## the summary and the curve of a run: RUN=…
+	$(PY) -m recipes.report $(RUNFLAG) $(ARGS)
+
+bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
+	$(PY) -m bench.plain $(ARGS)
+
+.DEFAULT:
+	@echo "error: there is no target $@; see make help, or make recipes for the sizes" >&2; exit 2

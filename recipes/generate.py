@@ -1,0 +1,137 @@
+"""Write text with a run: `python -m recipes.generate --prompt "KING HENRY"`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes import cli
+from recipes.run import newest
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+DEFAULT_NEW_TOKENS = 200
+
+
+def load(path: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
+    """Model and tokeniser of a run directory or of an exported folder. Errors: `ValueError` where it is neither."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (path / "config.json").exists():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        return AutoModelForCausalLM.from_pretrained(path).to(device), AutoTokenizer.from_pretrained(path)
+    from model.huggingface import to_hf
+    from recipes.export import load_model, load_tokeniser
+
+    model, tokeniser = load_model(path), load_tokeniser(path)
+    return to_hf(model, tokeniser.eos_token_id).to(device), tokeniser
+
+
+def new_tokens(prompt_tokens: int, context: int, asked: int | None) -> int:
+    """How many tokens to write. Errors: `ValueError` where they do not fit behind the prompt."""
+    room = context - prompt_tokens
+    if room < 1:
+        raise ValueError(
+            f"the prompt has {prompt_tokens} tokens but the model's context is {context}; give at most {context - 1}"
+        )
+    if asked is None:
+        return min(DEFAULT_NEW_TOKENS, room)
+    if not 1 <= asked <= room:
+        raise ValueError(
+            f"--max-new-tokens {asked} does not fit: behind a prompt of {prompt_tokens} tokens a context "
+            f"of {context} has room for 1 to {room}"
+        )
+    return asked
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of transformers' `generate`. Errors: `ValueError` for values outside their range."""
+    checks = {
+        "--temperature": (args.temperature > 0, "above 0 (use --greedy for the likeliest text)"),
+        "--top-k": (args.top_k >= 0, "at least 0 (0 is off)"),
+        "--top-p": (0 < args.top_p <= 1, "in (0, 1]"),
+        "--repetition-penalty": (args.repetition_penalty > 0, "above 0 (1 is off)"),
+        "--samples": (args.samples >= 1, "at least 1"),
+    }
+    for flag, (good, rule) in checks.items():
+        if not good:
+            raise ValueError(f"{flag} must be {rule}")
+    values: dict[str, Any] = {"do_sample": not args.greedy, "repetition_penalty": args.repetition_penalty}
+    if not args.greedy:
+        values |= {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
+    return values
+
+
+def prompts(args: argparse.Namespace) -> str:
+    """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
+    if args.prompt is not None:
+        return str(args.prompt)
+    if args.file is not None:
+        try:
+            return str(args.file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"prompt file {args.file} is not UTF-8 at byte {error.start}; convert it") from None
+    return "" if sys.stdin.isatty() else sys.stdin.read()
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Write `args.samples` texts, streamed as they come unless they go out as JSON."""
+    settings, prompt = sampling(args), prompts(args)
+    import torch
+    from transformers import TextStreamer, set_seed
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model, tokeniser = load(args.run or newest())
+    # A prompt of nothing is the beginning of a document.
+    ids = tokeniser(prompt, add_special_tokens=False)["input_ids"] or [tokeniser.eos_token_id]
+    count = new_tokens(len(ids), model.config.n_positions, args.max_new_tokens)
+    inputs = torch.tensor([ids], device=model.device)
+    texts = []
+    for number in range(args.samples):
+        set_seed(args.seed + number)
+        if args.samples > 1 and not args.json:
+            print(f"--- sample {number + 1} (seed {args.seed + number})")
+        streamer = None if args.json else TextStreamer(tokeniser, skip_special_tokens=True)
+        output = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=count,
+            pad_token_id=tokeniser.eos_token_id,
+            streamer=streamer,
+            **settings,
+        )
+        texts.append(tokeniser.decode(output[0], skip_special_tokens=True))
+    if args.json:
+        print(json.dumps({"prompt": prompt, "samples": texts}))
+
+
+def main() -> None:
+    parser = cli.Parser("Write text with a run or an exported folder, through transformers' generate.")
+    parser.add_argument("--run", type=Path, help="run directory or exported folder; by default the newest run")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", help="text to go on from; by default standard input")
+    source.add_argument("--file", type=Path, help="file that holds the prompt")
+    parser.add_argument(
+        "--max-new-tokens", type=int, help=f"tokens to write; by default {DEFAULT_NEW_TOKENS}, or what fits"
+    )
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    parser.add_argument("--temperature", type=float, default=0.8, help="flattens (above 1) or sharpens the odds")
+    parser.add_argument("--top-k", type=int, default=50, help="draw from the k likeliest tokens; 0 is off")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this total odds")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1 makes written tokens less likely"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=1, help="how many texts to write, each with the next seed")
+    parser.add_argument("--json", action="store_true", help="print as JSON instead of streaming")
+    args = parser.parse_args()
+    cli.run_job(lambda: generate(args))
+
+
+if __name__ == "__main__":
+    main()

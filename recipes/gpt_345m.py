@@ -1,0 +1,35 @@
+"""GPT 345M: Megatron-LM's GPT-2 (Shoeybi et al. 2019), on OpenWebText.
+
+parameters      354.9 M  (24 layers, 1,024 wide, 16 heads, vocabulary 50,257 padded to 50,304, sequence 1,024)
+tokens a step   524,288  (512 sequences of 1,024)
+steps           300,000  (157 B tokens)
+FLOPs            3.8e20  (2,423.0 MFLOPs a token)
+"""
+
+from model.config import GPTConfig
+from recipes.recipe import AdamW, Batch, Data, Recipe, Schedule
+
+TOKENS_PER_STEP = 512 * 1024
+
+RECIPE = Recipe(
+    name="gpt_345m",
+    model=GPTConfig(
+        num_layers=24, hidden_size=1024, num_attention_heads=16, seq_length=1024, vocab_size=50257, dropout=0.1
+    ),
+    data=Data(corpus="openwebtext", tokeniser="gpt2"),
+    optimizer=AdamW(lr=1.5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),  # betas, eps: Megatron-LM's defaults
+    schedule=Schedule(  # 300,000 steps, warmup over 3,000, cosine over the other 297,000; 1e-5 at the end
+        train_tokens=300_000 * TOKENS_PER_STEP,
+        warmup_tokens=3_000 * TOKENS_PER_STEP,
+        decay_tokens=300_000 * TOKENS_PER_STEP,
+        min_lr_ratio=1e-5 / 1.5e-4,
+    ),
+    batch=Batch(global_batch=512, micro_batch=16),
+    source="Megatron-LM, arXiv:1909.08053, section 4 and 5.3; minimum rate from its examples/pretrain_gpt.sh",
+    status="planned: never run at size",
+)
+
+if __name__ == "__main__":
+    from recipes.pretrain import main
+
+    main(RECIPE)

@@ -1,0 +1,164 @@
+import json
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.engine import build_engine, train_step
+from tests.distributed import run_ranks
+from tests.model import training
+
+HALF, STEPS = 3, 6
+
+
+def engine_for(name: str) -> Any:
+    return build_engine(training.model(), training.engine_json(name, torch.distributed.get_world_size()))
+
+
+def steps(engine: Any, first: int, last: int) -> list[tuple[float, float, float]]:
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    batches = training.batches(last)[first:]
+    results = [train_step(engine, training.shares(batch, rank, world)) for batch in batches]
+    return [(r.loss, r.grad_norm, r.loss_scale) for r in results]
+
+
+def unbroken(name: str, root: Path) -> list[tuple[float, float, float]]:
+    engine = engine_for(name)
+    steps(engine, 0, HALF)
+    checkpoint.save(engine, root, HALF, {"where": HALF}, keep=2)
+    return steps(engine, HALF, STEPS)
+
+
+def resumed(name: str, root: Path) -> list[tuple[float, float, float]]:
+    engine = engine_for(name)
+    state = checkpoint.load_newest(engine, root, print)
+    assert state == {"where": HALF} and engine.global_steps == HALF
+    return steps(engine, HALF, STEPS)
+
+
+NAMES = ["zero1_fp32", "zero1_bf16", "zero1_fp16", "zero2_fp32", "zero2_bf16", "zero3_fp32", "zero3_bf16", "zero3_fp16"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    whole = run_ranks(2, unbroken, name, tmp_path)
+    assert run_ranks(2, resumed, name, tmp_path) == whole
+
+
+def shapes() -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in training.model().named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "world"), [("zero1_fp32", "zero3_fp32", 1), ("zero3_bf16", "zero1_bf16", 3)]
+)
+def test_another_layout_reads_the_same_state(written: str, read: str, world: int, tmp_path: Path) -> None:
+    """Writing again what another ZeRO stage on another number of ranks has read gives the same numbers."""
+    run_ranks(2, unbroken, written, tmp_path)
+    before = checkpoint.Reader(tmp_path / f"step-{HALF:08d}")
+    run_ranks(world, load_and_save_again, read, tmp_path)
+    after = checkpoint.Reader(tmp_path / "again" / f"step-{HALF:08d}")
+    for name, shape in shapes().items():
+        for key in (checkpoint.WEIGHT, *checkpoint.MOMENTS):
+            assert torch.equal(before.read(name, 0, shape.numel(), key), after.read(name, 0, shape.numel(), key)), name
+
+
+def load_and_save_again(name: str, root: Path) -> None:
+    config = training.engine_json(name, 1)
+    world = torch.distributed.get_world_size()
+    config.update(train_batch_size=2 * world, gradient_accumulation_steps=1)
+    engine = build_engine(training.model(), config)
+    checkpoint.load_newest(engine, root, print)
+    checkpoint.save(engine, root / "again", HALF, {}, keep=1)
+
+
+def test_reading_needs_no_pickle_and_gives_the_trained_weights(tmp_path: Path) -> None:
+    run_ranks(2, unbroken, "zero1_fp32", tmp_path)
+    files = sorted(p.name for p in (tmp_path / "step-00000003").iterdir())
+    assert files == ["manifest.json", "rank-00000.safetensors", "rank-00001.safetensors"]
+    weights = checkpoint.Reader(tmp_path / "step-00000003").weights(shapes())
+    plain = training.model()
+    optimizer = training.plain_optimizer(plain)
+    for batch in training.batches(HALF):
+        optimizer.zero_grad()
+        training.mean_loss(plain(batch[:, :-1]), batch[:, 1:], 500).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), training.CLIP)
+        optimizer.step()
+    for name, parameter in plain.named_parameters():
+        # Adam's update is at most the learning rate in size; three of them in fp32 agree to a hundredth of one.
+        assert (weights[name] - parameter).abs().max() <= training.LEARNING_RATE / 100, name
+
+
+def two_saves(root: Path) -> None:
+    engine = engine_for("zero1_fp32")
+    for step in (1, 2, 3):
+        steps(engine, step - 1, step)
+        checkpoint.save(engine, root, step, {"where": step}, keep=2)
+
+
+def newest_state(root: Path) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return checkpoint.load_newest(engine_for("zero1_fp32"), root, said.append), said
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    run_ranks(2, two_saves, tmp_path)
+    assert [p.name for p in checkpoint.completed(tmp_path)] == ["step-00000002", "step-00000003"]
+    file = tmp_path / "step-00000003" / "rank-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    assert "is not the file that its manifest describes" in checkpoint.damage(file.parent)
+    for state, said in run_ranks(2, newest_state, tmp_path):
+        assert state == {"where": 2}
+        assert "rank-00001.safetensors is not the file" in said[0]
+    file.write_bytes(content[:-100])
+    assert "bytes where its manifest says" in checkpoint.damage(file.parent)
+    file.unlink()
+    assert "is missing" in checkpoint.damage(file.parent)
+
+
+def save_with_a_full_disk(root: Path) -> str:
+    engine = engine_for("zero1_fp32")
+    steps(engine, 0, 1)
+    checkpoint.save(engine, root, 1, {"where": 1}, keep=2)
+    if torch.distributed.get_rank() == 1:  # a limit on the size of files stands in for a full disk: one rank fails
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    with pytest.raises(ValueError, match=r"could not be written.*last good checkpoint is .*step-00000001") as caught:
+        checkpoint.save(engine, root, 2, {"where": 2}, keep=2)
+    return str(caught.value)
+
+
+def test_a_full_disk_on_one_rank_fails_all_and_keeps_the_last_good_one(tmp_path: Path) -> None:
+    first, second = run_ranks(2, save_with_a_full_disk, tmp_path)
+    assert first == second
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.damage(tmp_path / "step-00000001") == ""
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "step-00000004.partial").mkdir()
+    assert checkpoint.completed(tmp_path) == []
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    run_ranks(1, unbroken, "zero1_fp32", tmp_path)
+    reader = checkpoint.Reader(tmp_path / "step-00000003")
+    with pytest.raises(ValueError, match="another model shape"):
+        reader.weights({**shapes(), "blocks.2.norm1.weight": torch.Size((64,))})
+    with pytest.raises(ValueError, match="another model shape"):
+        reader.weights({**shapes(), "position.weight": torch.Size((64, 64))})
+
+
+def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
+    run_ranks(1, unbroken, "zero1_fp16", tmp_path)
+    manifest = json.loads((tmp_path / "step-00000003" / "manifest.json").read_text())
+    assert manifest["step"] == manifest["engine"]["optimizer_step"] == HALF
+    assert manifest["engine"]["loss_scaler"]["cur_scale"] == 65536
+    size = (tmp_path / "step-00000003" / "rank-00000.safetensors").stat().st_size
+    assert manifest["files"]["rank-00000.safetensors"]["bytes"] == size

@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model import engine_config
+from recipes.recipe import ROOT
+
+VALUES = {
+    "train_batch_size": 16,
+    "train_micro_batch_size_per_gpu": 4,
+    "optimizer.params.lr": 1e-3,
+    "optimizer.params.betas": [0.9, 0.95],
+    "optimizer.params.eps": 1e-8,
+    "optimizer.params.weight_decay": 0.1,
+}
+SHIPPED = sorted((ROOT / "ds_configs").glob("*.json"))
+
+
+def write(folder: Path, config: Any) -> Path:
+    path = folder / "engine.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_json_resolves(path: Path) -> None:
+    config = engine_config.read(path)
+    resolved = engine_config.resolve(config, VALUES, 2, str(path))
+    assert '"auto"' not in json.dumps(resolved.json)
+    assert resolved.json["gradient_accumulation_steps"] == 2
+    assert resolved.deviations == ()
+    stage, dtype = path.stem.split("_")
+    assert stage == f"zero{config['zero_optimization']['stage']}" and dtype == resolved.dtype
+    assert config["gradient_clipping"] == 1.0
+
+
+def test_an_explicit_value_beats_the_recipe_and_is_listed() -> None:
+    config = {"optimizer": {"params": {"lr": 2e-3}}, "train_micro_batch_size_per_gpu": 2}
+    resolved = engine_config.resolve(config, VALUES, 1, "x")
+    assert resolved.json["optimizer"]["params"]["lr"] == 2e-3
+    assert resolved.json["gradient_accumulation_steps"] == 8
+    assert resolved.deviations == (
+        "train_micro_batch_size_per_gpu is 2 (recipe: 4)",
+        "optimizer.params.lr is 0.002 (recipe: 0.001)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"zero_optimisation": {}}, "unknown key zero_optimisation; did you mean zero_optimization"),
+        ({"zero_optimization": {"stag": 1}}, r"unknown key zero_optimization\.stag; did you mean stage"),
+        ({"zero_optimization": {"offload_param": {"devise": "cpu"}}}, r"offload_param\.devise; did you mean device"),
+        ({"optimizer": {"params": {"learning_rate": 1}}}, r"unknown key optimizer\.params\.learning_rate"),
+        ({"optimizer": {"type": "Adamm"}}, "optimizer.type 'Adamm'"),
+        ({"gradient_clipping": "one"}, "gradient_clipping must be a number"),
+        ({"bf16": {"enabled": 1}}, r"bf16\.enabled must be of type bool"),
+        ({"bf16": True}, "bf16 must be an object"),
+        ({"gradient_clipping": "auto"}, 'gradient_clipping cannot be "auto"'),
+        ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "both enabled"),
+        ({"bf16": {"enabled": True}}, "bf16 with ZeRO stage 0"),
+        ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, "fp16 with ZeRO stage 0"),
+        ({"zero_optimization": {"stage": 4}}, "must be 0, 1, 2 or 3"),
+        ('{"a": 1, "a": 2}', "key a stands twice"),
+        ('{"a": ', "line 1 is not JSON"),
+        ("[1]", "must hold a JSON object"),
+    ],
+)
+def test_a_wrong_json_is_refused_with_key_and_remedy(tmp_path: Path, config: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        engine_config.read(write(tmp_path, config))
+    assert str(tmp_path / "engine.json") in str(caught.value)
+
+
+def test_a_missing_json_names_its_neighbours() -> None:
+    with pytest.raises(ValueError, match=r"zero1_bf61\.json does not exist; did you mean .*zero1_bf16\.json"):
+        engine_config.read(ROOT / "ds_configs" / "zero1_bf61.json")
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "degree", "words"),
+    [
+        (30, 4, 2, r"30 does not divide by micro-batch 4 x data degree 2 = 8; .* do: 24, 32; .* for 30: 3, 5"),
+        (3, 4, 2, "nearest global batches that do: 8"),
+        (0, 4, 2, "the global batch is 0"),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_the_nearest(batch: int, micro: int, degree: int, words: str) -> None:
+    values = {**VALUES, "train_batch_size": batch, "train_micro_batch_size_per_gpu": micro}
+    with pytest.raises(ValueError, match=words):
+        engine_config.resolve({}, values, degree, "x")
+
+
+def test_an_explicit_accumulation_must_multiply_out() -> None:
+    with pytest.raises(ValueError, match="16 is not micro-batch 4 x accumulation 3 x data degree 1 = 12"):
+        engine_config.resolve({"gradient_accumulation_steps": 3}, VALUES, 1, "x")
+
+
+def test_the_schema_knows_only_what_deepspeed_knows() -> None:
+    """A newer DeepSpeed that renames or drops a key shows here."""
+    from deepspeed.monitor import config as monitors
+    from deepspeed.runtime import constants, precision_config
+    from deepspeed.runtime.zero import config as zero
+    from deepspeed.runtime.zero import offload_config
+
+    sections = {
+        "bf16": precision_config.DeepSpeedBF16Config,
+        "fp16": precision_config.DeepSpeedFP16Config,
+        "zero_optimization": zero.DeepSpeedZeroConfig,
+        "wandb": monitors.WandbConfig,
+        "tensorboard": monitors.TensorBoardConfig,
+        "csv_monitor": monitors.CSVConfig,
+    }
+    for section, model in sections.items():
+        known = {field.alias or name for name, field in model.model_fields.items()}
+        assert set(engine_config.SCHEMA[section]) <= known, section
+    stage = engine_config.SCHEMA["zero_optimization"]
+    assert set(stage["offload_param"]) <= set(offload_config.DeepSpeedZeroOffloadParamConfig.model_fields)
+    assert set(stage["offload_optimizer"]) <= set(offload_config.DeepSpeedZeroOffloadOptimizerConfig.model_fields)
+    scalars = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)}
+    elsewhere = {"wandb", "tensorboard", "csv_monitor", "comms_logger", "flops_profiler"}
+    assert set(engine_config.SCHEMA) - elsewhere - {"zero_optimization"} <= scalars

@@ -1,0 +1,78 @@
+import math
+
+import torch
+
+from model.config import GPTConfig
+from model.gpt import GPT
+from model.init import init_weights, initial_value
+from model.loss import mean_loss, token_losses
+
+CONFIG = GPTConfig(num_layers=2, hidden_size=32, num_attention_heads=4, seq_length=16, vocab_size=100)
+
+
+def build(seed: int = 1, config: GPTConfig = CONFIG) -> GPT:
+    model = GPT(config)
+    init_weights(model, config, seed)
+    return model.eval()
+
+
+def test_a_token_sees_none_after_it() -> None:
+    model, tokens = build(), torch.randint(0, 100, (2, 16))
+    changed = tokens.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % 100
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 9:], after[:, 9:])
+
+
+def test_a_shorter_sequence_is_a_prefix() -> None:
+    model, tokens = build(), torch.randint(0, 100, (2, 16))
+    torch.testing.assert_close(model(tokens[:, :5]), model(tokens)[:, :5])
+
+
+def test_loss_of_a_uniform_model_is_the_log_of_the_true_vocabulary() -> None:
+    logits, labels = torch.zeros(2, 3, 128), torch.randint(0, 100, (2, 3))
+    assert math.isclose(mean_loss(logits, labels, 100).item(), math.log(100), rel_tol=1e-6)
+    torch.testing.assert_close(token_losses(logits, labels, 100), torch.full((2, 3), math.log(100)))
+
+
+def test_padded_logits_take_no_part_in_the_loss() -> None:
+    logits, labels = torch.randn(2, 3, 128, requires_grad=True), torch.randint(0, 100, (2, 3))
+    loss = mean_loss(logits, labels, 100)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[..., 100:].abs().max() == 0 < logits.grad[..., :100].abs().max()
+    louder = logits.detach().clone()
+    louder[..., 100:] += 1000
+    assert torch.equal(mean_loss(louder, labels, 100), loss.detach())
+
+
+def test_weights_depend_on_seed_and_name_alone() -> None:
+    shallow = build(config=GPTConfig(1, 32, 4, 16, 100))
+    deep = build(config=CONFIG)
+    names = dict(deep.named_parameters())
+    for name, parameter in shallow.named_parameters():
+        if not name.endswith(("attention.out.weight", "mlp.down.weight")):  # these shrink with the depth
+            assert torch.equal(parameter, names[name]), name
+    assert not torch.equal(deep.embed.weight, build(seed=2).embed.weight)
+    assert not torch.equal(names["blocks.0.mlp.up.weight"], names["blocks.1.mlp.up.weight"])
+
+
+def test_initial_scale() -> None:
+    config = GPTConfig(8, 256, 4, 16, 100, init_method_std=0.03)
+    shape = torch.Size((256, 256))
+    # The deviation of n samples of a normal has a relative error of 1/sqrt(2n); five of those are allowed.
+    tolerance = 5 / math.sqrt(2 * shape.numel())
+    plain = initial_value("blocks.0.mlp.up.weight", shape, config, 1).std().item()
+    residual = initial_value("blocks.0.mlp.down.weight", shape, config, 1).std().item()
+    assert math.isclose(plain, 0.03, rel_tol=tolerance)
+    assert math.isclose(residual, 0.03 / math.sqrt(16), rel_tol=tolerance)
+    assert initial_value("blocks.0.norm1.weight", torch.Size((4,)), config, 1).tolist() == [1, 1, 1, 1]
+    assert initial_value("blocks.0.norm1.bias", torch.Size((4,)), config, 1).tolist() == [0, 0, 0, 0]
+
+
+def test_dropout_only_while_training() -> None:
+    model, tokens = build(config=GPTConfig(1, 32, 4, 16, 100, dropout=0.5)), torch.randint(0, 100, (1, 8))
+    assert torch.equal(model(tokens), model(tokens))
+    model.train()
+    assert not torch.equal(model(tokens), model(tokens))
