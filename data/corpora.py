@@ -5,7 +5,9 @@ a `Document` with its text and, where the source says so, the split it belongs t
 """
 
 import glob
+import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 HOLD_OUT_EVERY = 50  # one document in fifty is held out where the source has no validation split of its own
 HOLD_OUT_SHARE = 0.05  # of a corpus that is a single document, its end
@@ -118,24 +121,28 @@ def _cut(document: Document) -> Iterator[Document]:
 def _read_file(path: Path) -> Iterator[Document]:
     if path.stat().st_size == 0:
         raise ValueError(f"corpus file {path} is empty; remove it or give another path")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if suffixes[-1:] in ([".gz"], [".zst"]) and len(suffixes) > 1 else (suffixes or [""])[-1]
-    if kind == ".parquet":
-        yield from _read_parquet(path)
-    elif kind in (".jsonl", ".json", ".ndjson"):
-        yield from _read_json_lines(path)
-    else:
-        with _open(path) as stream:
-            yield Document(path.name, _decode(stream.read(), path))
+    packed = path.suffix.lower() in (".gz", ".zst")
+    kind = Path(path.stem if packed else path.name).suffix.lower()
+    try:
+        if kind == ".parquet":
+            yield from _read_parquet(path)
+        elif kind in (".jsonl", ".json", ".ndjson"):
+            yield from _read_json_lines(path)
+        else:
+            with _open(path) as stream:
+                yield Document(path.name, _decode(stream.read(), path))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"corpus file {path} cannot be read: {error}; check that it is whole") from None
 
 
 def _open(path: Path) -> IO[bytes]:
     """Open a file for reading bytes, unpacking `.gz` and `.zst`."""
-    if path.suffix.lower() in (".gz", ".zst"):
+    if path.suffix.lower() == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix.lower() == ".zst":
         import pyarrow as pa
 
-        stream: IO[bytes] = pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else "zstd")
-        return stream
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
     return open(path, "rb")
 
 
@@ -268,6 +275,19 @@ def _read_hub(name: str, subset: str | None = None) -> Iterator[Document]:
                 yield Document(f"{part}:{index}", row["text"], part if len(splits) > 1 else "")
 
 
+def _articles(lines: Iterator[Document]) -> Iterator[Document]:
+    """Join WikiText's rows, each a line, into articles: one begins at each heading of the first level, ` = A = `."""
+    article: list[Document] = []
+    for line in lines:
+        heading = re.fullmatch(r" = [^=].* = \n?", line.text)
+        if article and (heading or line.split != article[0].split):
+            yield Document(article[0].name, "".join(part.text for part in article), article[0].split)
+            article = []
+        article.append(line)
+    if article:
+        yield Document(article[0].name, "".join(part.text for part in article), article[0].split)
+
+
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
     for corpus in (
@@ -276,7 +296,7 @@ CORPORA: dict[str, Corpus] = {
             "wikitext-103",
             "103M words of Wikipedia's good articles (Merity et al. 2016)",
             "CC BY-SA 3.0",
-            lambda: _read_hub("Salesforce/wikitext", "wikitext-103-raw-v1"),
+            lambda: _articles(_read_hub("Salesforce/wikitext", "wikitext-103-raw-v1")),
         ),
         Corpus(
             "openwebtext",

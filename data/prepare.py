@@ -25,11 +25,12 @@ TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this mu
 Say = Callable[[str], None]
 
 
-def prepare(corpus: str, tokeniser: str, root: Path, say: Say = lambda line: None) -> Path:
+def prepare(corpus: str, tokeniser: str, vocab_size: int, root: Path, say: Say = lambda line: None) -> Path:
     """Make sure that a corpus is prepared with a tokeniser below `root`; return its folder.
 
-    Does nothing where the folder is whole and its local sources are unchanged. Safe when several processes arrive
-    together: the first does the work, the others wait.
+    `vocab_size` is how many entries the model has room for. Does nothing where the folder is whole and its local
+    sources are unchanged. Safe when several processes arrive together: the first does the work, the others wait.
+    Errors: `ValueError` where the corpus cannot be read or the tokeniser has more entries than `vocab_size`.
     """
     source = _source(corpus, tokeniser)
     digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:8]
@@ -43,11 +44,20 @@ def prepare(corpus: str, tokeniser: str, root: Path, say: Say = lambda line: Non
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                _build(corpus, tokeniser, source, scratch, say)
+                _build(corpus, tokeniser, vocab_size, source, scratch, say)
                 os.replace(scratch, folder)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+    _check_vocabulary(tokeniser, manifest(folder)["vocab_size"], vocab_size)
     return folder
+
+
+def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
+    if entries > vocab_size:
+        raise ValueError(
+            f"tokeniser {tokeniser} has {entries} entries but model.vocab_size is {vocab_size}; use "
+            f"--set model.vocab_size={entries} or a smaller tokeniser"
+        )
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -86,11 +96,12 @@ def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
     return {"corpus": corpus, "files": stats, "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
 
 
-def _build(corpus: str, spec: str, source: dict[str, Any], folder: Path, say: Say) -> None:
+def _build(corpus: str, spec: str, vocab_size: int, source: dict[str, Any], folder: Path, say: Say) -> None:
     from data import tokenisers
 
     say(f"tokeniser: {spec}")
     tokeniser = tokenisers.obtain(spec, _training_texts(corpus))
+    _check_vocabulary(spec, len(tokeniser), vocab_size)
     tokenisers.save(tokeniser, folder / "tokeniser")
     end = tokeniser.eos_token_id
     counts = {part: {"documents": 0, "bytes": 0} for part in SPLITS}

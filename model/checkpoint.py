@@ -322,10 +322,11 @@ class Reader:
         return {name: self.read(name, 0, math.prod(shape)).view(shape) for name, shape in shapes.items()}
 
 
-def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Load the newest undamaged checkpoint below `root` into the engine; collective over all ranks.
 
-    Returns the `state` that was saved with it. Errors: `ValueError` where there is none.
+    Returns the `state` that was saved with it, or None where nothing was saved yet. Errors: `ValueError` where all
+    that was saved is damaged.
     """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     for checkpoint in reversed(completed(root)):
@@ -337,9 +338,9 @@ def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None
             state: dict[str, Any] = manifest(checkpoint)["state"]
             return state
         say(f"passing over a damaged checkpoint: {reason}")
-    raise ValueError(
-        f"there is no complete checkpoint below {root} to resume from; start the run anew without --resume"
-    )
+    if completed(root):
+        raise ValueError(f"every checkpoint below {root} is damaged; restore one, or start a new run")
+    return None
 
 
 @torch.no_grad()

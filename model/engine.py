@@ -15,7 +15,7 @@ from model.gpt import GPT
 from model.loss import mean_loss, token_losses
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+    from deepspeed import DeepSpeedEngine as DeepSpeedEngine  # others name the type from here
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,10 @@ Say = Callable[[str], None]
 
 
 def recipe_data(recipe: Recipe, say: Say) -> Path:
-    """The prepared data of a recipe, made now where it is missing.
-
-    Errors: `ValueError` where the tokeniser has more entries than the model has room for.
-    """
-    folder = prepare.prepare(recipe.data.corpus, recipe.data.tokeniser, runs_root() / "data", say)
-    entries = prepare.check(folder)["vocab_size"]
-    if entries > recipe.model.vocab_size:
-        raise ValueError(
-            f"tokeniser {recipe.data.tokeniser} has {entries} entries but model.vocab_size is "
-            f"{recipe.model.vocab_size}; use --set model.vocab_size={entries} or a smaller tokeniser"
-        )
+    """The prepared data of a recipe, made now where it is missing."""
+    data = recipe.data
+    folder = prepare.prepare(data.corpus, data.tokeniser, recipe.model.vocab_size, runs_root() / "data", say)
+    prepare.check(folder)
     return folder
 
 

@@ -52,7 +52,14 @@ def plot(path: Path) -> None:
     lines, recipe = read_metrics(path / "metrics.jsonl"), read_recipe(path)
     tokens = [line["consumed_samples"] * recipe.model.seq_length / 1e6 for line in lines]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(tokens, [line["loss"] for line in lines], color="tab:blue", alpha=0.6, linewidth=0.8, label="training")
+    axes.plot(
+        tokens,
+        [math.nan if line["loss"] is None else line["loss"] for line in lines],
+        color="tab:blue",
+        alpha=0.6,
+        linewidth=0.8,
+        label="training",
+    )
     held_out = [
         (t, line["validation_loss"]) for t, line in zip(tokens, lines, strict=True) if "validation_loss" in line
     ]

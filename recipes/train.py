@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import time
 from dataclasses import asdict, dataclass
@@ -24,9 +25,10 @@ from recipes.recipe import Recipe
 from recipes.run import Request, Run, create, plan_run, truncate_metrics
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+    from model.engine import DeepSpeedEngine
 
 FINAL_SAMPLES = 4096  # the last evaluation reads this much of the validation split: all of a small one
+MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_RECIPE = "scheduler"  # the JSON section that takes the learning rate out of the recipe's hands
 
 
@@ -49,12 +51,12 @@ def train(recipe: Recipe, request: Request) -> None:
     samples, mask = (
         torch.from_numpy(a) for a in windows(Shard(folder / "validation").tokens, run.recipe.model.seq_length)
     )
-    engine = _engine(run)
-    position = Position()
-    if run.resume:
-        position = Position(**checkpoint.load_newest(engine, run.checkpoints, display.say))
     if rank == 0:
         create(run, folder, world)
+    engine = _engine(run)
+    saved = checkpoint.load_newest(engine, run.checkpoints, display.say) if run.resume else None
+    position = Position(**saved) if saved else Position()
+    if rank == 0:
         truncate_metrics(run.metrics, position.step)
     display.start(position.step, world)
     loop = Loop(run, engine, stream, (samples, mask), display, position)
@@ -75,6 +77,7 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
 
 
 def _engine(run: Run) -> "DeepSpeedEngine":
+    os.environ.setdefault("WANDB_DIR", str(run.path))
     model = GPT(run.recipe.model)
     init_weights(model, run.recipe.model, run.recipe.seed)
     return build_engine(model, run.engine.json)
@@ -96,6 +99,7 @@ class Loop:
         self.display, self.position = display, position
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.stop_asked = False
+        self.skipped_in_a_row = 0
 
     def run_to_last_step(self) -> None:
         """Train; save at intervals, at the end, and where a signal asks to stop."""
@@ -131,11 +135,7 @@ class Loop:
         position.step += 1
         loss, stop = self._agree(result)
         seconds = time.perf_counter() - began
-        if not math.isfinite(loss) and not result.skipped:
-            raise ValueError(
-                f"the loss is {loss} at step {position.step}: the weights are lost; lower optimizer.lr or raise "
-                f"schedule.warmup_tokens, and go back to a checkpoint in {self.run.checkpoints}"
-            )
+        self._stop_if_lost(loss, result.skipped)
         return {
             "step": position.step,
             "consumed_samples": position.consumed_samples,
@@ -146,6 +146,21 @@ class Loop:
             "skipped": result.skipped,
             "tokens_per_second": config["train_batch_size"] * recipe.model.seq_length / seconds,
         }, stop
+
+    def _stop_if_lost(self, loss: float, skipped: bool) -> None:
+        """Do not burn hours on weights that no step will mend.
+
+        A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
+        one bad batch or one bad chip. In fp16 skipping is how the loss scale is found; elsewhere it must not go on.
+        """
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and self.run.engine.dtype != "fp16"
+        if hopeless or not (math.isfinite(loss) or skipped):
+            raise ValueError(
+                f"the loss is {loss} at step {self.position.step}, {self.skipped_in_a_row} steps skipped in a row: the "
+                "weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a checkpoint in "
+                f"{self.run.checkpoints}"
+            )
 
     def _micro_batches(self) -> list[torch.Tensor]:
         """This rank's micro-batches of the global batch: the batch is the same whatever the world size."""
@@ -169,7 +184,8 @@ class Loop:
         if self.rank:
             return
         with open(self.run.metrics, "a") as stream:
-            stream.write(json.dumps(metrics) + "\n")
+            finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON knows no NaN
+            stream.write(json.dumps(finite) + "\n")
         self.display.step(metrics)
         if self.engine.monitor.enabled:
             # DeepSpeed's monitors log no training loss of their own outside pipelines (0.19.8).

@@ -100,7 +100,7 @@ def two_saves(root: Path) -> None:
         checkpoint.save(engine, root, step, {"where": step}, keep=2)
 
 
-def newest_state(root: Path) -> tuple[dict[str, Any], list[str]]:
+def newest_state(root: Path) -> tuple[dict[str, Any] | None, list[str]]:
     said: list[str] = []
     return checkpoint.load_newest(engine_for("zero1_fp32"), root, said.append), said
 
@@ -120,6 +120,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert "bytes where its manifest says" in checkpoint.damage(file.parent)
     file.unlink()
     assert "is missing" in checkpoint.damage(file.parent)
+    (tmp_path / "step-00000002" / "manifest.json").write_text("{")
+    run_ranks(1, nothing_is_left, tmp_path)
+
+
+def nothing_is_left(root: Path) -> None:
+    engine = engine_for("zero1_fp32")
+    with pytest.raises(ValueError, match=r"every checkpoint below .* is damaged"):
+        checkpoint.load_newest(engine, root, print)
+    assert checkpoint.load_newest(engine, root / "empty", print) is None
 
 
 def save_with_a_full_disk(root: Path) -> str:

@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import local
+
+
+def hostfile(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    return path
+
+
+def test_a_hostfile_counts_its_slots(tmp_path: Path) -> None:
+    path = hostfile(tmp_path, "# a comment\nworker-1 slots=8\n\nworker-2 slots=4 # half\n")
+    assert local.read_hostfile(path) == {"worker-1": 8, "worker-2": 4}
+    assert local.world_size(str(path), None) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no host"),
+        ("worker-1\n", "line 1: 'worker-1'; write it as"),
+        ("a slots=2\nb slots=x\n", "line 2"),
+        ("a slots=0\n", "line 1"),
+        ("a slots=1\na slots=1\n", "line 2: host a stands twice"),
+    ],
+)
+def test_a_wrong_hostfile_says_the_line(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        local.read_hostfile(hostfile(tmp_path, text))
+
+
+def test_wrong_world_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        local.world_size("hosts", 2)
+    with pytest.raises(ValueError, match="--processes is 0"):
+        local.world_size(None, 0)
+    with pytest.raises(ValueError, match="cannot be read"):
+        local.world_size(str(tmp_path / "missing"), None)
+    assert local.world_size(None, 3) == 3
+
+
+def test_the_exit_status_is_the_command_s() -> None:
+    assert local.run([sys.executable, "-c", "raise SystemExit(7)"], dict(os.environ)) == 7
+    assert local.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], dict(os.environ)) == 128 + 9
+
+
+def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert local.environment(4)["OMP_NUM_THREADS"] == "2"
+    assert local.environment(16)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert local.environment(4)["OMP_NUM_THREADS"] == "5"
+
+
+OUTER = """
+import subprocess, sys
+# As DeepSpeed's launcher: an outer process that handles no signal waits for an inner one that does.
+inner = "import signal, sys, time; stop = lambda *_: (open(sys.argv[1], 'w').write('stopped'), sys.exit(0));"
+inner += "signal.signal(15, stop); open(sys.argv[1] + '.up', 'w'); time.sleep(60)"
+sys.exit(subprocess.call([sys.executable, "-c", inner, sys.argv[1]]))
+"""
+
+
+def test_an_interrupt_reaches_the_inner_process(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = "import os, sys\nfrom launch import local\n"
+    code += f"sys.exit(local.run([sys.executable, '-c', {OUTER!r}, {str(mark)!r}], dict(os.environ)))"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 30
+    while not mark.with_name("mark.up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    assert mark.read_text() == "stopped"

@@ -1,0 +1,138 @@
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from model import engine_config
+from recipes import plan
+from recipes.recipe import ROOT, Recipe, Schedule, from_dict, load, names, override
+
+UNITS = {"M": 1e6, "B": 1e9}
+
+
+def header(recipe: Recipe) -> str:
+    return (ROOT / "recipes" / f"{recipe.name}.py").read_text().split('"""')[1]
+
+
+@pytest.mark.parametrize("name", names())
+def test_name_and_header_are_the_arithmetic(name: str) -> None:
+    """A recipe's name is its parameters, and every figure of its header is what the declaration gives."""
+    recipe, text = load(name), header(load(name))
+    assert recipe.name == name
+    size = re.fullmatch(r"gpt_([\d_]+)([mbt])", name)
+    if size:
+        nominal = float(size[1].replace("_", ".")) * {"m": 1e6, "b": 1e9, "t": 1e12}[size[2]]
+        assert recipe.model.num_parameters == pytest.approx(nominal, rel=0.03)
+    parameters = re.search(r"^parameters +([\d.]+) ([MB])", text, re.MULTILINE)
+    assert parameters and float(parameters[1]) == round(recipe.model.num_parameters / UNITS[parameters[2]], 1)
+    assert f"tokens a step   {recipe.tokens_per_step:,} " in text
+    assert re.search(rf"^steps +{recipe.train_steps:,} ", text, re.MULTILINE)
+    flops = re.search(r"^FLOPs +(\S+) +\(([\d.,]+) MFLOPs a token", text, re.MULTILINE)
+    assert flops and float(flops[1]) == pytest.approx(recipe.train_flops, rel=0.05)
+    assert float(flops[2].replace(",", "")) == round(recipe.model.flops_per_token / 1e6, 1)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_plans_with_its_own_json(name: str) -> None:
+    recipe = load(name)
+    values = plan.plan(recipe, ROOT / recipe.engine, world_size=1)
+    assert values["global_batch"] == recipe.batch.global_batch
+    assert values["deviations"] == []
+    assert recipe.status.split(":")[0] in ("verified", "planned")
+    assert recipe.source
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = load(name)
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe))), "x") == recipe
+
+
+def test_short_names_and_near_misses() -> None:
+    assert load("345m") is load("gpt_345m")
+    with pytest.raises(ValueError, match="there is no recipe '354m'; did you mean gpt_345m"):
+        load("354m")
+    with pytest.raises(ValueError, match="there is no recipe 'xyz'"):
+        load("xyz")
+
+
+def test_overrides_are_typed() -> None:
+    recipe = override(
+        load("tiny"),
+        ["model.num_layers=2", "optimizer.betas=0.8,0.9", "schedule.train_tokens=1e6", "data.corpus=a=b", "seed=7"],
+    )
+    assert recipe.model.num_layers == 2
+    assert recipe.optimizer.betas == (0.8, 0.9)
+    assert recipe.schedule.train_tokens == 1_000_000
+    assert recipe.data.corpus == "a=b"
+    assert recipe.seed == 7
+    assert load("tiny").model.num_layers != 2
+
+
+def test_the_feed_forward_width_follows_an_overridden_width() -> None:
+    assert override(load("tiny"), ["model.hidden_size=128"]).model.ffn_hidden_size == 512
+    fixed = override(load("tiny"), ["model.hidden_size=128", "model.ffn_hidden_size=100"])
+    assert fixed.model.ffn_hidden_size == 100
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.num_layer=2", "no field model.num_layer; did you mean model.num_layers"),
+        ("modle.num_layers=2", "did you mean model.num_layers"),
+        ("model=2", "no field model"),
+        ("num_layers=2", "did you mean model.num_layers"),
+        ("model.num_layers", "write section.field=value"),
+        ("model.num_layers=two", "'two' is not a whole number"),
+        ("model.num_layers=2.5", "'2.5' is not a whole number"),
+        ("model.num_layers=nan", "'nan' is not a whole number"),
+        ("optimizer.lr=fast", "'fast' is not a number"),
+        ("optimizer.lr=0", "optimizer.lr is 0.0; it must be positive"),
+        ("optimizer.betas=0.9", "optimizer.betas"),
+        ("schedule.warmup_tokens=1e12", "must be at least 0 and below"),
+        ("batch.micro_batch=0", "batch.micro_batch is 0"),
+        ("intervals.save_every=0", "intervals.save_every is 0"),
+    ],
+)
+def test_a_wrong_override_is_one_line_with_the_remedy(setting: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        override(load("tiny"), [setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schedule_by_hand() -> None:
+    schedule = Schedule(train_tokens=1000, warmup_tokens=100, decay_tokens=500, min_lr_ratio=0.1)
+    assert schedule.lr_ratio(0) == 0
+    assert schedule.lr_ratio(50) == 0.5
+    assert schedule.lr_ratio(100) == 1.0
+    assert schedule.lr_ratio(300) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert schedule.lr_ratio(200) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 4)))
+    assert schedule.lr_ratio(500) == schedule.lr_ratio(999) == pytest.approx(0.1)
+    assert Schedule(train_tokens=10, warmup_tokens=0, decay_tokens=10).lr_ratio(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "expected"),
+    [
+        # Rajbhandari et al. 2020, figure 1: 7.5B parameters on 64 GPUs: 31.4, 16.6 and 1.9 GB; stage 1 here adds up
+        # gradients in fp32, 2 bytes a parameter more.
+        ("zero1_bf16", 1, (2 + 4 + 12 / 64) * 7.5),
+        ("zero1_fp16", 1, 31.4),
+        ("zero2_fp16", 2, 16.6),
+        ("zero3_fp16", 3, 1.9),
+    ],
+)
+def test_state_bytes_are_those_of_the_zero_paper(name: str, stage: int, expected: float) -> None:
+    config = engine_config.read(ROOT / "ds_configs" / f"{name}.json")
+    total = sum(plan.state_bytes(config, 7_500_000_000, 64).values()) / 1e9
+    assert total == pytest.approx(expected, rel=0.02)
+
+
+def test_reading_the_recipes_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in names():
+        load(name)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,287 @@
+"""The whole road with the real launcher: prepare, train, stop, kill, resume, evaluate, generate, export."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recipes.recipe import ROOT
+from tests.recipes.commands import command, environment, fail, metrics, run, small, succeed, write_corpus
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("road")
+    write_corpus(home / "corpus.jsonl")
+    return home
+
+
+@pytest.fixture(scope="module")
+def unbroken(home: Path) -> Path:
+    """A run to the end of its budget, never stopped."""
+    out = succeed(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(home / "unbroken"))
+    assert f"step     20/{STEPS}" in out and "bits per byte" in out
+    return home / "unbroken"
+
+
+def test_a_run_keeps_all_that_made_it(unbroken: Path) -> None:
+    names = {path.name for path in unbroken.iterdir()}
+    assert names == {
+        *("recipe.json", "ds_config.json", "ds_config.resolved.json", "starts.jsonl", "data.json", "tokeniser"),
+        *("metrics.jsonl", "checkpoints", "report.json", "loss.png"),
+    }
+    (start,) = [json.loads(line) for line in (unbroken / "starts.jsonl").read_text().splitlines()]
+    assert start["world_size"] == 2 and start["versions"]["deepspeed"] and start["commit"]
+    assert (unbroken / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in sorted((unbroken / "checkpoints").iterdir())] == ["step-00000018", "step-00000020"]
+
+
+def test_a_run_learns_and_logs(unbroken: Path) -> None:
+    lines = metrics(unbroken)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["consumed_samples"] for line in lines] == [8 * step for step in range(1, STEPS + 1)]
+    wanted = {"step", "consumed_samples", "loss", "grad_norm", "lr", "loss_scale"}
+    assert all(wanted <= set(line) and math.isfinite(line["loss"]) for line in lines)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
+    assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 15, 20]
+    # Two of twenty steps are warmup: half the peak rate after the first, the peak after the second.
+    assert [line["lr"] for line in lines[:2]] == pytest.approx([1e-3, 2e-3])
+    assert lines[-1]["lr"] == pytest.approx(2e-4)
+
+
+def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Path) -> None:
+    path = str(home / "stopped")
+    succeed(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", path, "--max-steps", "7")
+    assert len(metrics(Path(path))) == 7
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", path)
+    ours, theirs = metrics(Path(path)), metrics(unbroken)
+    ours[6].pop("validation_loss")  # the end of the first part was evaluated
+    assert ours == theirs
+    for line in (ours, theirs):
+        assert line[-1]["step"] == STEPS
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) -> None:
+    path = home / "killed"
+    arguments = ["recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path)]
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (path / "metrics.jsonl").exists() or len((path / "metrics.jsonl").read_text().splitlines()) < 8:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
+    os.kill(ranks[-1].pid, signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert metrics(path) == metrics(unbroken)
+
+
+def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Path) -> None:
+    path = home / "unsaved"
+    shutil.copytree(unbroken, path)
+    shutil.rmtree(path / "checkpoints")
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert metrics(path) == metrics(unbroken)
+
+
+def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:
+    path = home / "interrupted"
+    arguments = [*small(home / "corpus.jsonl"), "intervals.save_every=1000", "--run-dir", str(path)]
+    process = subprocess.Popen(
+        command("recipes.gpt_tiny", *arguments),
+        cwd=ROOT,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (path / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "and saved; go on with --resume" in errors and "Traceback" not in errors
+    done = len(metrics(path))
+    assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert metrics(path)[-1]["loss"] == metrics(unbroken)[-1]["loss"]
+
+
+def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Path) -> None:
+    """Without our front end: one process, ZeRO stage 3, the same data and weights as two processes with stage 1."""
+    path = home / "direct"
+    arguments = ["--module", "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--max-steps", "3"]
+    flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
+    arguments += ["--set", flags.pop(), *flags]
+    done = subprocess.run(
+        command("deepspeed.launcher.runner", "--num_gpus", "1", *arguments),
+        cwd=ROOT,
+        env={**environment(home), "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
+    assert len(metrics(path)) == 3
+
+
+def test_evaluate_repeats_the_report(home: Path, unbroken: Path) -> None:
+    report = json.loads(succeed(home, "recipes.report", "--run", str(unbroken), "--json"))
+    values = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--json"))
+    # The same bf16 weights; only the order of sums over a batch differs.
+    assert values["loss"] == pytest.approx(report["validation_loss"], abs=1e-3)
+    assert values["perplexity"] == pytest.approx(math.exp(values["loss"]))
+    held_out = json.loads((unbroken / "data.json").read_text())["validation"]
+    bits = values["loss"] * held_out["tokens"] / math.log(2) / held_out["bytes"]
+    assert values["bits_per_byte"] == pytest.approx(bits)
+    shard = Path(json.loads((unbroken / "data.json").read_text())["folder"]) / "validation"
+    by_shard = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--data", str(shard), "--json"))
+    assert by_shard["loss"] == values["loss"] and by_shard["bytes"] == held_out["bytes"]
+
+
+def test_evaluate_reads_any_text(home: Path, unbroken: Path) -> None:
+    text = home / "text.txt"
+    text.write_text("the king shall come")
+    values = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--data", str(text), "--json"))
+    assert values["bytes"] == 19 and values["tokens"] >= 4 and values["loss"] > 0
+
+
+def test_the_export_loads_with_transformers_alone_and_writes_the_same_text(home: Path, unbroken: Path) -> None:
+    folder = home / "exported"
+    succeed(home, "recipes.export", "--run", str(unbroken), "--out", str(folder))
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r})\n"
+        f"tokeniser = AutoTokenizer.from_pretrained({str(folder)!r})\n"
+        "ids = tokeniser('the king', return_tensors='pt')\n"
+        "out = model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=tokeniser.eos_token_id)\n"
+        "assert model.config.vocab_size == len(tokeniser) and tokeniser.model_max_length == 32\n"
+        "assert not {'deepspeed', 'model', 'recipes'} & set(sys.modules)\n"
+        "print(tokeniser.decode(out[0], skip_special_tokens=True), end='')"
+    )
+    theirs = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert theirs.returncode == 0, theirs.stderr
+    flags = ("--prompt", "the king", "--greedy", "--max-new-tokens", "12", "--json")
+    for source in (unbroken, folder):
+        ours = json.loads(succeed(home, "recipes.generate", "--run", str(source), *flags))
+        assert ours["samples"] == [theirs.stdout]
+    assert len(theirs.stdout) > len("the king")
+
+
+def test_generate_samples_by_seed_from_flag_file_and_pipe(home: Path, unbroken: Path) -> None:
+    (home / "prompt.txt").write_text("the king")
+    flags = ("recipes.generate", "--run", str(unbroken), "--max-new-tokens", "8", "--samples", "2", "--json")
+    by_flag = json.loads(succeed(home, *flags, "--prompt", "the king"))["samples"]
+    by_file = json.loads(succeed(home, *flags, "--file", str(home / "prompt.txt")))["samples"]
+    by_pipe = json.loads(succeed(home, *flags, stdin="the king"))["samples"]
+    assert by_flag == by_file == by_pipe and by_flag[0] != by_flag[1]
+    streamed = succeed(home, *flags[:-1], "--prompt", "the king")
+    assert all(sample in streamed for sample in by_flag)
+
+
+def test_an_edited_json_is_obeyed_kept_and_reported(home: Path) -> None:
+    config = json.loads((ROOT / "ds_configs" / "zero2_fp16.json").read_text())
+    config["optimizer"]["params"]["lr"] = 5e-4
+    config["gradient_clipping"] = 0.25
+    config |= {name: {"enabled": True} for name in ("csv_monitor", "tensorboard", "wandb")}
+    (home / "mine.json").write_text(json.dumps(config))
+    path = home / "edited"
+    flags = ("--deepspeed_config", str(home / "mine.json"), "--run-dir", str(path), "--max-steps", "2")
+    out = succeed(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), *flags)
+    assert "deviates from the recipe: optimizer.params.lr is 0.0005 (recipe: 0.002)" in out
+    assert "fp16, ZeRO stage 2" in out
+    assert [line["lr"] for line in metrics(path)] == pytest.approx([2.5e-4, 5e-4])
+    assert metrics(path)[0]["loss_scale"] == 65536
+    assert json.loads((path / "starts.jsonl").read_text())["deviations"]
+    assert json.loads((path / "ds_config.resolved.json").read_text())["gradient_clipping"] == 0.25
+    losses = (path / "csv_monitor" / "train_loss.csv").read_text().splitlines()
+    assert [float(line.split(",")[1]) for line in losses[1:]] == pytest.approx([m["loss"] for m in metrics(path)])
+    assert list((path / "tensorboard").glob("events*")) and list((path / "wandb").glob("offline-run*"))
+
+
+def test_prepared_data_that_changed_is_noticed_on_resume(home: Path, unbroken: Path) -> None:
+    path = home / "changed"
+    shutil.copytree(unbroken, path)
+    described = json.loads((path / "data.json").read_text())
+    described["train"]["sha256"] = "0" * 64
+    (path / "data.json").write_text(json.dumps(described))
+    assert "changed since the run began" in fail(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+
+
+def test_bad_input_to_an_existing_run(home: Path, unbroken: Path, tmp_path: Path) -> None:
+    here = ("--run-dir", str(unbroken))
+    corpus = small(home / "corpus.jsonl")
+    assert "already holds a run; add --resume" in fail(home, "recipes.gpt_tiny", *corpus, *here)
+    other = fail(home, "recipes.gpt_tiny", "--resume", *here, "--set", "model.num_layers=3")
+    assert "was started with model.num_layers 2, not 3" in other
+    assert "is a run of gpt_tiny, not of gpt_125m" in fail(home, "recipes.gpt_125m", "--resume", *here)
+    assert "was started with seed 1234" in fail(home, "recipes.gpt_tiny", "--resume", *here, "--seed", "1")
+    long = fail(home, "recipes.generate", "--run", str(unbroken), "--prompt", "king " * 99)
+    assert "the model's context is 32" in long
+    fits = fail(home, "recipes.generate", "--run", str(unbroken), "--prompt", "x", "--max-new-tokens", "32")
+    assert "has room for 1 to 31" in fits
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    taken = fail(home, "recipes.export", "--run", str(unbroken), "--out", str(tmp_path / "full"))
+    assert "exists and is not an export" in taken and (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+
+
+def test_bad_input_leaves_nothing_behind(home: Path) -> None:
+    missing = str(home / "missing.txt")
+    empty, latin = home / "empty.txt", home / "latin.txt"
+    empty.touch()
+    latin.write_bytes("Küss die Hand".encode("latin1") * 100)
+    typo = home / "typo.json"
+    typo.write_text('{"zero_optimization": {"stag": 1}}')
+    ok = small(home / "corpus.jsonl")
+    cases = {
+        ("recipes.gpt_tiny", "--set", f"data.corpus={missing}"): "does not exist",
+        ("recipes.gpt_tiny", "--set", f"data.corpus={empty}"): "is empty",
+        ("recipes.gpt_tiny", "--set", f"data.corpus={latin}"): "is not UTF-8 at byte 1",
+        ("recipes.gpt_tiny", "--set", "data.tokeniser=gpt2"): "50257 entries but model.vocab_size is 4096",
+        ("recipes.gpt_tiny", "--set", "batch.global_batch=30"): "nearest global batches",
+        ("recipes.gpt_tiny", "--set", "model.heads=3"): "there is no field model.heads",
+        ("recipes.gpt_tiny", "--deepspeed_config", str(typo)): "did you mean stage",
+        ("recipes.gpt_tiny", "--deepspeed_config", "ds_configs/zero1_bf61.json"): "did you mean",
+        ("recipes.gpt_tiny", "--max-steps", "0"): "--max-steps is 0",
+        ("recipes.gpt_tiny", "--max-steps", "many"): "--max-steps",
+        ("recipes.gpt_tiny", "--no-such-flag"): "--no-such-flag",
+        ("recipes.gpt_tiny", "--resume", "--run-dir", str(home / "nowhere")): "is not a run directory",
+        ("recipes.gpt_tiny", "--processes", "3", *ok): "does not divide",
+        ("recipes.gpt_tiny", "--run-dir", str(empty), *ok): "is a file",
+        ("recipes.plan", "gpt_435m"): "did you mean gpt_345m",
+        ("recipes.plan", "tiny", "--world-size", "0"): "--world-size is 0",
+        ("recipes.prepare", "tinny"): "did you mean gpt_tiny",
+        ("recipes.evaluate", "--run", str(home)): "is not a run directory",
+        ("recipes.generate", "--run", str(home), "--prompt", "x"): "is not a run directory",
+        ("recipes.generate", "--temperature", "0"): "--temperature must be above 0",
+        ("recipes.generate", "--top-p", "1.5"): "--top-p must be in (0, 1]",
+        ("recipes.report", "--run", str(home)): "is not a run directory",
+    }
+    before = sorted(str(p) for p in (home / "runs").rglob("*") if not p.name.endswith(".lock"))
+    for arguments, words in cases.items():
+        assert words in fail(home, *arguments), arguments
+    assert sorted(str(p) for p in (home / "runs").rglob("*") if not p.name.endswith(".lock")) == before
+
+
+def test_a_loss_that_is_lost_stops_the_run(home: Path) -> None:
+    path = home / "lost"
+    config = json.loads((ROOT / "ds_configs" / "zero1_fp32.json").read_text()) | {"gradient_clipping": 0.0}
+    (home / "wild.json").write_text(json.dumps(config))
+    flags = ("--deepspeed_config", str(home / "wild.json"), "--run-dir", str(path))
+    done = run(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "optimizer.lr=1e30", *flags)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "the weights are lost; lower optimizer.lr" in done.stderr
