@@ -80,7 +80,7 @@ def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any
         if shard.num_tokens != found[part]["tokens"]:
             raise ValueError(
                 f"shard {folder / part} holds {shard.num_tokens} tokens where the manifest says "
-                f"{found[part]['tokens']}; prepare the data again"
+                f"{found[part]['tokens']}; remove {folder} and prepare the data again"
             )
         if expected and found[part]["sha256"] != expected[part]["sha256"]:
             raise ValueError(f"shard {folder / part} changed since the run began; restore it or start a new run")

@@ -94,17 +94,18 @@ class Shard:
         bin_path, idx_path = (prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx"))
         for path in (bin_path, idx_path):
             if not path.exists():
-                raise ValueError(f"shard file {path} does not exist; prepare the data again")
+                raise ValueError(f"shard file {path} does not exist; remove its folder and prepare the data again")
         raw = idx_path.read_bytes()
         if len(raw) < HEADER.size or raw[:9] != MAGIC:
-            raise ValueError(f"{idx_path} is not a Megatron index; prepare the data again")
+            raise ValueError(f"{idx_path} is not a Megatron index; remove its folder and prepare the data again")
         _, version, code, sequences, boundaries = HEADER.unpack_from(raw)
         if version != VERSION or code not in DTYPES:
             raise ValueError(f"{idx_path} has version {version} and dtype code {code}; this reads version {VERSION}")
         expected = HEADER.size + sequences * (4 + 8) + boundaries * 8
         if len(raw) != expected:
             raise ValueError(
-                f"{idx_path} has {len(raw)} bytes where its header says {expected}; prepare the data again"
+                f"{idx_path} has {len(raw)} bytes where its header says {expected}; remove its folder and prepare the "
+                "data again"
             )
         self.dtype = np.dtype(DTYPES[code])
         self.lengths: NDArray[np.int32] = np.frombuffer(raw, np.int32, sequences, HEADER.size)
@@ -113,8 +114,8 @@ class Shard:
         if size != self.num_tokens * self.dtype.itemsize:
             raise ValueError(
                 f"{bin_path} has {size} bytes where its index says {self.num_tokens * self.dtype.itemsize}: "
-                "it is truncated or belongs to another index; prepare the data again"
+                "it is truncated or belongs to another index; remove its folder and prepare the data again"
             )
         if self.num_tokens == 0:
-            raise ValueError(f"shard {prefix} holds no tokens; prepare the data again")
+            raise ValueError(f"shard {prefix} holds no tokens; remove its folder and prepare the data again")
         self.tokens: NDArray[np.generic] = np.memmap(bin_path, self.dtype, "r")

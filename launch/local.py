@@ -1,5 +1,6 @@
 """Start a module under the real `deepspeed` launcher, on this machine or over a hostfile, and see it through."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -98,6 +99,7 @@ def run(command: list[str], env: dict[str, str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _end_group(process.pid)
     return 128 + received[0] if received else status if status >= 0 else 128 - status
 
 
@@ -111,6 +113,12 @@ def _terminate(launcher: int) -> None:
             child.terminate()
     except psutil.NoSuchProcess:
         pass  # it ended by itself meanwhile
+
+
+def _end_group(group: int) -> None:
+    """End what a launcher that was killed left running: its ranks are in its process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGTERM)
 
 
 def free_port() -> int:

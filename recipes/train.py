@@ -53,18 +53,21 @@ def train(recipe: Recipe, request: Request) -> None:
     )
     if rank == 0:
         create(run, folder, world)
+    _place_wandb(run, display)
     engine = _engine(run)
     saved = checkpoint.load_newest(engine, run.checkpoints, display.say) if run.resume else None
     position = Position(**saved) if saved else Position()
     if rank == 0:
         truncate_metrics(run.metrics, position.step)
-    display.start(position.step, world)
     loop = Loop(run, engine, stream, (samples, mask), display, position)
-    loop.run_to_last_step()
+    display.start(position.step, world)
+    try:
+        loop.run_to_last_step()
+    finally:
+        display.finish()
     final = loop.validation_loss(FINAL_SAMPLES)
     if rank == 0:
         report.write(run, position.step, final, min(FINAL_SAMPLES, len(samples)), world)
-        display.finish()
         report.show(run.path)
     torch.distributed.destroy_process_group()
 
@@ -77,10 +80,21 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
 
 
 def _engine(run: Run) -> "DeepSpeedEngine":
-    os.environ.setdefault("WANDB_DIR", str(run.path))
     model = GPT(run.recipe.model)
     init_weights(model, run.recipe.model, run.recipe.seed)
     return build_engine(model, run.engine.json)
+
+
+def _place_wandb(run: Run, display: Display) -> None:
+    """Let wandb write into the run directory, and offline where there is no account to write to."""
+    if not run.engine.json.get("wandb", {}).get("enabled"):
+        return
+    import wandb
+
+    os.environ.setdefault("WANDB_DIR", str(run.path))
+    if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+        os.environ["WANDB_MODE"] = "offline"
+        display.say("wandb: no account is configured, logging offline")
 
 
 class Loop:

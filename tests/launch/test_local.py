@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch import local
@@ -68,6 +69,18 @@ inner = "import signal, sys, time; stop = lambda *_: (open(sys.argv[1], 'w').wri
 inner += "signal.signal(15, stop); open(sys.argv[1] + '.up', 'w'); time.sleep(60)"
 sys.exit(subprocess.call([sys.executable, "-c", inner, sys.argv[1]]))
 """
+
+
+def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    outer = "import os, subprocess, sys, time\n"
+    outer += "child = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(child.pid))\n"
+    outer += "os.kill(os.getpid(), 9)"
+    assert local.run([sys.executable, "-c", outer, str(mark)], dict(os.environ)) == 128 + 9
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(int(mark.read_text())) and psutil.Process(int(mark.read_text())).status() != "zombie":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_an_interrupt_reaches_the_inner_process(tmp_path: Path) -> None:
