@@ -19,10 +19,9 @@ import torch
 from data.sampling import TokenStream, windows
 from data.shards import Shard
 from launch.local import world_size
-from model.engine import sum_losses
 from model.gpt import GPT
 from model.init import init_weights
-from model.loss import mean_loss
+from model.loss import token_losses
 from recipes import cli
 from recipes.prepare import recipe_data
 from recipes.recipe import Recipe, load, override
@@ -42,7 +41,7 @@ def plain(recipe: Recipe, data: Path, steps: int, autocast: bool) -> Result:
     """The reference: one process, plain PyTorch, fp32 weights; the matrix products in bf16 where `autocast` says so."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPT(recipe.model)
-    init_weights(model, recipe.model, recipe.seed)
+    init_weights({p: name for name, p in model.named_parameters()}, recipe.model, recipe.seed)
     model.to(device).train()
     optimizer = torch.optim.AdamW(
         [
@@ -63,7 +62,7 @@ def plain(recipe: Recipe, data: Path, steps: int, autocast: bool) -> Result:
         samples = torch.from_numpy(stream.batch(step * batch, batch)).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             logits = model(samples[:, :-1])
-        loss = mean_loss(logits, samples[:, 1:], recipe.model.vocab_size)
+        loss = token_losses(logits, samples[:, 1:], recipe.model.vocab_size).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -75,13 +74,16 @@ def plain(recipe: Recipe, data: Path, steps: int, autocast: bool) -> Result:
     return Result(_validate(model.eval(), data, recipe, device), statistics.median(speeds))
 
 
+@torch.no_grad()
 def _validate(model: GPT, data: Path, recipe: Recipe, device: str) -> float:
     tokens = Shard(data / "validation").tokens
     samples, mask = (torch.from_numpy(array) for array in windows(tokens, recipe.model.seq_length))
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for first in range(0, len(samples), recipe.batch.global_batch):
         part = slice(first, first + recipe.batch.global_batch)
-        total += sum_losses(model, samples[part].to(device), mask[part].to(device), recipe.model.vocab_size)
+        logits = model(samples[part, :-1].to(device))
+        losses = token_losses(logits, samples[part, 1:].to(device), recipe.model.vocab_size)
+        total += torch.stack(((losses.double() * mask[part].to(device)).sum(), mask[part].sum().to(device)))
     return float(total[0] / total[1])
 
 

@@ -55,8 +55,8 @@ def prepare(corpus: str, tokeniser: str, vocab_size: int, root: Path, say: Say =
 def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
     if entries > vocab_size:
         raise ValueError(
-            f"tokeniser {tokeniser} has {entries} entries but model.vocab_size is {vocab_size}; use "
-            f"--set model.vocab_size={entries} or a smaller tokeniser"
+            f"tokeniser {tokeniser} has {entries} entries but the model has room for {vocab_size}; raise "
+            "model.vocab_size with --set, or use a smaller tokeniser"
         )
 
 

@@ -10,6 +10,7 @@ Here everything is written into `step-00000100.partial`, synced, hashed and rena
 complete. Reading checks sizes and hashes first, and unpickles nothing.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,28 +20,35 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from model.engine import Trainer
+from model.parallel import Slice, slice_of
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+TIED = "embed.weight"  # held by the first and the last stage of a pipeline
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """Elements `start … start + numel` of a flattened parameter, at `offset` of a flat tensor."""
+    """Elements `start … start + numel` of a parameter, at `offset` of a flat tensor.
+
+    `start` counts in this rank's flattened part of the parameter: all of it, or where tensor slicing cuts it, the
+    slice `cut`. `shape` is that part's shape.
+    """
 
     name: str
     start: int
     numel: int
     offset: int
+    shape: tuple[int, ...]
+    cut: Slice | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Flat:
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def save(engine: "DeepSpeedEngine", root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save(trainer: Trainer, root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write checkpoint `step` below `root` and prune to the newest `keep`; collective over all ranks.
 
     `state` is whatever the caller needs to go on; it must be JSON. Errors: `ValueError` on every rank where any rank
@@ -66,10 +74,10 @@ def save(engine: "DeepSpeedEngine", root: Path, step: int, state: dict[str, Any]
     problem = ""
     if rank == 0:
         problem = _attempt(lambda: _make_empty(partial))
-    _agree(engine, problem, partial)
+    _agree(trainer, problem, partial)
     file = partial / f"rank-{rank:05d}.safetensors"
-    problem = _attempt(lambda: _write_rank(engine, file))
-    _agree(engine, problem, partial)
+    problem = _attempt(lambda: _write_rank(trainer, file))
+    _agree(trainer, problem, partial)
     entry = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}}
     entries: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(entries, entry)
@@ -77,11 +85,11 @@ def save(engine: "DeepSpeedEngine", root: Path, step: int, state: dict[str, Any]
         manifest = {
             "step": step,
             "state": state,
-            "engine": _counters(engine),
+            "engine": _counters(trainer),
             "files": {name: fact for each in entries for name, fact in each.items()},
         }
         problem = _attempt(lambda: _commit(partial, final, manifest))
-    _agree(engine, problem, partial)
+    _agree(trainer, problem, partial)
     if rank == 0:
         for old in completed(root)[:-keep]:
             shutil.rmtree(old)
@@ -93,18 +101,32 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write_rank(engine: "DeepSpeedEngine", file: Path) -> None:
-    states = _base_optimizer(engine).state
+def _write_rank(trainer: Trainer, file: Path) -> None:
+    states = _base_optimizer(trainer).state
     tensors: dict[str, Tensor] = {}
     index: list[list[Any]] = []
-    for number, flat in enumerate(flats(engine)):
+    for number, flat in enumerate(flats(trainer)):
+        mine = [f for f in flat.fragments if _is_writer(trainer, f)]
+        if not mine:
+            continue
         tensors[f"{number}.{WEIGHT}"] = flat.tensor.detach()
         for key in MOMENTS:
             if key in states[flat.tensor]:
                 tensors[f"{number}.{key}"] = states[flat.tensor][key]
-        index += [[number, f.name, f.start, f.numel, f.offset] for f in flat.fragments]
-    save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, file, {"fragments": json.dumps(index)})
+        for f in mine:
+            index.append([number, f.name, f.start, f.numel, f.offset, f.shape, f.cut and dataclasses.astuple(f.cut)])
+    save_file({k: v.flatten().cpu() for k, v in tensors.items()}, file, {"fragments": json.dumps(index)})
     _sync(file)
+
+
+def _is_writer(trainer: Trainer, fragment: Fragment) -> bool:
+    """Whether this rank writes a fragment that several hold: the first of them does."""
+    grid = trainer.grid
+    if fragment.cut is None and grid.tp.rank > 0:
+        return False  # whole on every tensor rank
+    if fragment.name == TIED and grid.stage > 0:
+        return False  # the last stage's copy of the embedding
+    return trainer.zero_stage > 0 or grid.data.rank == 0
 
 
 def _commit(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
@@ -135,7 +157,7 @@ def _attempt(write: Callable[[], Any]) -> str:
     return ""
 
 
-def _agree(engine: "DeepSpeedEngine", problem: str, partial: Path) -> None:
+def _agree(trainer: Trainer, problem: str, partial: Path) -> None:
     """Go on together or fail together: one rank with a full disk must not leave the others waiting."""
     problems: list[str] = [""] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(problems, problem)
@@ -155,29 +177,29 @@ def _agree(engine: "DeepSpeedEngine", problem: str, partial: Path) -> None:
 # --- The engine's state ----------------------------------------------------------------------------------------------
 
 
-def _base_optimizer(engine: "DeepSpeedEngine") -> torch.optim.Optimizer:
+def _base_optimizer(trainer: Trainer) -> torch.optim.Optimizer:
     """The torch optimiser inside ZeRO's."""
-    optimizer: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    outer = trainer.engine.optimizer
+    optimizer: torch.optim.Optimizer = getattr(outer, "optimizer", outer)
     return optimizer
 
 
-def flats(engine: "DeepSpeedEngine") -> list[Flat]:
+def flats(trainer: Trainer) -> list[Flat]:
     """The flat fp32 tensors of this rank with their contents, for every ZeRO stage."""
-    stage = engine.zero_optimization_stage()
-    if stage == 3:
-        return list(_stage3_flats(engine))
-    if stage == 0:
-        owner = torch.distributed.get_rank() == 0  # every rank holds everything; one writes it
-        return [
-            Flat(p, (Fragment(engine.param_names[p], 0, p.numel(), 0),) if owner else ())
-            for group in _base_optimizer(engine).param_groups
-            for p in group["params"]
-        ]
-    return list(_stage12_flats(engine))
+    if trainer.zero_stage == 3:
+        return list(_stage3_flats(trainer))
+    if trainer.zero_stage == 0:
+        return [Flat(p, (_fragment(trainer, p, 0, p.numel(), 0),)) for p in trainer.names]
+    return list(_stage12_flats(trainer))
 
 
-def _stage12_flats(engine: "DeepSpeedEngine") -> Iterator[Flat]:
-    optimizer = engine.optimizer
+def _fragment(trainer: Trainer, parameter: nn.Parameter, start: int, numel: int, offset: int) -> Fragment:
+    shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+    return Fragment(trainer.names[parameter], start, numel, offset, shape, slice_of(parameter))
+
+
+def _stage12_flats(trainer: Trainer) -> Iterator[Flat]:
+    optimizer = trainer.engine.optimizer
     # bf16 weights with fp32 accumulation have an optimiser of their own, which names the same things otherwise.
     own = hasattr(optimizer, "bf16_groups")
     groups = optimizer.bf16_groups if own else optimizer.bit16_groups
@@ -185,19 +207,14 @@ def _stage12_flats(engine: "DeepSpeedEngine") -> Iterator[Flat]:
     for parameters, tensor in zip(groups, tensors, strict=True):
         mapped = [(p, p._hp_mapping) for p in parameters if p._hp_mapping is not None]
         fragments = (
-            Fragment(
-                engine.param_names[p],
-                mapping.lp_fragment_address.start,
-                mapping.lp_fragment_address.numel,
-                mapping.hp_fragment_address.start,
-            )
-            for p, mapping in mapped
+            _fragment(trainer, p, m.lp_fragment_address.start, m.lp_fragment_address.numel, m.hp_fragment_address.start)
+            for p, m in mapped
         )
         yield Flat(tensor, tuple(fragments))
 
 
-def _stage3_flats(engine: "DeepSpeedEngine") -> Iterator[Flat]:
-    optimizer = engine.optimizer
+def _stage3_flats(trainer: Trainer) -> Iterator[Flat]:
+    optimizer = trainer.engine.optimizer
     for parameters, tensor in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
         fragments = []
         for p in parameters:
@@ -206,14 +223,14 @@ def _stage3_flats(engine: "DeepSpeedEngine") -> Iterator[Flat]:
             start = torch.distributed.get_rank(p.ds_process_group) * size
             numel = min(size, p.ds_numel - start)  # the last rank's part is padded
             if numel > 0:
-                fragments.append(Fragment(engine.param_names[p], start, numel, offset))
+                fragments.append(_fragment(trainer, p, start, numel, offset))
         yield Flat(tensor, tuple(fragments))
 
 
-def _counters(engine: "DeepSpeedEngine") -> dict[str, Any]:
+def _counters(trainer: Trainer) -> dict[str, Any]:
     """Everything of the engine's state that is a number."""
-    optimizer = _base_optimizer(engine)
-    steps = [s["step"] for s in optimizer.state.values() if "step" in s]
+    engine = trainer.engine
+    steps = [s["step"] for s in _base_optimizer(trainer).state.values() if "step" in s]
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     numbers = {k: v for k, v in vars(scaler).items() if isinstance(v, (int, float))} if scaler else {}
     return {
@@ -266,6 +283,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a fragment was written."""
+
+    file: str
+    flat: int
+    fragment: Fragment
+
+
 class Reader:
     """Reads elements of parameters by name from a checkpoint that any layout has written."""
 
@@ -273,13 +299,15 @@ class Reader:
         self.checkpoint = checkpoint
         self._files: dict[str, Any] = {}
         self._keys: dict[str, set[str]] = {}
-        self._places: dict[str, list[tuple[str, int, Fragment]]] = {}
+        self._places: dict[str, list[_Place]] = {}
         for name in manifest(checkpoint)["files"]:
             self._files[name] = safe_open(str(checkpoint / name), framework="pt")
             self._keys[name] = set(self._files[name].keys())
-            for number, parameter, start, numel, offset in json.loads(self._files[name].metadata()["fragments"]):
-                place = (name, number, Fragment(parameter, start, numel, offset))
-                self._places.setdefault(parameter, []).append(place)
+            for flat, parameter, start, numel, offset, shape, cut in json.loads(
+                self._files[name].metadata()["fragments"]
+            ):
+                fragment = Fragment(parameter, start, numel, offset, tuple(shape), Slice(*cut) if cut else None)
+                self._places.setdefault(parameter, []).append(_Place(name, flat, fragment))
 
     def names(self) -> list[str]:
         """The parameters in this checkpoint."""
@@ -287,42 +315,70 @@ class Reader:
 
     def has(self, name: str, key: str) -> bool:
         """Whether a moment was written: an optimiser that has not stepped has none."""
-        return any(f"{number}.{key}" in self._keys[file] for file, number, _ in self._places.get(name, []))
+        return any(f"{place.flat}.{key}" in self._keys[place.file] for place in self._places.get(name, []))
 
-    def read(self, name: str, start: int, numel: int, key: str = WEIGHT) -> Tensor:
-        """Elements `start … start + numel` of a flattened parameter or moment, fp32.
+    def read(self, wanted: Fragment, key: str = WEIGHT) -> Tensor:
+        """The elements of a fragment's weight or moment, fp32, flat.
 
         Errors: `ValueError` where the checkpoint does not hold all of them.
         """
-        result = torch.empty(numel)
-        found = 0
-        for file, number, piece in self._places.get(name, []):
-            low, high = max(start, piece.start), min(start + numel, piece.start + piece.numel)
-            if low < high:
+        if all(place.fragment.cut != wanted.cut for place in self._places.get(wanted.name, [])):
+            part = self.whole(wanted.name, key)
+            part = (wanted.cut.of(part) if wanted.cut else part).flatten()
+            if part.numel() != math.prod(wanted.shape):
+                raise self._another_shape(wanted.name, part.numel(), math.prod(wanted.shape))
+            return part[wanted.start : wanted.start + wanted.numel]
+        return self._range(wanted, key)
+
+    def whole(self, name: str, key: str = WEIGHT) -> Tensor:
+        """A parameter's weight or moment, whole. Errors: `ValueError` where a part of it is missing."""
+        places = self._places.get(name, [])
+        if not places:
+            raise self._another_shape(name, 0, 1)
+        first = places[0].fragment
+        size = first.cut.size if first.cut else 1
+        parts = []
+        for rank in range(size):
+            cut = Slice(first.cut.dim, size, rank) if first.cut else None
+            everything = Fragment(name, 0, math.prod(first.shape), 0, first.shape, cut)
+            parts.append(self._range(everything, key).view(first.shape))
+        return torch.cat(parts, first.cut.dim) if first.cut else parts[0]
+
+    def _range(self, wanted: Fragment, key: str) -> Tensor:
+        """Elements of a part of a parameter that was written as that part."""
+        result = torch.empty(wanted.numel)
+        found, stop = 0, wanted.start + wanted.numel
+        for place in self._places.get(wanted.name, []):
+            piece = place.fragment
+            low, high = max(wanted.start, piece.start), min(stop, piece.start + piece.numel)
+            if piece.cut == wanted.cut and low < high:
                 at = piece.offset + low - piece.start
-                result[low - start : high - start] = self._files[file].get_slice(f"{number}.{key}")[
-                    at : at + high - low
-                ]
+                flat = self._files[place.file].get_slice(f"{place.flat}.{key}")
+                result[low - wanted.start : high - wanted.start] = flat[at : at + high - low]
                 found += high - low
-        if found != numel:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} holds {found} of {numel} elements of {name}: it is of another "
-                "model shape; use the recipe that wrote it"
-            )
+        if found != wanted.numel or any(p.fragment.shape != wanted.shape for p in self._places[wanted.name]):
+            raise self._another_shape(wanted.name, found, wanted.numel)
         return result
 
     def weights(self, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         """All parameters, whole, fp32. Errors: `ValueError` where the checkpoint is of another shape."""
         strangers = sorted(set(self.names()) ^ set(shapes))
         if strangers:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} is of another model shape: {strangers[0]} stands on one side "
-                "only; use the recipe that wrote it"
-            )
-        return {name: self.read(name, 0, math.prod(shape)).view(shape) for name, shape in shapes.items()}
+            raise self._another_shape(strangers[0], 0, 1)
+        result = {name: self.whole(name) for name in shapes}
+        for name, shape in shapes.items():
+            if result[name].shape != shape:
+                raise self._another_shape(name, result[name].numel(), shape.numel())
+        return result
+
+    def _another_shape(self, name: str, found: int, wanted: int) -> ValueError:
+        return ValueError(
+            f"checkpoint {self.checkpoint} holds {found} of {wanted} elements of {name}: it is of another model shape; "
+            "use the recipe that wrote it"
+        )
 
 
-def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def load_newest(trainer: Trainer, root: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Load the newest undamaged checkpoint below `root` into the engine; collective over all ranks.
 
     Returns the `state` that was saved with it, or None where nothing was saved yet. Errors: `ValueError` where all
@@ -334,7 +390,7 @@ def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None
         torch.distributed.all_gather_object(problems, damage(checkpoint, rank, world))
         reason = next((p for p in problems if p), "")
         if not reason:
-            load(engine, checkpoint)
+            load(trainer, checkpoint)
             state: dict[str, Any] = manifest(checkpoint)["state"]
             return state
         say(f"passing over a damaged checkpoint: {reason}")
@@ -344,25 +400,22 @@ def load_newest(engine: "DeepSpeedEngine", root: Path, say: Callable[[str], None
 
 
 @torch.no_grad()
-def load(engine: "DeepSpeedEngine", checkpoint: Path) -> None:
+def load(trainer: Trainer, checkpoint: Path) -> None:
     """Load a checkpoint into the engine, whatever layout wrote it."""
-    reader, numbers = Reader(checkpoint), manifest(checkpoint)["engine"]
-    optimizer = _base_optimizer(engine)
-    for flat in _all_fragments(engine):
+    reader, numbers, engine = Reader(checkpoint), manifest(checkpoint)["engine"], trainer.engine
+    optimizer = _base_optimizer(trainer)
+    for flat in flats(trainer):
         state: dict[str, Any] = optimizer.state[flat.tensor]
+        for key in MOMENTS if numbers["optimizer_step"] else ():
+            state[key] = torch.zeros_like(flat.tensor)
+            state["step"] = torch.tensor(numbers["optimizer_step"], device=flat.tensor.device)
         for fragment in flat.fragments:
-            target = flat.tensor.view(-1)[fragment.offset : fragment.offset + fragment.numel]
-            target.copy_(reader.read(fragment.name, fragment.start, fragment.numel))
+            place = slice(fragment.offset, fragment.offset + fragment.numel)
+            flat.tensor.view(-1)[place].copy_(reader.read(fragment))
             for key in MOMENTS:
                 if reader.has(fragment.name, key):
-                    moment = state.setdefault(key, torch.zeros_like(flat.tensor)).view(-1)
-                    part = moment[fragment.offset : fragment.offset + fragment.numel]
-                    part.copy_(reader.read(fragment.name, fragment.start, fragment.numel, key))
-        if numbers["optimizer_step"]:
-            for key in MOMENTS:
-                state.setdefault(key, torch.zeros_like(flat.tensor))
-            state["step"] = torch.tensor(numbers["optimizer_step"], device=flat.tensor.device)
-    _refresh_weights(engine)
+                    state[key].view(-1)[place].copy_(reader.read(fragment, key))
+    _refresh_weights(trainer)
     for name in ("global_steps", "global_samples", "micro_steps", "skipped_steps"):
         setattr(engine, name, numbers[name])
     if numbers["loss_scaler"] and engine.fp16_enabled():
@@ -371,21 +424,14 @@ def load(engine: "DeepSpeedEngine", checkpoint: Path) -> None:
         engine.lr_scheduler.load_state_dict(numbers["scheduler"])
 
 
-def _all_fragments(engine: "DeepSpeedEngine") -> list[Flat]:
-    """As `flats`, but without ZeRO every rank takes everything."""
-    if engine.zero_optimization_stage() > 0:
-        return flats(engine)
-    return [Flat(f.tensor, (Fragment(engine.param_names[f.tensor], 0, f.tensor.numel(), 0),)) for f in flats(engine)]
-
-
-def _refresh_weights(engine: "DeepSpeedEngine") -> None:
+def _refresh_weights(trainer: Trainer) -> None:
     """Copy the fp32 weights into the ones that compute."""
-    stage = engine.zero_optimization_stage()
-    if stage in (1, 2):
-        engine.optimizer.update_lp_params()
-    if stage == 3:
-        optimizer = engine.optimizer
+    optimizer = trainer.engine.optimizer
+    if trainer.zero_stage in (1, 2):
+        optimizer.update_lp_params()
+    if trainer.zero_stage == 3:
         for number, tensor in enumerate(optimizer.fp32_partitioned_groups_flat):
             optimizer.fp16_partitioned_groups_flat[number].data.copy_(tensor.data)
             optimizer._unflatten_partitioned_parameters(number)
-        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+OBJECTIVES = ("causal", "masked", "prefix")
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -10,7 +12,8 @@ class GPTConfig:
 
     `ffn_hidden_size=0` means the usual four times `hidden_size`. The embedding has `padded_vocab_size` rows:
     `vocab_size` rounded up to a multiple of `vocab_multiple`, a fact of the recipe and not of the layout,
-    so that another layout changes no shape.
+    so that another layout changes no shape. `objective` is "causal", "masked" (every token sees every token, and a
+    share of them is to be guessed) or "prefix" (the tokens of a prefix see each other, the rest what is before them).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -24,6 +27,7 @@ class GPTConfig:
     vocab_multiple: int = 128
     init_method_std: float = 0.02
     dropout: float = 0.0
+    objective: str = "causal"
 
     def __post_init__(self) -> None:
         if self.ffn_hidden_size == 0:
@@ -38,6 +42,8 @@ class GPTConfig:
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_attention_heads "
                 f"{self.num_attention_heads}; the nearest sizes that are: {', '.join(map(str, nearest))}"
             )
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"model.objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout is {self.dropout}; it must be in [0, 1)")
         if self.init_method_std <= 0.0:

@@ -1,31 +1,73 @@
-"""The DeepSpeed engine around the model: start the process group, build the engine, train a step, evaluate."""
+"""The DeepSpeed engine around the model: start the process group, build, train a step, evaluate.
+
+DeepSpeed has two engines: one for a sharded model (ZeRO 0-3) and one for a pipeline (ZeRO 1). Which of them runs is
+known in this file and in no other.
+"""
 
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from model.config import GPTConfig
 from model.gpt import GPT
-from model.loss import mean_loss, token_losses
+from model.grid import Grid, make_grid
+from model.init import init_weights
+from model.layout import Layout
+from model.loss import weighted_loss
+from model.parallel import slice_of
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine as DeepSpeedEngine  # others name the type from here
+    from deepspeed import DeepSpeedEngine as DeepSpeedEngine
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of whole samples: tokens and labels [B, S], weights [B, S] fp32, and the prefix objective's [B].
+
+    Tensor and Ulysses ranks are given the same one; what each computes of it is the engine's business.
+    """
+
+    tokens_BS: Tensor
+    labels_BS: Tensor
+    weights_BS: Tensor
+    prefix_B: Tensor | None = None
+
+    def share(self, rank: int, size: int, device: torch.device) -> "Batch":
+        """The `rank`-th of `size` shares of the sequence, on `device`."""
+
+        def cut(x: Tensor) -> Tensor:
+            return x.chunk(size, 1)[rank].contiguous().to(device, non_blocking=True)
+
+        prefix = None if self.prefix_B is None else self.prefix_B.to(device)
+        return Batch(cut(self.tokens_BS), cut(self.labels_BS), cut(self.weights_BS), prefix)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step did. `loss` is the mean over this rank's micro-batches, in nats; the norm is global."""
+    """What one optimiser step did. `loss` is the mean over all ranks' micro-batches, in nats; the norm is global."""
 
     loss: float
     grad_norm: float
     loss_scale: float
     skipped: bool
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model in its engine, with the names its parameters have in the plain `GPT`."""
+
+    engine: "DeepSpeedEngine"
+    config: GPTConfig
+    grid: Grid
+    names: dict[nn.Parameter, str]
+    zero_stage: int
 
 
 def quiet_deepspeed() -> None:
@@ -63,73 +105,179 @@ def start_process_group() -> None:
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
-def build_engine(model: nn.Module, config: dict[str, Any]) -> "DeepSpeedEngine":
-    """Wrap a model in DeepSpeed's engine as the resolved JSON says.
+def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int) -> Trainer:
+    """Build this rank's part of the model with its initial weights, and DeepSpeed's engine as the resolved JSON says.
 
-    Weight decay acts on matrices only: biases, norm weights and everything else of one axis go into a second group.
+    Collective. Weight decay acts on matrices only: biases, norm weights and everything else of one axis go into a
+    second group.
     """
     quiet_deepspeed()
+    grid = make_grid(layout)
+    ds_config = dict(ds_config)
+    recompute = recomputed_blocks(ds_config.pop("activation_checkpointing", {}), config.num_layers)
+    # Ulysses ranks are data ranks to DeepSpeed, see Grid; its batch arithmetic counts their samples apart.
+    ds_config["train_batch_size"] *= layout.ulysses
+    if layout.pp > 1 and layout.sequence_parallel:
+        # DeepSpeed sends on each tensor rank's part of activations that it takes for equal; here they differ.
+        ds_config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
+    stage = ds_config.get("zero_optimization", {}).get("stage", 0)
+    with _silent_build():
+        model, names = _model(config, grid, ds_config, recompute, seed)
+        engine = initialize(model, ds_config, grid)
+    return Trainer(engine, config, grid, names, stage)
+
+
+def initialize(model: nn.Module, ds_config: dict[str, Any], grid: Grid) -> "DeepSpeedEngine":
+    """Wrap a model in DeepSpeed's engine; AdamW with decay on matrices only."""
     import deepspeed
 
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    decay = config["optimizer"]["params"]["weight_decay"]
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    with _silent_build():
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+    decay = ds_config["optimizer"]["params"]["weight_decay"]
+
+    def axes(p: nn.Parameter) -> int:
+        return len(getattr(p, "ds_shape", p.shape))
+
+    groups = [
+        {"params": [p for p in model.parameters() if axes(p) > 1], "weight_decay": decay},
+        {"params": [p for p in model.parameters() if axes(p) <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    mpu = grid if grid.layout.pp == 1 and grid.layout.tp > 1 else None
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config, mpu=mpu)
     return engine
 
 
-def train_step(engine: "DeepSpeedEngine", micro_batches: list[Tensor]) -> StepResult:
-    """One optimiser step over this rank's micro-batches, each of tokens [B, S + 1]."""
-    engine.train()
-    total = 0.0
-    for micro in micro_batches:
-        micro = micro.to(engine.device, non_blocking=True)
-        loss = mean_loss(engine(micro[:, :-1]), micro[:, 1:], _vocab_size(engine))
-        engine.backward(loss)
-        engine.step()
-        total += loss.item()
-    norm = engine.get_global_grad_norm()
-    # engine.loss_scale() is the JSON's figure, 0 where the scale is dynamic; the optimiser knows the one in use.
-    scale = float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
+def recomputed_blocks(section: dict[str, Any], num_layers: int) -> tuple[str, ...]:
+    """What each block recomputes, from the JSON's `activation_checkpointing`: "full" (every `interval`-th block) or
+    "selective" (the attention's core in every `interval`-th block), or nothing."""
+    kind, interval = section.get("granularity", ""), section.get("interval", 1)
+    return tuple(kind if index % interval == 0 else "" for index in range(num_layers))
+
+
+def _model(
+    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int
+) -> tuple[nn.Module, dict[nn.Parameter, str]]:
+    """This rank's part of the model. Under ZeRO-3 it is partitioned as it is built, one parameter whole at a time."""
+    import deepspeed
+
+    if grid.layout.pp > 1:
+        from model.pipeline import GPTPipeline
+
+        pipeline = GPTPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute)
+        names = pipeline.plain_names()
+        init_weights(names, config, seed)
+        return pipeline, names
+    partitioned = ds_config.get("zero_optimization", {}).get("stage", 0) == 3
+    birth = (
+        deepspeed.zero.Init(
+            data_parallel_group=grid.data.group, config_dict_or_path=ds_config, mem_efficient_linear=False, mpu=grid
+        )
+        if partitioned
+        else nullcontext()
+    )
+    with birth:
+        model = GPT(config, grid.parallel, recompute)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    if partitioned:
+        init_weights(names, config, seed, lambda p: deepspeed.zero.GatheredParameters(p, modifier_rank=0))
+    else:
+        init_weights(names, config, seed)
+    return model, names
+
+
+def train_step(trainer: Trainer, batches: list[Batch]) -> StepResult:
+    """One optimiser step over this data rank's micro-batches."""
+    engine = trainer.engine
+    if trainer.grid.layout.pp > 1:
+        loss, norm = float(engine.train_batch(_pipeline_batches(trainer, batches))), None
+    else:
+        loss, norm = _train_sharded(trainer, batches)
+    norm = engine.get_global_grad_norm() if norm is None else norm
     return StepResult(
-        loss=total / len(micro_batches),
+        loss=loss,
         grad_norm=float("nan") if norm is None else float(norm),
-        loss_scale=scale,
+        # engine.loss_scale() is the JSON's figure, 0 where the scale is dynamic; the optimiser knows the one in use.
+        loss_scale=float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0,
         skipped=not engine.was_step_applied(),
     )
 
 
+def _train_sharded(trainer: Trainer, batches: list[Batch]) -> tuple[float, float | None]:
+    engine, norm = trainer.engine, None
+    engine.train()
+    total = torch.zeros((), dtype=torch.float64, device=engine.device)
+    for number, batch in enumerate(batches):
+        loss = _loss(trainer, batch)
+        engine.backward(loss)
+        if trainer.zero_stage == 0 and number == len(batches) - 1:
+            norm = _gradient_norm(trainer)  # without ZeRO DeepSpeed keeps none
+        engine.step()
+        total += loss.detach()
+    return _mean_over_ranks(total / len(batches)), norm
+
+
+def _loss(trainer: Trainer, batch: Batch) -> Tensor:
+    """The loss of a micro-batch, such that its mean over the data axis is the mean over samples."""
+    ulysses = trainer.grid.ulysses
+    part = batch.share(ulysses.rank, ulysses.size, trainer.engine.device)
+    inputs = (part.tokens_BS,) if part.prefix_B is None else (part.tokens_BS, part.prefix_B)
+    logits = trainer.engine(*inputs)
+    loss = weighted_loss(logits, part.labels_BS, part.weights_BS, trainer.config.vocab_size, trainer.grid.tp)
+    return loss * ulysses.size
+
+
+def _pipeline_batches(trainer: Trainer, batches: list[Batch]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+    ulysses = trainer.grid.ulysses
+    for batch in batches:
+        part = batch.share(ulysses.rank, ulysses.size, trainer.engine.device)
+        yield part.tokens_BS, (part.labels_BS, part.weights_BS)
+
+
+def _mean_over_ranks(value: Tensor) -> float:
+    torch.distributed.all_reduce(value)
+    return float(value) / torch.distributed.get_world_size()
+
+
+def _gradient_norm(trainer: Trainer) -> float:
+    """The L2 norm of the whole gradient before clipping; slices add up over the tensor ranks, whole ones count once."""
+    sliced = torch.zeros((), dtype=torch.float64, device=trainer.engine.device)
+    whole = torch.zeros_like(sliced)
+    for parameter in trainer.names:
+        assert parameter.grad is not None
+        squares = parameter.grad.double().square().sum()
+        if slice_of(parameter):
+            sliced += squares
+        else:
+            whole += squares
+    torch.distributed.all_reduce(sliced, group=trainer.grid.tp.group)
+    return float((sliced + whole).sqrt())
+
+
 @torch.no_grad()
-def sum_losses(model: nn.Module, samples: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
-    """Losses of samples [B, S + 1] where `mask` [B, S] is true, as [sum in nats, number of labels], float64."""
-    losses = token_losses(model(samples[:, :-1]), samples[:, 1:], vocab_size)
-    return torch.stack(((losses.double() * mask).sum(), mask.sum().double()))
+def evaluate(trainer: Trainer, batches: list[Batch]) -> float:
+    """Sum over all data ranks' samples of each sample's weighted losses; the same on every rank.
+
+    Every data rank must give as many micro-batches of as many samples; a weight of zero makes a label not count.
+    """
+    engine, samples = trainer.engine, sum(batch.tokens_BS.size(0) for batch in batches)
+    if trainer.grid.layout.pp > 1:
+        mean = float(engine.eval_batch(_pipeline_batches(trainer, batches), num_micro_batches=len(batches)))
+    else:
+        engine.eval()
+        total = torch.zeros((), dtype=torch.float64, device=engine.device)
+        for batch in batches:
+            total += _loss(trainer, batch)
+        mean = _mean_over_ranks(total / len(batches))
+    return mean * samples * trainer.grid.dp
 
 
-def evaluate(engine: "DeepSpeedEngine", samples: Tensor, mask: Tensor, micro_batch: int) -> float:
-    """Mean loss in nats over samples [N, S + 1], shared out over the data-parallel ranks; the same on every rank."""
-    engine.eval()
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    total = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    # Every rank makes the same number of forward passes, the last ones perhaps of nothing: ZeRO-3 gathers in step.
-    for first in range(0, len(samples), micro_batch * world):
-        mine = [min(first + rank * micro_batch + i, len(samples) - 1) for i in range(micro_batch)]
-        real = torch.tensor([first + rank * micro_batch + i < len(samples) for i in range(micro_batch)])
-        batch, counted = samples[mine].to(engine.device), (mask[mine] & real[:, None]).to(engine.device)
-        total += sum_losses(engine, batch, counted, _vocab_size(engine))
-    torch.distributed.all_reduce(total)
-    return float(total[0] / total[1])
-
-
-def set_learning_rate(engine: "DeepSpeedEngine", rate: float) -> None:
+def set_learning_rate(trainer: Trainer, rate: float) -> None:
     """Set the learning rate of every parameter group."""
-    for group in engine.optimizer.param_groups:
+    for group in trainer.engine.optimizer.param_groups:
         group["lr"] = rate
 
 
-def _vocab_size(engine: "DeepSpeedEngine") -> int:
-    module = engine.module
-    assert isinstance(module, GPT)
-    return module.config.vocab_size
+def set_global_batch(trainer: Trainer, sequences: int) -> None:
+    """Change the global batch by changing the gradient accumulation."""
+    sequences *= trainer.grid.layout.ulysses
+    if trainer.engine.train_batch_size() != sequences:
+        trainer.engine.set_train_batch_size(sequences)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.layout import Layout
+
 NUMBER = (int, float)
 FREE: dict[str, Any] = {}  # a section whose keys are somebody else's
 
@@ -87,6 +89,7 @@ SCHEMA: dict[str, Any] = {
         "ignore_unused_parameters": bool,
         "zero_hpz_partition_size": int,
     },
+    "activation_checkpointing": {"granularity": str, "interval": int},
     "wandb": {"enabled": bool, "group": str, "team": str, "project": str},
     "tensorboard": {"enabled": bool, "output_path": str, "job_name": str},
     "csv_monitor": {"enabled": bool, "output_path": str, "job_name": str},
@@ -169,11 +172,37 @@ def check(config: dict[str, Any], where: str) -> None:
         raise ValueError(f"{where}: zero_optimization.stage is {zero}; it must be 0, 1, 2 or 3")
     if config.get("bf16", {}).get("enabled") and config.get("fp16", {}).get("enabled"):
         raise ValueError(f"{where}: bf16 and fp16 are both enabled; switch one off")
+    recompute = config.get("activation_checkpointing", {})
+    if recompute.get("granularity", "full") not in ("full", "selective"):
+        raise ValueError(
+            f'{where}: activation_checkpointing.granularity is {recompute["granularity"]!r}; it must be "full" or '
+            '"selective"'
+        )
+    if recompute.get("interval", 1) < 1:
+        raise ValueError(f"{where}: activation_checkpointing.interval must be at least 1")
     if zero == 0 and precision(config) != "fp32":
         raise ValueError(
             f"{where}: {precision(config)} with ZeRO stage 0 takes a hidden optimizer step at the start and mis-scales "
             "gradients in DeepSpeed 0.19.8; set zero_optimization.stage to 1"
         )
+
+
+def check_layout(config: dict[str, Any], layout: Layout, where: str) -> None:
+    """Refuse an engine that cannot run a layout, or runs it wrong. Errors: `ValueError` with the reason."""
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if layout.pp > 1 and stage > 1:
+        raise ValueError(
+            f"{where}: ZeRO stage {stage} does not go with layout.pp {layout.pp}: a pipeline keeps gradients of its "
+            "micro-batches whole until its last one, which stages 2 and 3 would give away after each; use stage 1, for "
+            "example ds_configs/pipeline_bf16.json"
+        )
+    if layout.pp > 1 and stage == 0:
+        raise ValueError(
+            f"{where}: layout.pp {layout.pp} with ZeRO stage 0 clips by a norm that misses the other stages in "
+            "DeepSpeed 0.19.8; use stage 1, for example ds_configs/pipeline_fp32.json"
+        )
+    if layout.pp > 1 and config.get("zero_optimization", {}).keys() & {"offload_optimizer", "offload_param"}:
+        raise ValueError(f"{where}: offload does not go with layout.pp {layout.pp}; use one of the two")
 
 
 def _check_section(section: dict[str, Any], schema: dict[str, Any], prefix: str, where: str) -> None:
@@ -196,11 +225,14 @@ def _check_section(section: dict[str, Any], schema: dict[str, Any], prefix: str,
             raise ValueError(f"{where}: {path} must be {name}, not {json.dumps(value)}")
 
 
-def resolve(config: dict[str, Any], recipe_values: dict[str, Any], data_degree: int, where: str) -> Resolved:
+def resolve(
+    config: dict[str, Any], recipe_values: dict[str, Any], data_degree: int, where: str, ramp: tuple[int, ...] = ()
+) -> Resolved:
     """Fill every "auto" from the recipe; an explicit value beats it and is listed as a deviation.
 
     `recipe_values` has a value for each of `AUTO_KEYS` but the gradient accumulation, which follows from the others:
-    global batch = micro-batch x accumulation x data degree. Errors: `ValueError` where that does not multiply out.
+    global batch = micro-batch x accumulation x data degree. `ramp` is the smaller global batches that a run begins
+    with. Errors: `ValueError` where that does not multiply out.
     """
     result = copy.deepcopy(config)
     for key in AUTO_KEYS[:3]:
@@ -218,6 +250,13 @@ def resolve(config: dict[str, Any], recipe_values: dict[str, Any], data_degree: 
         elif holder[key] != wanted:
             deviations.append(f"{path} is {holder[key]} (recipe: {wanted})")
     _resolve_accumulation(result, data_degree, where)
+    unit = result["train_micro_batch_size_per_gpu"] * data_degree
+    for size in ramp:
+        if size % unit:
+            raise ValueError(
+                f"{where}: the batch-size ramp has a global batch of {size}, which micro-batch x data degree = {unit} "
+                f"does not divide; the nearest that do: {size - size % unit}, {size - size % unit + unit}"
+            )
     result.setdefault("steps_per_print", 2**31 - 1)  # DeepSpeed's own lines would break up the progress display
     return Resolved(result, tuple(deviations))
 

@@ -1,105 +1,129 @@
 """The GPT: architecture and nothing else.
 
-Axes are suffixes: B batch, S sequence, H hidden, F feed-forward, N heads, D head width, V padded vocabulary.
-Embedding, block and head are defined once here; every parallel form is made of the same pieces.
+Axes are suffixes: B batch, S sequence (this rank's share where it is cut), H hidden, F feed-forward, N heads (this
+rank's), D head width, V padded vocabulary (this rank's rows). Embedding, block and head are defined once; the pipeline
+is made of the same pieces (`model/pipeline.py`).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import GPTConfig
+from model.layers import (
+    ColumnParallelLinear,
+    Norm,
+    PositionEmbedding,
+    ResidualDropout,
+    RowParallelLinear,
+    TokenEmbedding,
+)
+from model.parallel import SOLO, Parallel, all_to_all, sliced_random
 
-LAYER_NORM_EPSILON = 1e-5  # GPT-2's
-
-
-class TokenEmbedding(nn.Module):
-    """The tied matrix: looks tokens up at the bottom, scores them at the top."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.padded_vocab_size, config.hidden_size))
-
-    def forward(self, tokens_BS: Tensor) -> Tensor:
-        return F.embedding(tokens_BS, self.weight)
-
-    def logits(self, x_BSH: Tensor) -> Tensor:
-        return F.linear(x_BSH, self.weight)
-
-
-class PositionEmbedding(nn.Module):
-    """Adds a learned vector for each position, then drops out."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.seq_length, config.hidden_size))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        return self.dropout(x_BSH + self.weight[: x_BSH.size(1)])
+HEADS, SEQUENCE = 1, 2  # axes of [B, N, S, D]
 
 
 class Attention(nn.Module):
-    """Causal self-attention. The rows of `qkv` are grouped by head, so that a contiguous slice holds whole heads."""
+    """Self-attention. The rows of `qkv` are grouped by head, so that a contiguous slice holds whole heads."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, parallel: Parallel, recompute: bool) -> None:
         super().__init__()
-        self.num_heads, self.head_size = config.num_attention_heads, config.head_size
-        self.dropout = config.dropout
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.parallel, self.recompute = parallel, recompute
+        self.causal, self.dropout = config.objective == "causal", config.dropout
+        self.num_heads, self.head_size = config.num_attention_heads // parallel.tp.size, config.head_size
+        self.qkv = ColumnParallelLinear(config.hidden_size, 3 * config.hidden_size, parallel)
+        self.out = RowParallelLinear(config.hidden_size, config.hidden_size, parallel)
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        B, S, H = x_BSH.shape
-        qkv_BNS3D = self.qkv(x_BSH).view(B, S, self.num_heads, 3, self.head_size).transpose(1, 2)
+    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None) -> Tensor:
+        qkv = self.qkv(x_BSH)
+        B, S, _ = qkv.shape
+        qkv_BNS3D = qkv.view(B, S, self.num_heads, 3, self.head_size).transpose(1, 2)
+        # Ulysses: from a share of the sequence of all heads to the whole sequence of a share of the heads, and back.
+        qkv_BNS3D = all_to_all(qkv_BNS3D, self.parallel.ulysses, HEADS, SEQUENCE)
+        if self.recompute and torch.is_grad_enabled():
+            y_BNSD = checkpoint(self.core, qkv_BNS3D, visible_BSS, use_reentrant=False)
+        else:
+            y_BNSD = self.core(qkv_BNS3D, visible_BSS)
+        y_BNSD = all_to_all(y_BNSD, self.parallel.ulysses, SEQUENCE, HEADS)
+        return self.out(y_BNSD.transpose(1, 2).reshape(B, S, self.num_heads * self.head_size))
+
+    def core(self, qkv_BNS3D: Tensor, visible_BSS: Tensor | None) -> Tensor:
+        """Scores, softmax, dropout and the weighted sum of the values, fused."""
         q_BNSD, k_BNSD, v_BNSD = qkv_BNS3D.unbind(3)
+        mask = None if visible_BSS is None else visible_BSS.unsqueeze(1)
         dropout = self.dropout if self.training else 0.0
-        y_BNSD = F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSD, is_causal=True, dropout_p=dropout)
-        return self.out(y_BNSD.transpose(1, 2).reshape(B, S, H))
+        with sliced_random(self.parallel, dropout > 0):
+            return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSD, mask, dropout, is_causal=self.causal)
 
 
 class MLP(nn.Module):
     """Two linear layers around GPT-2's GELU (the tanh form, Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, parallel: Parallel) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.ffn_hidden_size)
-        self.down = nn.Linear(config.ffn_hidden_size, config.hidden_size)
+        self.up = ColumnParallelLinear(config.hidden_size, config.ffn_hidden_size, parallel)
+        self.down = RowParallelLinear(config.ffn_hidden_size, config.hidden_size, parallel)
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x_BSH), approximate="tanh"))
 
 
 class Block(nn.Module):
-    """Pre-layer-norm residual block: attention, then MLP."""
+    """Pre-layer-norm residual block: attention, then MLP.
 
-    def __init__(self, config: GPTConfig) -> None:
+    `recompute` is "" (keep all activations), "full" (keep the block's input) or "selective" (recompute the attention's
+    core alone; Korthikanti et al. 2022, section 5).
+    """
+
+    def __init__(self, config: GPTConfig, parallel: Parallel, recompute: str) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
-        self.attention = Attention(config)
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
-        self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.recompute = recompute == "full"
+        self.norm1 = Norm(config.hidden_size, parallel)
+        self.attention = Attention(config, parallel, recompute == "selective")
+        self.norm2 = Norm(config.hidden_size, parallel)
+        self.mlp = MLP(config, parallel)
+        self.dropout = ResidualDropout(config.dropout, parallel)
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        x_BSH = x_BSH + self.dropout(self.attention(self.norm1(x_BSH)))
+    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.body, x_BSH, visible_BSS, use_reentrant=False)
+        return self.body(x_BSH, visible_BSS)
+
+    def body(self, x_BSH: Tensor, visible_BSS: Tensor | None) -> Tensor:
+        """The block itself."""
+        x_BSH = x_BSH + self.dropout(self.attention(self.norm1(x_BSH), visible_BSS))
         return x_BSH + self.dropout(self.mlp(self.norm2(x_BSH)))
 
 
 class GPT(nn.Module):
-    """The plain decoder, the reference that every parallel form is tested against."""
+    """The decoder in one piece: the plain reference with `SOLO`, a rank's slice of it otherwise.
 
-    def __init__(self, config: GPTConfig) -> None:
+    `recompute` says for each block what is recomputed in the backward pass; see `Block`.
+    """
+
+    def __init__(self, config: GPTConfig, parallel: Parallel = SOLO, recompute: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.config = config
-        self.embed = TokenEmbedding(config)
-        self.position = PositionEmbedding(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.config, self.parallel = config, parallel
+        self.embed = TokenEmbedding(config, parallel)
+        self.position = PositionEmbedding(config, parallel)
+        each = recompute or ("",) * config.num_layers
+        self.blocks = nn.ModuleList(Block(config, parallel, what) for what in each)
+        self.final_norm = Norm(config.hidden_size, parallel)
 
-    def forward(self, tokens_BS: Tensor) -> Tensor:
-        """Token ids [B, S], S at most `seq_length`, to logits [B, S, V]; columns past `vocab_size` mean nothing."""
+    def forward(self, tokens_BS: Tensor, prefix_B: Tensor | None = None) -> Tensor:
+        """Token ids [B, S] to logits [B, S, V]; columns past `vocab_size` mean nothing.
+
+        `prefix_B` goes with the prefix objective: how many tokens of each sample all of its tokens see.
+        """
+        visible_BSS = None if prefix_B is None else prefix_mask(prefix_B, tokens_BS.size(1))
         x_BSH = self.position(self.embed(tokens_BS))
         for block in self.blocks:
-            x_BSH = block(x_BSH)
+            x_BSH = block(x_BSH, visible_BSS)
         return self.embed.logits(self.final_norm(x_BSH))
+
+
+def prefix_mask(prefix_B: Tensor, length: int) -> Tensor:
+    """Who sees whom under the prefix objective [B, S, S]: everything before it, and all of the prefix."""
+    place = torch.arange(length, device=prefix_B.device)
+    return (place[None, :] <= place[:, None]) | (place < prefix_B[:, None, None])

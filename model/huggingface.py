@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from model.config import GPTConfig
-from model.gpt import GPT, LAYER_NORM_EPSILON
+from model.gpt import GPT
+from model.layers import Norm
 
 NAMES = {
     "embed.weight": "wte.weight",
@@ -37,6 +38,8 @@ def hf_name(name: str) -> str:
 def to_hf(model: GPT, end_of_document: int) -> GPT2LMHeadModel:
     """The same model as `GPT2LMHeadModel`, fp32. `end_of_document` is the tokeniser's end-of-text id."""
     config = model.config
+    if config.objective != "causal":
+        raise ValueError(f"a model of the {config.objective} objective has no GPT-2 form: its attention is not causal")
     hf = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=config.vocab_size,
@@ -49,7 +52,7 @@ def to_hf(model: GPT, end_of_document: int) -> GPT2LMHeadModel:
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
-            layer_norm_epsilon=LAYER_NORM_EPSILON,
+            layer_norm_epsilon=Norm.EPSILON,
             initializer_range=config.init_method_std,
             bos_token_id=end_of_document,
             eos_token_id=end_of_document,
@@ -79,7 +82,7 @@ def from_hf(hf: GPT2LMHeadModel, vocab_multiple: int = 128) -> GPT:
 def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
     wanted = {
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": LAYER_NORM_EPSILON,
+        "layer_norm_epsilon": Norm.EPSILON,
         "tie_word_embeddings": True,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,

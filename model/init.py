@@ -1,24 +1,45 @@
-"""Initial weights as a function of the seed and the parameter's name alone, so that every layout starts the same."""
+"""Initial weights as a function of the seed and the parameter's name alone, so that every layout starts the same.
+
+A rank makes one whole matrix at a time and keeps its slice of it: no rank ever holds more of the model than its own
+part and one matrix.
+"""
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from model.config import GPTConfig
+from model.parallel import slice_of
 
 RESIDUAL_OUTPUTS = ("attention.out.weight", "mlp.down.weight")
+Gather = Callable[[nn.Parameter], AbstractContextManager[object]]
 
 
-def init_weights(model: nn.Module, config: GPTConfig, seed: int) -> None:
-    """Fill every parameter of `model` in place; names are those of the plain `GPT`."""
+def init_weights(
+    names: dict[nn.Parameter, str], config: GPTConfig, seed: int, gather: Gather = lambda _: nullcontext()
+) -> None:
+    """Fill parameters in place. `names` are those of the plain `GPT`; `gather` makes a partitioned parameter whole."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(initial_value(name, parameter.shape, config, seed))
+        for parameter, name in names.items():
+            with gather(parameter):
+                whole = initial_value(name, whole_shape(parameter), config, seed)
+                cut = slice_of(parameter)
+                parameter.copy_(cut.of(whole) if cut else whole)
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """The shape that a parameter has in the plain `GPT`."""
+    shape, cut = list(getattr(parameter, "ds_shape", parameter.shape)), slice_of(parameter)
+    if cut:
+        shape[cut.dim] *= cut.size
+    return torch.Size(shape)
 
 
 def initial_value(name: str, shape: torch.Size, config: GPTConfig, seed: int) -> Tensor:
-    """The initial value of one parameter, fp32, on the CPU.
+    """The initial value of one parameter, whole, fp32, on the CPU.
 
     Norm weights are 1, biases 0. Matrices are normal with `init_method_std`, divided by sqrt(2 num_layers) where they
     write into the residual stream (Radford et al. 2019, section 2.3).

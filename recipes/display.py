@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from recipes.run import Run
+from recipes.run import Run, data_degree
 
 
 class Display:
@@ -35,7 +35,7 @@ class Display:
         self.say(
             f"engine: {self.run.engine.dtype}, ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}, "
             f"global batch {config['train_batch_size']} = micro-batch {config['train_micro_batch_size_per_gpu']} x "
-            f"accumulation {config['gradient_accumulation_steps']} x data degree {world_size}"
+            f"accumulation {config['gradient_accumulation_steps']} x data degree {data_degree(recipe, world_size)}"
         )
         for deviation in self.run.engine.deviations:
             self.say(f"deviates from the recipe: {deviation}")

@@ -27,10 +27,15 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     import torch
 
     from data.sampling import windows
-    from model.engine import sum_losses
     from model.engine_config import precision, read
+    from model.loss import token_losses
 
     config = read_recipe(run).model
+    if config.objective != "causal":
+        raise ValueError(
+            f"{run} was trained with the {config.objective} objective: it has no loss on plain text; its "
+            "validation loss stands in report.json"
+        )
     tokens, size = _tokens(run, data, load_tokeniser(run))
     if len(tokens) < 2:
         raise ValueError(f"{data} holds {len(tokens)} tokens; a loss needs at least 2")
@@ -46,7 +51,10 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     batch = max(1, BATCH_TOKENS // config.seq_length)
     for first in range(0, len(samples), batch):
         part = slice(first, first + batch)
-        total += sum_losses(model, samples[part].to(device), mask[part].to(device), config.vocab_size)
+        with torch.no_grad():
+            losses = token_losses(model(samples[part, :-1].to(device)), samples[part, 1:].to(device), config.vocab_size)
+        counted = mask[part].to(device)
+        total += torch.stack(((losses.double() * counted).sum(), counted.sum()))
     loss = float(total[0] / total[1])
     return {
         "run": str(run),

@@ -7,7 +7,7 @@ FLOPs            2.9e20  (967.9 MFLOPs a token)
 """
 
 from model.config import GPTConfig
-from recipes.recipe import AdamW, Batch, Data, Recipe, Schedule
+from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
 
 RECIPE = Recipe(
     name="gpt_125m",
@@ -18,6 +18,7 @@ RECIPE = Recipe(
         train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
     ),
     batch=Batch(global_batch=256, micro_batch=16),  # half a million tokens: 244 sequences in the paper, 256 here
+    cluster=Cluster(gpu="a100-80gb", nodes=1),
     source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; vocabulary padding as Megatron-LM",
     status="planned: never run at size",
 )

@@ -7,7 +7,7 @@ FLOPs            3.8e20  (2,423.0 MFLOPs a token)
 """
 
 from model.config import GPTConfig
-from recipes.recipe import AdamW, Batch, Data, Recipe, Schedule
+from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
 
 TOKENS_PER_STEP = 512 * 1024
 
@@ -25,6 +25,7 @@ RECIPE = Recipe(
         min_lr_ratio=1e-5 / 1.5e-4,
     ),
     batch=Batch(global_batch=512, micro_batch=16),
+    cluster=Cluster(gpu="a100-80gb", nodes=1),
     source="Megatron-LM, arXiv:1909.08053, section 4 and 5.3; minimum rate from its examples/pretrain_gpt.sh",
     status="planned: never run at size",
 )

@@ -1,5 +1,6 @@
 """What a run needs, before it runs: `python -m recipes.plan gpt_345m`. Needs no GPU and imports no torch."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 from model import engine_config
 from recipes import cli
 from recipes.recipe import ROOT, Recipe, load, names, override
+from recipes.run import data_degree, resolve_engine
 
 
 def state_bytes(config: dict[str, Any], num_parameters: int, data_degree: int) -> dict[str, float]:
-    """Bytes a rank holds for weights, gradients and optimiser states, without activations and buffers.
+    """Bytes of weights, gradients and optimiser states on a rank with `num_parameters`; activations come on top.
 
     Rajbhandari et al. 2020 (arXiv:1910.02054), section 3.1 and figure 1: ZeRO stage 1 divides the optimiser states by
     the data degree, stage 2 the gradients too, stage 3 the weights too. A half-precision run has an fp32 copy of the
@@ -32,7 +34,8 @@ def state_bytes(config: dict[str, Any], num_parameters: int, data_degree: int) -
 def plan(recipe: Recipe, config_path: Path, world_size: int) -> dict[str, Any]:
     """The arithmetic of a recipe at a world size. Errors: `ValueError` where it does not work out."""
     config = engine_config.read(config_path)
-    resolved = engine_config.resolve(config, recipe.engine_values(), world_size, str(config_path))
+    resolved = resolve_engine(recipe, config, config_path, world_size)
+    degree, sliced = data_degree(recipe, world_size), recipe.layout.tp * recipe.layout.pp
     return {
         "recipe": recipe.name,
         "status": recipe.status,
@@ -48,7 +51,9 @@ def plan(recipe: Recipe, config_path: Path, world_size: int) -> dict[str, Any]:
         "gradient_accumulation": resolved.json["gradient_accumulation_steps"],
         "precision": resolved.dtype,
         "zero_stage": config.get("zero_optimization", {}).get("stage", 0),
-        "bytes_per_rank": state_bytes(config, recipe.model.num_parameters, world_size),
+        "layout": dataclasses.asdict(recipe.layout),
+        "data_degree": degree,
+        "bytes_per_rank": state_bytes(config, recipe.model.num_parameters // sliced, degree * recipe.layout.ulysses),
         "checkpoint_bytes": 12 * recipe.model.num_parameters,
         "deviations": list(resolved.deviations),
     }
@@ -56,7 +61,7 @@ def plan(recipe: Recipe, config_path: Path, world_size: int) -> dict[str, Any]:
 
 def show(values: dict[str, Any]) -> None:
     """Print a plan."""
-    states = values["bytes_per_rank"]
+    states, layout = values["bytes_per_rank"], values["layout"]
     rows = {
         "status": values["status"],
         "parameters": f"{values['parameters']:,}",
@@ -65,7 +70,9 @@ def show(values: dict[str, Any]) -> None:
         "steps": f"{values['steps']:,} for {values['train_tokens'] / 1e9:,.3g} B tokens",
         "model FLOPs of the run": f"{values['train_flops']:.2e}",
         "global batch": f"{values['global_batch']} = micro-batch {values['micro_batch']} x accumulation "
-                        f"{values['gradient_accumulation']} x data degree {values['world_size']}",
+                        f"{values['gradient_accumulation']} x data degree {values['data_degree']}",
+        "layout": f"{values['world_size']:,} ranks = tensor {layout['tp']} x pipeline {layout['pp']} "
+                  f"x Ulysses {layout['ulysses']} x data {values['data_degree']}",
         "engine": f"{values['precision']}, ZeRO stage {values['zero_stage']}",
         "a rank's states": ", ".join(f"{name.replace('_', ' ')} {size / 1e9:,.3f} GB" for name, size in states.items())
                            + f"; {sum(states.values()) / 1e9:,.3f} GB without activations",
@@ -83,16 +90,17 @@ def main() -> None:
     parser.add_argument("recipe", help=f"one of {', '.join(names())}")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="DeepSpeed JSON; by default the recipe's")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
-    parser.add_argument("--world-size", type=int, default=1, help="how many ranks")
+    parser.add_argument("--world-size", type=int, help="how many ranks; by default the recipe's reference cluster")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
     def job() -> None:
         recipe = override(load(args.recipe), args.settings)
-        if args.world_size < 1:
-            raise ValueError(f"--world-size is {args.world_size}; it must be at least 1")
+        world = recipe.cluster.world_size if args.world_size is None else args.world_size
+        if world < 1:
+            raise ValueError(f"--world-size is {world}; it must be at least 1")
         path = Path(args.deepspeed_config or ROOT / recipe.engine)
-        values = plan(recipe, path, args.world_size)
+        values = plan(recipe, path, world)
         print(json.dumps(values)) if args.json else show(values)
 
     cli.run_job(job)

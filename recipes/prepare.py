@@ -15,7 +15,9 @@ Say = Callable[[str], None]
 def recipe_data(recipe: Recipe, say: Say) -> Path:
     """The prepared data of a recipe, made now where it is missing."""
     data = recipe.data
-    folder = prepare.prepare(data.corpus, data.tokeniser, recipe.model.vocab_size, runs_root() / "data", say)
+    reserved = 1 if recipe.model.objective == "masked" else 0  # the last entry of the vocabulary is the mask token
+    room = recipe.model.vocab_size - reserved
+    folder = prepare.prepare(data.corpus, data.tokeniser, room, runs_root() / "data", say)
     prepare.check(folder)
     return folder
 

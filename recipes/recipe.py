@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from model.config import GPTConfig
+from model.layout import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an error
@@ -20,11 +21,18 @@ STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an
 
 @dataclass(frozen=True)
 class Data:
-    """What the model reads: a corpus (name, path, hub id) and a tokeniser (`bpe:N`, `gpt2`, folder, hub id)."""
+    """What the model reads: a corpus (name, path, hub id) and a tokeniser (`bpe:N`, `gpt2`, folder, hub id).
+
+    The rest belongs to the masked objective: the share of the tokens that is to be guessed, and how much of it becomes
+    the mask token (the last entry of the vocabulary) or a random one.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     corpus: str
     tokeniser: str
+    masked_share: float = 0.10
+    masked_to_mask: float = 0.8
+    masked_to_random: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -71,16 +79,58 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batch:
-    """`global_batch` sequences a step over all ranks; `micro_batch` sequences a rank computes at once."""
+    """`global_batch` sequences a step over all ranks; `micro_batch` sequences a rank computes at once.
+
+    With a ramp the global batch begins at `ramp_start` and grows by `ramp_increment` in equal parts of the first
+    `ramp_samples` sequences (as Megatron-LM's rampup-batch-size).
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     global_batch: int
     micro_batch: int
+    ramp_start: int = 0
+    ramp_increment: int = 0
+    ramp_samples: int = 0
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "micro_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be at least 1")
+        ramp = (self.ramp_start, self.ramp_increment, self.ramp_samples)
+        if any(ramp):
+            if min(ramp) < 1:
+                raise ValueError("a batch-size ramp needs batch.ramp_start, ramp_increment and ramp_samples above 0")
+            if self.ramp_start >= self.global_batch or (self.global_batch - self.ramp_start) % self.ramp_increment:
+                raise ValueError(
+                    f"the batch-size ramp does not reach batch.global_batch {self.global_batch} from ramp_start "
+                    f"{self.ramp_start} in steps of ramp_increment {self.ramp_increment}"
+                )
+
+    @property
+    def ramp(self) -> tuple[int, ...]:
+        """The smaller global batches that a run begins with, in order."""
+        return tuple(range(self.ramp_start, self.global_batch, self.ramp_increment)) if self.ramp_start else ()
+
+    def at(self, consumed_samples: int) -> int:
+        """The global batch after that many sequences."""
+        if consumed_samples >= self.ramp_samples:
+            return self.global_batch
+        return self.ramp[consumed_samples * len(self.ramp) // self.ramp_samples]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines that a recipe was planned for."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    gpu: str
+    nodes: int
+    gpus_per_node: int = 8
+
+    @property
+    def world_size(self) -> int:
+        """GPUs in all."""
+        return self.nodes * self.gpus_per_node
 
 
 @dataclass(frozen=True)
@@ -111,26 +161,42 @@ class Recipe:
     optimizer: AdamW
     schedule: Schedule
     batch: Batch
+    cluster: Cluster
     source: str
     status: str
+    layout: Layout = field(default_factory=Layout)
     engine: str = "ds_configs/zero1_bf16.json"
     intervals: Intervals = field(default_factory=Intervals)
     seed: int = 1234
 
+    def __post_init__(self) -> None:
+        self.layout.check(self.model)
+        if self.model.objective == "prefix" and (self.layout.pp > 1 or self.layout.ulysses > 1):
+            raise ValueError(
+                "model.objective prefix does not go with layout.pp or layout.ulysses above 1: prefix lengths are not "
+                "handed from rank to rank; use tensor and data parallelism"
+            )
+
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one optimiser step trains on."""
+        """Tokens that one optimiser step trains on, after the ramp."""
         return self.batch.global_batch * self.model.seq_length
 
     @property
     def train_steps(self) -> int:
-        """Optimiser steps for the whole token budget."""
-        return -(-self.schedule.train_tokens // self.tokens_per_step)
+        """Optimiser steps for the whole token budget, the ramp's smaller ones among them."""
+        samples, steps, batch = -(-self.schedule.train_tokens // self.model.seq_length), 0, self.batch
+        consumed = 0
+        for number, size in enumerate(batch.ramp):
+            end = min(samples, -(-batch.ramp_samples * (number + 1) // len(batch.ramp)))
+            taken = max(0, -(-(end - consumed) // size))
+            consumed, steps = consumed + taken * size, steps + taken
+        return steps + max(0, -(-(samples - consumed) // batch.global_batch))
 
     @property
     def train_flops(self) -> float:
         """Model FLOPs for the whole token budget, without recomputation."""
-        return self.model.flops_per_token * self.train_steps * self.tokens_per_step
+        return self.model.flops_per_token * self.schedule.train_tokens
 
     def engine_values(self) -> dict[str, Any]:
         """What the recipe fills into the JSON's "auto"."""

@@ -15,7 +15,7 @@ def bits_per_byte(loss: float, tokens: int, size: int) -> float:
     return loss * tokens / size / math.log(2)
 
 
-def write(run: Run, step: int, validation_loss: float, samples: int, world_size: int) -> None:
+def write(run: Run, step: int, consumed_samples: int, validation_loss: float, world_size: int) -> None:
     """Write `report.json` and `loss.png`."""
     recipe = run.recipe
     held_out = json.loads((run.path / "data.json").read_text())["validation"]
@@ -26,9 +26,8 @@ def write(run: Run, step: int, validation_loss: float, samples: int, world_size:
         "recipe": recipe.name,
         "parameters": recipe.model.num_parameters,
         "step": step,
-        "tokens": step * run.engine.json["train_batch_size"] * recipe.model.seq_length,
+        "tokens": consumed_samples * recipe.model.seq_length,
         "validation_loss": validation_loss,
-        "validation_samples": samples,
         "perplexity": math.exp(validation_loss),
         "bits_per_byte": bits_per_byte(validation_loss, held_out["tokens"], held_out["bytes"]),
         "tokens_per_second": speed,

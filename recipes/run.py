@@ -88,11 +88,37 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     else:
         config_path = _config_path(request.deepspeed_config or wanted.engine)
         config = engine_config.read(config_path)
-    resolved = engine_config.resolve(config, wanted.engine_values(), world_size, str(config_path))
+    resolved = resolve_engine(wanted, config, config_path, world_size)
     last_step = wanted.train_steps if request.max_steps is None else request.max_steps
     if last_step < 1:
         raise ValueError(f"--max-steps is {last_step}; it must be at least 1")
     return Run(path, wanted, config, _with_monitors(resolved, path), last_step, request.resume)
+
+
+def resolve_engine(recipe: Recipe, config: dict[str, Any], path: Path, world_size: int) -> engine_config.Resolved:
+    """The recipe's numbers in a JSON, for a world size. Errors: `ValueError` where the two do not go together."""
+    engine_config.check_layout(config, recipe.layout, str(path))
+    return engine_config.resolve(
+        config, recipe.engine_values(), data_degree(recipe, world_size), str(path), recipe.batch.ramp
+    )
+
+
+def data_degree(recipe: Recipe, world_size: int) -> int:
+    """Copies of the model in a world. Errors: `ValueError` with what to do where the world is too small."""
+    needed = recipe.layout.ranks_per_replica
+    if world_size < needed:
+        layout = recipe.layout
+        raise ValueError(
+            f"{recipe.name} needs at least {needed} ranks (tp {layout.tp} x pp {layout.pp} x ulysses {layout.ulysses}) "
+            f"and was planned for {recipe.cluster.world_size}; here are {world_size}: see what it needs with make "
+            f"plan-{short_name(recipe)}, or rehearse it here with make rehearse-{short_name(recipe)}"
+        )
+    return recipe.layout.data_degree(world_size)
+
+
+def short_name(recipe: Recipe) -> str:
+    """The recipe's name on a make command line."""
+    return recipe.name.removeprefix("gpt_").replace("_", ".")
 
 
 def _run_path(recipe: Recipe, request: Request) -> Path:

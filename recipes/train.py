@@ -6,30 +6,37 @@ import os
 import signal
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from data import objectives
 from data.sampling import TokenStream, windows
 from data.shards import Shard
 from model import checkpoint
-from model.engine import StepResult, build_engine, evaluate, set_learning_rate, start_process_group, train_step
-from model.gpt import GPT
-from model.init import init_weights
+from model.engine import (
+    Batch,
+    StepResult,
+    Trainer,
+    build,
+    evaluate,
+    set_global_batch,
+    set_learning_rate,
+    start_process_group,
+    train_step,
+)
 from recipes import report
 from recipes.display import Display
 from recipes.prepare import run_data
 from recipes.recipe import Recipe
 from recipes.run import Request, Run, create, plan_run, truncate_metrics
 
-if TYPE_CHECKING:
-    from model.engine import DeepSpeedEngine
-
 FINAL_SAMPLES = 4096  # the last evaluation reads this much of the validation split: all of a small one
 MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
-SCHEDULER_OF_RECIPE = "scheduler"  # the JSON section that takes the learning rate out of the recipe's hands
+SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
 
 
 @dataclass
@@ -47,19 +54,16 @@ def train(recipe: Recipe, request: Request) -> None:
     run = plan_run(recipe, _same_path(recipe, request), world)
     display = Display(run, enabled=rank == 0)
     folder = run_data(run, display.say)
-    stream = TokenStream(Shard(folder / "train"), run.recipe.model.seq_length, run.recipe.seed)
-    samples, mask = (
-        torch.from_numpy(a) for a in windows(Shard(folder / "validation").tokens, run.recipe.model.seq_length)
-    )
+    source = Source(run.recipe, folder)
     if rank == 0:
         create(run, folder, world)
     _place_wandb(run, display)
-    engine = _engine(run)
-    saved = checkpoint.load_newest(engine, run.checkpoints, display.say) if run.resume else None
+    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed)
+    saved = checkpoint.load_newest(trainer, run.checkpoints, display.say) if run.resume else None
     position = Position(**saved) if saved else Position()
     if rank == 0:
         truncate_metrics(run.metrics, position.step)
-    loop = Loop(run, engine, stream, (samples, mask), display, position)
+    loop = Loop(run, trainer, source, display, position)
     display.start(position.step, world)
     try:
         loop.run_to_last_step()
@@ -67,7 +71,7 @@ def train(recipe: Recipe, request: Request) -> None:
         display.finish()
     final = loop.validation_loss(FINAL_SAMPLES)
     if rank == 0:
-        report.write(run, position.step, final, min(FINAL_SAMPLES, len(samples)), world)
+        report.write(run, position.step, position.consumed_samples, final, world)
         report.show(run.path)
     torch.distributed.destroy_process_group()
 
@@ -79,10 +83,45 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
     return Request(**{**asdict(request), "run_dir": path[0]})
 
 
-def _engine(run: Run) -> "DeepSpeedEngine":
-    model = GPT(run.recipe.model)
-    init_weights(model, run.recipe.model, run.recipe.seed)
-    return build_engine(model, run.engine.json)
+class Source:
+    """Micro-batches of a recipe's training and validation data under its objective."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.stream = TokenStream(Shard(folder / "train"), recipe.model.seq_length, recipe.seed)
+        self.samples, self.mask = windows(Shard(folder / "validation").tokens, recipe.model.seq_length)
+        data = recipe.data
+        self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
+
+    def training(self, first: int, count: int) -> Batch:
+        """The samples at positions `first … first + count` of the run."""
+        examples = self._examples(self.stream.batch(first, count), np.arange(first, first + count))
+        return _batch(examples, examples.weights)
+
+    def validation(self, rows: list[int]) -> Batch:
+        """Rows of the validation set; a label weighs 1 and one past the end of the set, or of a repeated row, 0."""
+        inside = np.array([row < len(self.samples) for row in rows])
+        chosen = np.minimum(rows, len(self.samples) - 1)
+        examples = self._examples(self.samples[chosen], chosen)
+        counts = (examples.weights > 0) & inside[:, None]
+        if self.recipe.model.objective != "masked":  # whose labels are its inputs, and so never padding
+            counts &= self.mask[chosen]
+        return _batch(examples, counts.astype(np.float32))
+
+    def _examples(self, samples: objectives.Ints, positions: objectives.Ints) -> objectives.Examples:
+        model, seed = self.recipe.model, self.recipe.seed
+        if model.objective == "masked":
+            return objectives.masked(samples, positions, seed, self.masking, model.vocab_size - 1)
+        if model.objective == "prefix":
+            return objectives.prefix(samples, positions, seed)
+        return objectives.causal(samples)
+
+
+def _batch(examples: objectives.Examples, weights: "np.typing.NDArray[np.float32]") -> Batch:
+    prefix = None if examples.prefix is None else torch.from_numpy(examples.prefix)
+    return Batch(
+        torch.from_numpy(examples.tokens), torch.from_numpy(examples.labels), torch.from_numpy(weights), prefix
+    )
 
 
 def _place_wandb(run: Run, display: Display) -> None:
@@ -100,16 +139,8 @@ def _place_wandb(run: Run, display: Display) -> None:
 class Loop:
     """The training loop with what it reads, drives and writes."""
 
-    def __init__(
-        self,
-        run: Run,
-        engine: "DeepSpeedEngine",
-        stream: TokenStream,
-        validation: tuple[torch.Tensor, torch.Tensor],
-        display: Display,
-        position: Position,
-    ) -> None:
-        self.run, self.engine, self.stream, self.validation = run, engine, stream, validation
+    def __init__(self, run: Run, trainer: Trainer, source: Source, display: Display, position: Position) -> None:
+        self.run, self.trainer, self.source = run, trainer, source
         self.display, self.position = display, position
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.stop_asked = False
@@ -133,66 +164,73 @@ class Loop:
                 raise ValueError(f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}")
 
     def _step(self) -> tuple[dict[str, Any], bool]:
-        recipe, position = self.run.recipe, self.position
-        config = self.run.engine.json
+        recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
+        config, length = self.run.engine.json, self.run.recipe.model.seq_length
         began = time.perf_counter()
-        rate = config["optimizer"]["params"]["lr"]
-        if SCHEDULER_OF_RECIPE not in config:
+        batch = recipe.batch.at(position.consumed_samples) if recipe.batch.ramp else config["train_batch_size"]
+        set_global_batch(self.trainer, batch)
+        if SCHEDULER_OF_JSON not in config:
             # The rate for the tokens that are read after this step, so that the first step does not stand still.
-            seen = (position.consumed_samples + config["train_batch_size"]) * recipe.model.seq_length
-            set_learning_rate(self.engine, rate * recipe.schedule.lr_ratio(seen))
-        # Dropout is a function of seed, place and rank: nothing about it has to be saved.
-        place = np.random.SeedSequence([recipe.seed, position.consumed_samples, self.rank])
+            ratio = recipe.schedule.lr_ratio((position.consumed_samples + batch) * length)
+            set_learning_rate(self.trainer, config["optimizer"]["params"]["lr"] * ratio)
+        # Dropout is a function of seed, position and place: nothing about it has to be saved. Tensor ranks draw alike.
+        place = np.random.SeedSequence([recipe.seed, position.consumed_samples, grid.data.rank, grid.stage])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
-        result = train_step(self.engine, self._micro_batches())
-        position.consumed_samples += config["train_batch_size"]
+        result = train_step(self.trainer, self._micro_batches(batch))
+        position.consumed_samples += batch
         position.step += 1
-        loss, stop = self._agree(result)
+        stop = self._any_asked_to_stop()
         seconds = time.perf_counter() - began
-        self._stop_if_lost(loss, result.skipped)
+        self._stop_if_lost(result)
         return {
             "step": position.step,
             "consumed_samples": position.consumed_samples,
-            "loss": loss,
+            "loss": result.loss,
             "grad_norm": result.grad_norm,
-            "lr": self.engine.get_lr()[0],
+            "lr": self.trainer.engine.get_lr()[0],
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
-            "tokens_per_second": config["train_batch_size"] * recipe.model.seq_length / seconds,
+            "tokens_per_second": batch * length / seconds,
         }, stop
 
-    def _stop_if_lost(self, loss: float, skipped: bool) -> None:
+    def _stop_if_lost(self, result: StepResult) -> None:
         """Do not burn hours on weights that no step will mend.
 
         A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
         one bad batch or one bad chip. In fp16 skipping is how the loss scale is found; elsewhere it must not go on.
         """
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
         hopeless = self.skipped_in_a_row >= MOST_SKIPPED and self.run.engine.dtype != "fp16"
-        if hopeless or not (math.isfinite(loss) or skipped):
+        if hopeless or not (math.isfinite(result.loss) or result.skipped):
             raise ValueError(
-                f"the loss is {loss} at step {self.position.step}, {self.skipped_in_a_row} steps skipped in a row: the "
-                "weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a checkpoint in "
-                f"{self.run.checkpoints}"
+                f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
+                "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
+                f"checkpoint in {self.run.checkpoints}"
             )
 
-    def _micro_batches(self) -> list[torch.Tensor]:
-        """This rank's micro-batches of the global batch: the batch is the same whatever the world size."""
-        config, first = self.run.engine.json, self.position.consumed_samples
-        size = config["train_micro_batch_size_per_gpu"]
-        starts = range(first + self.rank * size, first + config["train_batch_size"], size * self.world)
-        return [torch.from_numpy(self.stream.batch(start, size)) for start in starts]
+    def _micro_batches(self, batch: int) -> list[Batch]:
+        """This data rank's micro-batches of the global batch: the batch is the same whatever the world size."""
+        size, grid = self.run.engine.json["train_micro_batch_size_per_gpu"], self.trainer.grid
+        first = self.position.consumed_samples
+        starts = range(first + grid.dp_rank * size, first + batch, size * grid.dp)
+        return [self.source.training(start, size) for start in starts]
 
-    def _agree(self, result: StepResult) -> tuple[float, bool]:
-        """The loss over all ranks, and whether any was asked to stop."""
-        pair = torch.tensor([result.loss, float(self.stop_asked)], dtype=torch.float64, device=self.engine.device)
-        torch.distributed.all_reduce(pair)
-        return float(pair[0]) / self.world, bool(pair[1])
+    def _any_asked_to_stop(self) -> bool:
+        asked = torch.tensor(float(self.stop_asked), device=self.trainer.engine.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
 
     def validation_loss(self, most: int) -> float:
-        """Mean loss in nats over at most `most` validation samples."""
-        samples, mask = (tensor[:most] for tensor in self.validation)
-        return evaluate(self.engine, samples, mask, self.run.engine.json["train_micro_batch_size_per_gpu"])
+        """Mean loss in nats over the labels of at most `most` validation samples."""
+        size, grid = self.run.engine.json["train_micro_batch_size_per_gpu"], self.trainer.grid
+        count = min(most, len(self.source.samples))
+        labels, mine = 0.0, []
+        for first in range(0, count, size * grid.dp):
+            # Every data rank computes as many micro-batches, the last ones perhaps of nothing: they work in step.
+            rows = [row if row < count else len(self.source.samples) for row in range(first, first + size * grid.dp)]
+            labels += float(self.source.validation(rows).weights_BS.sum())
+            mine.append(self.source.validation(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))
+        return evaluate(self.trainer, mine) / labels
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.rank:
@@ -201,15 +239,15 @@ class Loop:
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON knows no NaN
             stream.write(json.dumps(finite) + "\n")
         self.display.step(metrics)
-        if self.engine.monitor.enabled:
+        if self.trainer.engine.monitor.enabled:
             # DeepSpeed's monitors log no training loss of their own outside pipelines (0.19.8).
             names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
             events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
-            self.engine.monitor.write_events(events)
+            self.trainer.engine.monitor.write_events(events)
 
     def _save(self) -> None:
         keep = self.run.recipe.intervals.keep_checkpoints
-        path = checkpoint.save(self.engine, self.run.checkpoints, self.position.step, asdict(self.position), keep)
+        path = checkpoint.save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
         self.display.say(f"saved {path}")
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,12 @@
-"""Imported once in the clean process that all ranks are forked from."""
+"""Imported once in the clean process that all ranks are forked from: what DeepSpeed would import in each of them."""
 
-from model.engine import quiet_deepspeed
+import deepspeed.runtime.bf16_optimizer
+import deepspeed.runtime.pipe.engine
+import deepspeed.runtime.zero.muon.muon_optimizer  # takes four seconds, most of a small test
+import deepspeed.runtime.zero.stage3
 
-quiet_deepspeed()
+from model import checkpoint, engine, pipeline
+
+__all__ = ["checkpoint", "deepspeed", "engine", "pipeline"]
+
+engine.quiet_deepspeed()

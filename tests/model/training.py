@@ -9,16 +9,19 @@ from torch import Tensor
 
 from model import engine_config
 from model.config import GPTConfig
-from model.engine import StepResult, build_engine, train_step
+from model.engine import Batch, StepResult, Trainer, build, train_step
 from model.gpt import GPT
 from model.init import init_weights
-from model.loss import mean_loss
+from model.layout import Layout
+from model.loss import token_losses
 from recipes.recipe import ROOT
 
-CONFIG = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=4, seq_length=32, vocab_size=500)
-GLOBAL_BATCH = 8
+CONFIG = GPTConfig(num_layers=4, hidden_size=64, num_attention_heads=4, seq_length=32, vocab_size=500)
+GLOBAL_BATCH = 16
 LEARNING_RATE = 3e-3
 CLIP = 0.25  # below the norms that occur, so that clipping is active in every step
+SEED = 1
+SINGLE = Layout()
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,15 @@ def batches(steps: int) -> Tensor:
 
 def model() -> GPT:
     result = GPT(CONFIG)
-    init_weights(result, CONFIG, seed=1)
+    init_weights({parameter: name for name, parameter in result.named_parameters()}, CONFIG, SEED)
     return result
 
 
-def engine_json(name: str, world: int, micro: int = 2, **changes: Any) -> dict[str, Any]:
+def mean_loss(plain: GPT, samples: Tensor) -> Tensor:
+    return token_losses(plain(samples[:, :-1]), samples[:, 1:], CONFIG.vocab_size).mean()
+
+
+def engine_json(name: str, data: int, micro: int = 2, **changes: Any) -> dict[str, Any]:
     path = ROOT / "ds_configs" / f"{name}.json"
     values = {
         "train_batch_size": GLOBAL_BATCH,
@@ -50,19 +57,31 @@ def engine_json(name: str, world: int, micro: int = 2, **changes: Any) -> dict[s
         "optimizer.params.weight_decay": 0.1,
     }
     config = {**engine_config.read(path), "gradient_clipping": CLIP, **changes}
-    return json.loads(json.dumps(engine_config.resolve(config, values, world, str(path)).json))
+    if config["zero_optimization"]["stage"] == 3:  # partition the smallest parameter too
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return json.loads(json.dumps(engine_config.resolve(config, values, data, str(path)).json))
 
 
-def shares(batch: Tensor, rank: int, world: int, micro: int = 2) -> list[Tensor]:
-    """The micro-batches of one rank, laid out as the training loop does."""
-    return [batch[first : first + micro] for first in range(rank * micro, GLOBAL_BATCH, micro * world)]
+def micro_batches(samples: Tensor, dp_rank: int, dp: int, micro: int = 2) -> list[Batch]:
+    """The micro-batches of one data rank, laid out as the training loop does."""
+    parts = [samples[first : first + micro] for first in range(dp_rank * micro, len(samples), micro * dp)]
+    weight = 1 / CONFIG.seq_length
+    return [Batch(p[:, :-1], p[:, 1:], torch.full(p[:, 1:].shape, weight)) for p in parts]
 
 
-def run_engine(name: str, steps: int, micro: int = 2, **changes: Any) -> list[StepResult]:
-    """Train on this rank; the losses are this rank's own."""
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    engine = build_engine(model(), engine_json(name, world, micro, **changes))
-    return [train_step(engine, shares(batch, rank, world, micro)) for batch in batches(steps)]
+def trainer(name: str, layout: Layout = SINGLE, micro: int = 2, **changes: Any) -> Trainer:
+    dp = layout.data_degree(torch.distributed.get_world_size())
+    return build(CONFIG, layout, engine_json(name, dp, micro, **changes), SEED)
+
+
+def step(subject: Trainer, samples: Tensor, micro: int = 2) -> StepResult:
+    return train_step(subject, micro_batches(samples, subject.grid.dp_rank, subject.grid.dp, micro))
+
+
+def run_engine(name: str, steps: int, layout: Layout = SINGLE, micro: int = 2, **changes: Any) -> list[StepResult]:
+    """Train on this rank."""
+    subject = trainer(name, layout, micro, **changes)
+    return [step(subject, samples, micro) for samples in batches(steps)]
 
 
 def run_plain(steps: int) -> Reference:
@@ -70,9 +89,9 @@ def run_plain(steps: int) -> Reference:
     plain = model()
     optimizer = plain_optimizer(plain)
     losses, norms = [], []
-    for batch in batches(steps):
+    for samples in batches(steps):
         optimizer.zero_grad()
-        loss = mean_loss(plain(batch[:, :-1]), batch[:, 1:], CONFIG.vocab_size)
+        loss = mean_loss(plain, samples)
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIP)))
         optimizer.step()

@@ -8,7 +8,7 @@ import pytest
 
 from model import engine_config
 from recipes import plan
-from recipes.recipe import ROOT, Recipe, Schedule, from_dict, load, names, override
+from recipes.recipe import ROOT, Batch, Recipe, Schedule, from_dict, load, names, override
 
 UNITS = {"M": 1e6, "B": 1e9}
 
@@ -26,8 +26,10 @@ def test_name_and_header_are_the_arithmetic(name: str) -> None:
     if size:
         nominal = float(size[1].replace("_", ".")) * {"m": 1e6, "b": 1e9, "t": 1e12}[size[2]]
         assert recipe.model.num_parameters == pytest.approx(nominal, rel=0.03)
-    parameters = re.search(r"^parameters +([\d.]+) ([MB])", text, re.MULTILINE)
-    assert parameters and float(parameters[1]) == round(recipe.model.num_parameters / UNITS[parameters[2]], 1)
+    parameters = re.search(r"^parameters +([\d.,]+) ([MB])", text, re.MULTILINE)
+    assert parameters and float(parameters[1].replace(",", "")) == round(
+        recipe.model.num_parameters / UNITS[parameters[2]], 1
+    )
     assert f"tokens a step   {recipe.tokens_per_step:,} " in text
     assert re.search(rf"^steps +{recipe.train_steps:,} ", text, re.MULTILINE)
     flops = re.search(r"^FLOPs +(\S+) +\(([\d.,]+) MFLOPs a token", text, re.MULTILINE)
@@ -36,9 +38,19 @@ def test_name_and_header_are_the_arithmetic(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_recipe_plans_with_its_own_json(name: str) -> None:
+def test_every_recipe_works_out_at_its_reference_cluster(name: str) -> None:
     recipe = load(name)
-    values = plan.plan(recipe, ROOT / recipe.engine, world_size=1)
+    values = plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size)
+    replicas = recipe.cluster.world_size // recipe.layout.ranks_per_replica
+    assert values["data_degree"] == replicas
+    assert replicas * values["micro_batch"] * values["gradient_accumulation"] == recipe.batch.global_batch
+    clusters = re.search(
+        r"^cluster +([\d,]+) .* = tensor (\d+) x pipeline (\d+) x data (\d+)", header(recipe), re.MULTILINE
+    )
+    if clusters or recipe.layout.ranks_per_replica > 1:
+        assert clusters
+        stated = [int(number.replace(",", "")) for number in clusters.groups()]
+        assert stated == [recipe.cluster.world_size, recipe.layout.tp, recipe.layout.pp, replicas]
     assert values["global_batch"] == recipe.batch.global_batch
     assert values["deviations"] == []
     assert recipe.status.split(":")[0] in ("verified", "planned")
@@ -136,3 +148,56 @@ def test_reading_the_recipes_writes_nothing(tmp_path: Path, monkeypatch: pytest.
     for name in names():
         load(name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ramp_by_hand() -> None:
+    batch = Batch(global_batch=8, micro_batch=1, ramp_start=2, ramp_increment=2, ramp_samples=30)
+    assert batch.ramp == (2, 4, 6)
+    assert [batch.at(n) for n in (0, 9, 10, 19, 20, 29, 30, 1000)] == [2, 2, 4, 4, 6, 6, 8, 8]
+    assert Batch(8, 1).at(0) == 8
+
+
+def test_steps_count_the_ramp() -> None:
+    recipe = override(load("tiny"), ["batch.ramp_start=4", "batch.ramp_increment=4", "batch.ramp_samples=200"])
+    consumed = steps = 0
+    samples = recipe.schedule.train_tokens / recipe.model.seq_length
+    while consumed < samples:
+        consumed += recipe.batch.at(consumed)
+        steps += 1
+    assert recipe.train_steps == steps
+
+
+def test_530b_ramps_as_published() -> None:
+    batch = load("530b").batch
+    assert batch.ramp[:3] == (32, 64, 96) and batch.ramp[-1] == 1888
+    assert batch.ramp_samples * 2048 == pytest.approx(12e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "words"),
+    [((2, 0, 0), "needs batch.ramp_start"), ((8, 2, 10), "does not reach"), ((2, 5, 10), "does not reach")],
+)
+def test_a_ramp_that_does_not_arrive_is_refused(ramp: tuple[int, int, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Batch(8, 1, *ramp)
+
+
+def test_an_engine_that_does_not_go_with_a_pipeline_is_refused() -> None:
+    recipe = load("530b")
+    for name, words in {
+        "zero2_bf16": "ZeRO stage 2 does not go with layout.pp 35",
+        "zero3_bf16": "ZeRO stage 3 does not go with layout.pp 35",
+        "zero0_fp32": "clips by a norm that misses the other stages",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            plan.plan(recipe, ROOT / "ds_configs" / f"{name}.json", 2240)
+
+
+def test_a_laptop_is_told_what_530b_needs() -> None:
+    with pytest.raises(ValueError, match=r"at least 280 ranks .* for 2240; here are 2: .* make rehearse-530b"):
+        plan.plan(load("530b"), ROOT / "ds_configs" / "pipeline_bf16.json", 2)
+
+
+def test_a_ramp_that_the_data_degree_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ramp has a global batch of 32, .* nearest that do: 30, 40"):
+        plan.plan(load("530b"), ROOT / "ds_configs" / "pipeline_bf16.json", 2800)

@@ -1,0 +1,102 @@
+"""The layers that tensor slicing changes; at degree 1 they are the plain ones. Axes as in `model/gpt.py`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import GPTConfig
+from model.parallel import Parallel, enter, leave, mark_slice, replicated, sliced_random
+
+
+class ColumnParallelLinear(nn.Linear):
+    """A linear layer with its outputs sliced over the tensor ranks: weight [out / tp, in]."""
+
+    def __init__(self, inputs: int, outputs: int, parallel: Parallel) -> None:
+        super().__init__(inputs, outputs // parallel.tp.size)
+        self.parallel = parallel
+        mark_slice(self.weight, 0, parallel.tp)
+        mark_slice(self.bias, 0, parallel.tp)
+
+    def forward(self, x_BSH: Tensor) -> Tensor:
+        return super().forward(enter(x_BSH, self.parallel))
+
+
+class RowParallelLinear(nn.Linear):
+    """A linear layer with its inputs sliced: weight [out, in / tp], whole bias added once after the sum."""
+
+    def __init__(self, inputs: int, outputs: int, parallel: Parallel) -> None:
+        super().__init__(inputs // parallel.tp.size, outputs)
+        self.parallel = parallel
+        mark_slice(self.weight, 1, parallel.tp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.parallel.tp.size == 1:
+            return super().forward(x)
+        return leave(F.linear(x, self.weight), self.parallel) + replicated(self.bias, self.parallel)
+
+
+class Norm(nn.LayerNorm):
+    """Layer norm, whole on every rank; GPT-2's epsilon."""
+
+    EPSILON = 1e-5
+
+    def __init__(self, size: int, parallel: Parallel) -> None:
+        super().__init__(size, eps=self.EPSILON)
+        self.parallel = parallel
+
+    def forward(self, x_BSH: Tensor) -> Tensor:
+        weight, bias = replicated(self.weight, self.parallel), replicated(self.bias, self.parallel)
+        return F.layer_norm(x_BSH, self.normalized_shape, weight, bias, self.eps)
+
+
+class ResidualDropout(nn.Dropout):
+    """Dropout on the residual stream: the same on all tensor ranks, or each its own where the sequence is cut."""
+
+    def __init__(self, p: float, parallel: Parallel) -> None:
+        super().__init__(p)
+        self.parallel = parallel
+
+    def forward(self, x_BSH: Tensor) -> Tensor:
+        active = self.training and self.p > 0 and self.parallel.sequence_parallel
+        with sliced_random(self.parallel, active):
+            return super().forward(x_BSH)
+
+
+class TokenEmbedding(nn.Module):
+    """The tied matrix, its rows sliced over the tensor ranks: looks tokens up at the bottom, scores them at the top."""
+
+    def __init__(self, config: GPTConfig, parallel: Parallel) -> None:
+        super().__init__()
+        self.parallel = parallel
+        rows = config.padded_vocab_size // parallel.tp.size
+        self.first_row = parallel.tp.rank * rows
+        self.weight = nn.Parameter(torch.empty(rows, config.hidden_size))
+        mark_slice(self.weight, 0, parallel.tp)
+
+    def forward(self, tokens_BS: Tensor) -> Tensor:
+        if self.parallel.tp.size == 1:
+            return F.embedding(tokens_BS, self.weight)
+        rows_BS = tokens_BS - self.first_row
+        here_BS = (rows_BS >= 0) & (rows_BS < self.weight.size(0))
+        x_BSH = F.embedding(rows_BS.where(here_BS, 0), self.weight) * here_BS.unsqueeze(-1)
+        return leave(x_BSH, self.parallel)
+
+    def logits(self, x_BSH: Tensor) -> Tensor:
+        """Scores [B, S, V / tp] of this rank's rows."""
+        return F.linear(enter(x_BSH, self.parallel), self.weight)
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a learned vector for each position of this rank's share of the sequence, then drops out."""
+
+    def __init__(self, config: GPTConfig, parallel: Parallel) -> None:
+        super().__init__()
+        self.parallel = parallel
+        self.weight = nn.Parameter(torch.empty(config.seq_length, config.hidden_size))
+        self.dropout = ResidualDropout(config.dropout, parallel)
+
+    def forward(self, x_BSH: Tensor) -> Tensor:
+        share, parallel = x_BSH.size(1), self.parallel
+        cuts = parallel.tp.size if parallel.sequence_parallel else 1
+        first = parallel.ulysses.rank * share * cuts + (parallel.tp.rank * share if cuts > 1 else 0)
+        return self.dropout(x_BSH + replicated(self.weight, parallel)[first : first + share])

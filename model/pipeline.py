@@ -1,0 +1,72 @@
+"""The pipeline form: the same pieces as `model/gpt.py`, listed for DeepSpeed's PipelineModule."""
+
+from functools import partial
+from typing import Any
+
+from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from model.config import GPTConfig
+from model.gpt import Block
+from model.layers import Norm, PositionEmbedding, TokenEmbedding
+from model.layout import Layout, stage_boundaries
+from model.loss import weighted_loss
+from model.parallel import Parallel
+
+BEFORE_BLOCKS = 2  # the token embedding and the positions
+EMBED = "embed"
+
+
+class GPTPipeline(PipelineModule):
+    """The decoder cut into `layout.pp` stages; a process builds its own stage only."""
+
+    def __init__(
+        self, config: GPTConfig, layout: Layout, world_size: int, parallel: Parallel, recompute: tuple[str, ...]
+    ) -> None:
+        self.config, self.parallel = config, parallel
+        self.boundaries = stage_boundaries(config, layout.pp)
+        data = world_size // (layout.tp * layout.pp)  # Ulysses ranks count as data ranks to DeepSpeed
+        # Only the tied matrix is alone in its module: DeepSpeed takes all parameters of a tied module for copies.
+        layers = [
+            TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, tied_weight_attr="weight"),
+            LayerSpec(PositionEmbedding, config, parallel),
+            *(LayerSpec(Block, config, parallel, what) for what in recompute),
+            LayerSpec(Norm, config.hidden_size, parallel),
+            TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, forward_fn=_logits, tied_weight_attr="weight"),
+        ]
+        topology = PipeModelDataParallelTopology(num_pp=layout.pp, num_mp=layout.tp, num_dp=data)
+        super().__init__(layers, topology=topology, loss_fn=partial(_loss, config.vocab_size, parallel))
+
+    def _partition_layers(self, method: str = "") -> None:
+        """Cut by cost: DeepSpeed's own methods count layers, or build every layer on every rank to weigh it."""
+        stage = self._topo.get_coord(self.global_rank).pipe
+        self.parts = self.boundaries
+        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+
+    def plain_names(self) -> dict[nn.Parameter, str]:
+        """The name that each parameter of this stage has in the plain `GPT`."""
+        names = {}
+        for name, parameter in self.named_parameters():
+            first, rest = name.split(".", 1)
+            if first == "tied_modules":
+                names[parameter] = rest
+            else:
+                names[parameter] = f"{self._plain_layer(int(first))}.{rest}"
+        return names
+
+    def _plain_layer(self, index: int) -> str:
+        if index == BEFORE_BLOCKS - 1:
+            return "position"
+        block = index - BEFORE_BLOCKS
+        return f"blocks.{block}" if block < self.config.num_layers else "final_norm"
+
+
+def _logits(embed: TokenEmbedding, x_BSH: Tensor) -> Tensor:
+    return embed.logits(x_BSH)
+
+
+def _loss(vocab_size: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, Tensor]) -> Any:
+    labels_BS, weights_BS = targets
+    # DeepSpeed averages over data ranks, Ulysses ranks among them: each of those holds a part of the sum.
+    return weighted_loss(logits_BSV, labels_BS, weights_BS, vocab_size, parallel.tp) * parallel.ulysses.size

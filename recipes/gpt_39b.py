@@ -1,0 +1,43 @@
+"""GPT 39B.
+
+parameters      39.1 B  (48 layers, 8,192 wide, 64 heads, vocabulary 50,257 padded to 51,200, sequence 2,048)
+tokens a step   3,145,728  (1,536 sequences of 2,048)
+steps           95,368  (300 B tokens)
+FLOPs           7.3e22  (244,108.5 MFLOPs a token)
+cluster         512 A100-80GB = tensor 8 x pipeline 2 x data 32; 15 days at 35% of peak
+
+The paper measures throughput only: its rate of 1e-4 and minimum of 1e-5 stand here; warmup and budget are GPT-3's.
+"""
+
+from model.config import GPTConfig
+from model.layout import Layout
+from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
+
+RECIPE = Recipe(
+    name="gpt_39b",
+    model=GPTConfig(
+        num_layers=48,
+        hidden_size=8192,
+        num_attention_heads=64,
+        seq_length=2048,
+        vocab_size=50257,
+        vocab_multiple=1024,
+        init_method_std=0.0064,  # sqrt(1 / 3h)
+    ),
+    data=Data(corpus="c4", tokeniser="gpt2"),
+    optimizer=AdamW(lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
+        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    ),
+    batch=Batch(global_batch=1536, micro_batch=4),
+    cluster=Cluster(gpu="a100-80gb", nodes=64),
+    layout=Layout(tp=8, pp=2, sequence_parallel=True),
+    engine="ds_configs/pipeline_bf16.json",
+    source="Narayanan et al. 2021, arXiv:2104.04473, Table 1: shape, layout, batch, GPUs; schedule GPT-3's",
+    status="planned: never run at size",
+)
+
+if __name__ == "__main__":
+    from recipes.pretrain import main
+
+    main(RECIPE)

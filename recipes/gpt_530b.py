@@ -1,0 +1,43 @@
+"""GPT 530B: Megatron-Turing NLG.
+
+parameters      529.6 B  (105 layers, 20,480 wide, 128 heads, vocabulary 50,257 padded to 51,200, sequence 2,048)
+tokens a step   3,932,160  (1,920 sequences of 2,048)
+steps           80,087  (270 B tokens, the first 12 B with a smaller batch)
+FLOPs           8.7e23  (3,230,033.5 MFLOPs a token)
+cluster         2,240 A100-80GB = tensor 8 x pipeline 35 x data 8; 41 days at 35% of peak
+"""
+
+from model.config import GPTConfig
+from model.layout import Layout
+from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
+
+RECIPE = Recipe(
+    name="gpt_530b",
+    model=GPTConfig(
+        num_layers=105,
+        hidden_size=20480,
+        num_attention_heads=128,
+        seq_length=2048,
+        vocab_size=50257,
+        vocab_multiple=1024,
+        init_method_std=4e-3,  # section 3.2: sqrt(1 / 3h)
+    ),
+    data=Data(corpus="c4", tokeniser="gpt2"),  # MT-NLG's own blend of fifteen parts waits for blending: planned
+    optimizer=AdamW(lr=5e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    schedule=Schedule(  # section 3.2: warmup over 1B tokens, cosine to 10% over 340B, stopped at 270B
+        train_tokens=270_000_000_000, warmup_tokens=1_000_000_000, decay_tokens=340_000_000_000
+    ),
+    batch=Batch(  # section 3.2: 32 to 1,920 in steps of 32 over the first 12B tokens
+        global_batch=1920, micro_batch=1, ramp_start=32, ramp_increment=32, ramp_samples=5_859_375
+    ),
+    cluster=Cluster(gpu="a100-80gb", nodes=280),
+    layout=Layout(tp=8, pp=35, sequence_parallel=True),
+    engine="ds_configs/pipeline_bf16.json",
+    source="Smith et al. 2022, arXiv:2201.11990, section 3.2",
+    status="planned: never run at size",
+)
+
+if __name__ == "__main__":
+    from recipes.pretrain import main
+
+    main(RECIPE)

@@ -1,0 +1,39 @@
+"""GPT 6.7B.
+
+parameters      6.7 B  (32 layers, 4,096 wide, 32 heads, vocabulary 50,257 padded to 51,200, sequence 2,048)
+tokens a step   2,097,152  (1,024 sequences of 2,048)
+steps           143,052  (300 B tokens)
+FLOPs           1.3e22  (43,134.2 MFLOPs a token)
+cluster         128 A100-80GB = tensor 1 x pipeline 1 x data 128; 11 days at 35% of peak
+"""
+
+from model.config import GPTConfig
+from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
+
+RECIPE = Recipe(
+    name="gpt_6_7b",
+    model=GPTConfig(
+        num_layers=32,
+        hidden_size=4096,
+        num_attention_heads=32,
+        seq_length=2048,
+        vocab_size=50257,
+        vocab_multiple=1024,
+        init_method_std=0.009,  # sqrt(1 / 3h)
+    ),
+    data=Data(corpus="c4", tokeniser="gpt2"),
+    optimizer=AdamW(lr=1.2e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
+        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    ),
+    batch=Batch(global_batch=1024, micro_batch=8),
+    cluster=Cluster(gpu="a100-80gb", nodes=16),
+    engine="ds_configs/zero2_bf16.json",
+    source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; batch, heads, init: Megatron-DeepSpeed",
+    status="planned: never run at size",
+)
+
+if __name__ == "__main__":
+    from recipes.pretrain import main
+
+    main(RECIPE)

@@ -1,0 +1,148 @@
+"""Layouts do not change the numbers: every one that fits on four processes trains like plain PyTorch."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from model.engine import StepResult
+from model.layout import Layout, stage_boundaries
+from model.parallel import slice_of
+from recipes.recipe import load
+from tests.distributed import run_ranks
+from tests.model import training
+from tests.model.training import Reference, run_engine, run_plain
+
+STEPS = 20
+FEW_STEPS = 5  # for accumulation, four times the work a step; all 20 agree as well
+# Sums of fp32 numbers in another order differ by their rounding, about 1e-7 relative a sum; Adam divides a gradient by
+# its own size and so passes the relative error on undiminished. Twenty steps of that stay below these.
+LOSS_TOLERANCE = 5e-6
+NORM_TOLERANCE = 1e-5
+
+Case = tuple[int, str, Layout]
+
+
+def cases() -> list[Case]:
+    found: list[Case] = []
+    for world, tp, pp, ulysses in itertools.product((1, 2, 4), (1, 2, 4), (1, 2, 4), (1, 2)):
+        if world % (tp * pp * ulysses):
+            continue
+        for sequence_parallel in (False, True) if tp > 1 else (False,):
+            layout = Layout(tp, pp, ulysses, sequence_parallel)
+            if training.CONFIG.num_attention_heads % (tp * ulysses) == 0:
+                engines = ["pipeline_fp32"] if pp > 1 else [f"zero{stage}_fp32" for stage in range(4)]
+                found += [(world, engine, layout) for engine in engines]
+    return found
+
+
+def name_of(case: Case) -> str:
+    world, engine, layout = case
+    letters = f"tp{layout.tp}pp{layout.pp}u{layout.ulysses}" + ("sp" if layout.sequence_parallel else "")
+    return f"{engine}-{world}-{letters}"
+
+
+@pytest.fixture(scope="module")
+def plain() -> Reference:
+    torch.set_num_threads(1)
+    return run_plain(STEPS)
+
+
+def both_accumulations(engine: str, layout: Layout, recompute: str) -> list[list[StepResult]]:
+    """One micro-batch a step with all activations kept, and four with some recomputed."""
+    share = training.GLOBAL_BATCH // layout.data_degree(torch.distributed.get_world_size())
+    section = {"granularity": recompute, "interval": 2}
+    off = {"granularity": "full", "interval": 10**6}  # the first block only
+    return [
+        run_engine(engine, STEPS, layout, share, activation_checkpointing=off),
+        run_engine(engine, FEW_STEPS, layout, share // 4, activation_checkpointing=section),
+    ]
+
+
+@pytest.mark.parametrize("case", cases(), ids=name_of)
+def test_a_layout_trains_like_plain_pytorch(plain: Reference, case: Case) -> None:
+    world, engine, layout = case
+    recompute = ("full", "selective")[cases().index(case) % 2]
+    for runs in run_ranks(world, both_accumulations, engine, layout, recompute):
+        for results in runs:
+            for step, result in enumerate(results):
+                assert abs(result.loss - plain.losses[step]) <= LOSS_TOLERANCE
+                assert math.isclose(result.grad_norm, plain.norms[step], rel_tol=NORM_TOLERANCE)
+    assert min(plain.norms) > training.CLIP, "clipping was not active"
+
+
+HALF = [("zero1_bf16", Layout(tp=2, sequence_parallel=True), 4), ("zero3_bf16", Layout(tp=2), 4)]
+HALF += [("pipeline_bf16", Layout(tp=2, pp=2), 4), ("zero2_bf16", Layout(ulysses=2), 4)]
+HALF += [("zero1_fp16", Layout(tp=2), 4), ("pipeline_fp16", Layout(pp=2), 4), ("zero3_fp16", Layout(ulysses=2), 2)]
+HALF += [(f"zero{stage}_{dtype}", Layout(), 2) for stage in (1, 2, 3) for dtype in ("bf16", "fp16")]
+
+
+@pytest.mark.parametrize(("name", "layout", "world"), HALF)
+def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout, world: int) -> None:
+    """A weight rounded to p bits is off by 2^-p relative, and so is each activation.
+
+    A logit is a sum over the residual stream that every block adds rounded terms to; the loss moves by at most the
+    logits' error. With r = 2^-9 (bf16 rounds to half of 2^-8) or 2^-12 (fp16), logits of size about 1, two additions in
+    each of 4 layers, embedding, final norm, head and the weights themselves: 12 roundings, r each in the worst case.
+    """
+    bound = 12 * 2.0 ** (-9 if name.endswith("bf16") else -12)
+    for results in run_ranks(world, run_engine, name, STEPS, layout):
+        for step, result in enumerate(results):
+            assert abs(result.loss - plain.losses[step]) <= bound
+            assert not result.skipped
+
+
+def born(name: str, layout: Layout) -> tuple[int, dict[str, torch.Tensor]]:
+    subject = training.trainer(name, layout)
+    held = {n: p.detach().clone() for p, n in subject.names.items()}
+    for parameter, n in subject.names.items():
+        cut = slice_of(parameter)
+        whole = training.model().get_parameter(n)
+        assert torch.equal(held[n], cut.of(whole) if cut else whole), n
+    return sum(p.numel() for p in held.values()), held
+
+
+@pytest.mark.parametrize(("name", "layout"), [("zero1_fp32", Layout(tp=4)), ("pipeline_fp32", Layout(tp=2, pp=2))])
+def test_a_rank_is_born_with_its_slice_of_the_plain_weights(name: str, layout: Layout) -> None:
+    sizes = [size for size, _ in run_ranks(4, born, name, layout)]
+    assert max(sizes) < 0.45 * training.CONFIG.num_parameters
+
+
+def lopsided() -> float:
+    """The gradient norm when a sliced parameter is not marked."""
+    subject = training.trainer("zero1_fp32", Layout(tp=2))
+    for parameter in subject.names:
+        if hasattr(parameter, "tensor_model_parallel"):
+            del parameter.tensor_model_parallel
+    return training.step(subject, training.batches(1)[0]).grad_norm
+
+
+def test_trap_an_unmarked_slice_makes_the_norm_wrong_in_silence(plain: Reference) -> None:
+    """Why `mark_slice` marks for DeepSpeed; when this fails, DeepSpeed has learnt to see slices by itself."""
+    for norm in run_ranks(2, lopsided):
+        assert not math.isclose(norm, plain.norms[0], rel_tol=1e-3)
+
+
+def test_stages_are_balanced_by_cost() -> None:
+    cuts = stage_boundaries(load("530b").model, 35)
+    assert [b - a for a, b in itertools.pairwise(cuts)] == [5, *[3] * 33, 5]  # three blocks a stage, and the ends
+    small = training.CONFIG  # its head costs two thirds of a block
+    assert stage_boundaries(small, 4) == [0, 3, 4, 5, 8]
+    assert stage_boundaries(small, 1) == [0, 8]
+    assert stage_boundaries(load("345m").model, 2) == [0, 15, 28]  # the head is worth four blocks: 13 and 11
+
+
+@pytest.mark.parametrize(
+    ("layout", "world", "words"),
+    [
+        (Layout(tp=3), 3, r"num_attention_heads 4 does not divide by tp x ulysses degree 3; .*: 2, 4"),
+        (Layout(pp=8), 8, "layout.pp 8 is more than model.num_layers 4"),
+        (Layout(sequence_parallel=True), 1, "needs layout.tp above 1"),
+        (Layout(tp=2), 5, r"does not divide 5 ranks; .*: 4, 6"),
+    ],
+)
+def test_a_layout_that_cannot_be_names_the_nearest(layout: Layout, world: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        layout.check(training.CONFIG)
+        layout.data_degree(world)
