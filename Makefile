@@ -8,7 +8,7 @@ SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test lint recipes evaluate generate export report bench $(SIZES)
+.PHONY: help setup demo test lint recipes rehearse evaluate generate export report bench $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ plan-%: setup  ## what a recipe needs, without a GPU: make plan-345m
 
 data-%: setup  ## fetch and tokenise a recipe's data: make data-345m
 	$(PY) -m recipes.prepare $* $(ARGS)
+
+rehearse-%: setup  ## walk a recipe narrow on this machine: make rehearse-530b
+	@$(PY) -m recipes.rehearse $* $(ARGS)
+
+rehearse: $(addprefix rehearse-,$(SIZES))  ## rehearse all of them
 
 recipes: setup  ## a table of the recipes
 	@$(PY) -m recipes

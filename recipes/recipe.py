@@ -268,6 +268,10 @@ def _parsed(old: Any, text: str, setting: str) -> Any:
     """A setting's value in the type of the one it replaces."""
     if isinstance(old, (tuple, list)):
         return [_parsed(0.0, part, setting) for part in text.strip("()[]").split(",")]
+    if isinstance(old, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--set {setting}: {text!r} is neither true nor false")
+        return text.lower() == "true"
     if isinstance(old, int):
         try:
             number = float(text)

@@ -55,6 +55,7 @@ def train(recipe: Recipe, request: Request) -> None:
     display = Display(run, enabled=rank == 0)
     folder = run_data(run, display.say)
     source = Source(run.recipe, folder)
+    torch.distributed.barrier()  # until every rank has seen that the run directory is free
     if rank == 0:
         create(run, folder, world)
     _place_wandb(run, display)

@@ -82,9 +82,9 @@ def test_a_corpus_of_nothing_but_blank_lines_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tokeniser_too_large_for_the_model_is_refused_before_and_after_the_work(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"bpe:300 has \d+ entries but model.vocab_size is 200"):
+    with pytest.raises(ValueError, match=r"bpe:300 has \d+ entries but the model has room for 200"):
         prepare.prepare(str(corpus), "bpe:300", 200, tmp_path / "out")
     assert [p for p in (tmp_path / "out").iterdir() if not p.name.endswith(".lock")] == []
     prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
-    with pytest.raises(ValueError, match="use --set model"):
+    with pytest.raises(ValueError, match="raise model"):
         prepare.prepare(str(corpus), "bpe:300", 200, tmp_path / "out")

@@ -251,7 +251,7 @@ def test_bad_input_leaves_nothing_behind(home: Path) -> None:
         ("recipes.gpt_tiny", "--set", f"data.corpus={missing}"): "does not exist",
         ("recipes.gpt_tiny", "--set", f"data.corpus={empty}"): "is empty",
         ("recipes.gpt_tiny", "--set", f"data.corpus={latin}"): "is not UTF-8 at byte 1",
-        ("recipes.gpt_tiny", "--set", "data.tokeniser=gpt2"): "50257 entries but model.vocab_size is 4096",
+        ("recipes.gpt_tiny", "--set", "data.tokeniser=gpt2"): "50257 entries but the model has room for 4096",
         ("recipes.gpt_tiny", "--set", "batch.global_batch=30"): "nearest global batches",
         ("recipes.gpt_tiny", "--set", "model.heads=3"): "there is no field model.heads",
         ("recipes.gpt_tiny", "--deepspeed_config", str(typo)): "did you mean stage",
