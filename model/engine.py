@@ -7,7 +7,7 @@ known in this file and in no other.
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,10 @@ class StepResult:
     skipped: bool
 
 
+class LossScaleFloorError(ValueError):
+    """The fp16 loss scale cannot fall any further and gradients still overflow."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A model in its engine, with the names its parameters have in the plain `GPT`."""
@@ -103,6 +107,19 @@ def start_process_group() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with _silent_build():
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def check_device(ds_config: dict[str, Any]) -> None:
+    """Refuse what this machine's devices cannot do. Errors: `ValueError` with the reason."""
+    quantised = [
+        key
+        for key in ("zero_quantized_weights", "zero_quantized_gradients")
+        if ds_config.get("zero_optimization", {}).get(key)
+    ]
+    if quantised and not torch.cuda.is_available():
+        raise ValueError(
+            f"zero_optimization.{quantised[0]} needs a GPU: ZeRO++ quantises with CUDA kernels; switch it off"
+        )
 
 
 def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int) -> Trainer:
@@ -187,10 +204,11 @@ def _model(
 def train_step(trainer: Trainer, batches: list[Batch]) -> StepResult:
     """One optimiser step over this data rank's micro-batches."""
     engine = trainer.engine
-    if trainer.grid.layout.pp > 1:
-        loss, norm = float(engine.train_batch(_pipeline_batches(trainer, batches))), None
-    else:
-        loss, norm = _train_sharded(trainer, batches)
+    with _floor_explained(trainer):
+        if trainer.grid.layout.pp > 1:
+            loss, norm = float(engine.train_batch(_pipeline_batches(trainer, batches))), None
+        else:
+            loss, norm = _train_sharded(trainer, batches)
     norm = engine.get_global_grad_norm() if norm is None else norm
     return StepResult(
         loss=loss,
@@ -199,6 +217,38 @@ def train_step(trainer: Trainer, batches: list[Batch]) -> StepResult:
         loss_scale=float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0,
         skipped=not engine.was_step_applied(),
     )
+
+
+@contextmanager
+def _floor_explained(trainer: Trainer) -> Iterator[None]:
+    """Say which gradients overflow where the fp16 loss scale cannot fall any further: DeepSpeed only gives up.
+
+    Watching every gradient costs time, so it begins two halvings above the floor.
+    """
+    scaler = getattr(trainer.engine.optimizer, "loss_scaler", None)
+    floor = float(getattr(scaler, "min_scale", 0.0))
+    if scaler is None or not trainer.engine.fp16_enabled() or scaler.cur_scale > 4 * floor:
+        yield
+        return
+    overflowed: list[str] = []
+
+    def watch(name: str) -> Callable[[Tensor], None]:
+        return lambda grad: None if grad.isfinite().all() else overflowed.append(name)
+
+    hooks = [parameter.register_hook(watch(name)) for parameter, name in trainer.names.items()]
+    try:
+        yield
+    except Exception as error:
+        if "loss scale already at minimum" not in str(error):
+            raise
+        first = ", ".join(list(dict.fromkeys(overflowed))[:3]) or "parameters of another rank"
+        raise LossScaleFloorError(
+            f"the fp16 loss scale is at its floor of {floor:g} and gradients still overflow, first of all in {first}; "
+            "lower optimizer.lr, or train in bf16"
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _train_sharded(trainer: Trainer, batches: list[Batch]) -> tuple[float, float | None]:

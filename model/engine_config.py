@@ -88,6 +88,8 @@ SCHEMA: dict[str, Any] = {
         "round_robin_gradients": bool,
         "ignore_unused_parameters": bool,
         "zero_hpz_partition_size": int,
+        "zero_quantized_weights": bool,
+        "zero_quantized_gradients": bool,
     },
     "activation_checkpointing": {"granularity": str, "interval": int},
     "wandb": {"enabled": bool, "group": str, "team": str, "project": str},

@@ -32,7 +32,7 @@ RECIPE = Recipe(
     batch=Batch(global_batch=1024, micro_batch=8),
     cluster=Cluster(gpu="a100-80gb", nodes=32),
     layout=Layout(tp=8, sequence_parallel=True),
-    engine="ds_configs/zero1_bf16_recompute.json",
+    engine="ds_configs/zero1_recompute_bf16.json",
     source="Narayanan et al. 2021, arXiv:2104.04473, Table 1: shape, layout, batch, GPUs; schedule GPT-3's",
     status="planned: never run at size",
 )

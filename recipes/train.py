@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,9 +20,11 @@ from data.shards import Shard
 from model import checkpoint
 from model.engine import (
     Batch,
+    LossScaleFloorError,
     StepResult,
     Trainer,
     build,
+    check_device,
     evaluate,
     set_global_batch,
     set_learning_rate,
@@ -52,6 +55,7 @@ def train(recipe: Recipe, request: Request) -> None:
     start_process_group()
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     run = plan_run(recipe, _same_path(recipe, request), world)
+    check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
     folder = run_data(run, display.say)
     source = Source(run.recipe, folder)
@@ -146,6 +150,7 @@ class Loop:
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.stop_asked = False
         self.skipped_in_a_row = 0
+        self.last_norms: deque[float] = deque(maxlen=5)
 
     def run_to_last_step(self) -> None:
         """Train; save at intervals, at the end, and where a signal asks to stop."""
@@ -177,7 +182,15 @@ class Loop:
         # Dropout is a function of seed, position and place: nothing about it has to be saved. Tensor ranks draw alike.
         place = np.random.SeedSequence([recipe.seed, position.consumed_samples, grid.data.rank, grid.stage])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
-        result = train_step(self.trainer, self._micro_batches(batch))
+        try:
+            result = train_step(self.trainer, self._micro_batches(batch))
+        except LossScaleFloorError as error:
+            norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
+            good = checkpoint.completed(self.run.checkpoints)
+            raise ValueError(
+                f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
+            ) from None
+        self.last_norms.append(result.grad_norm)
         position.consumed_samples += batch
         position.step += 1
         stop = self._any_asked_to_stop()

@@ -5,6 +5,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from launch.local import free_port
@@ -15,14 +16,17 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "deepspeed", "transformers", "tests.preload"])
 
 
-def run_ranks(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Call `function(*args)` on `world` ranks inside a process group; return what each gave back, in rank order.
+def run_ranks(world: int, function: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
+    """Call `function(*args, **options)` on `world` ranks inside a process group; return what each gave back, in rank order.
 
     A rank that raises, dies or hangs fails the test with its traceback; no process is left behind.
     """
     queue = _context.Queue()
     port = free_port()
-    processes = [_context.Process(target=_rank, args=(r, world, port, queue, function, args)) for r in range(world)]
+    processes = [
+        _context.Process(target=_rank, args=(r, world, port, queue, partial(function, *args, **options)))
+        for r in range(world)
+    ]
     for process in processes:
         process.start()
     results: dict[int, Any] = {}
@@ -49,7 +53,7 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any) -> list[Any]
     return [results[rank] for rank in range(world)]
 
 
-def _rank(rank: int, world: int, port: int, queue: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank(rank: int, world: int, port: int, queue: Any, function: Callable[[], Any]) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
@@ -60,7 +64,7 @@ def _rank(rank: int, world: int, port: int, queue: Any, function: Callable[..., 
 
         torch.set_num_threads(1)
         start_process_group()
-        queue.put((rank, function(*args), None))
+        queue.put((rank, function(), None))
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     except BaseException:

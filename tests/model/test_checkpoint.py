@@ -44,6 +44,8 @@ LAYOUTS = [
     *((name, Layout(tp=2)) for name in ("zero1_bf16", "zero3_fp32")),
     *((name, Layout(pp=2)) for name in ("pipeline_bf16", "pipeline_fp16", "pipeline_fp32")),
     ("zero2_bf16", Layout(ulysses=2)),
+    ("zero2_offload_bf16", Layout()),
+    ("zero3_offload_bf16", Layout()),
 ]
 
 

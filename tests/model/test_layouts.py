@@ -75,6 +75,7 @@ def test_a_layout_trains_like_plain_pytorch(plain: Reference, case: Case) -> Non
 HALF = [("zero1_bf16", Layout(tp=2, sequence_parallel=True), 4), ("zero3_bf16", Layout(tp=2), 4)]
 HALF += [("pipeline_bf16", Layout(tp=2, pp=2), 4), ("zero2_bf16", Layout(ulysses=2), 4)]
 HALF += [("zero1_fp16", Layout(tp=2), 4), ("pipeline_fp16", Layout(pp=2), 4), ("zero3_fp16", Layout(ulysses=2), 2)]
+HALF += [("zero2_offload_bf16", Layout(), 2), ("zero3_offload_bf16", Layout(), 2), ("long_sequence_bf16", Layout(), 2)]
 HALF += [(f"zero{stage}_{dtype}", Layout(), 2) for stage in (1, 2, 3) for dtype in ("bf16", "fp16")]
 
 
@@ -91,6 +92,14 @@ def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout
         for step, result in enumerate(results):
             assert abs(result.loss - plain.losses[step]) <= bound
             assert not result.skipped
+
+
+def test_hierarchical_partitioning_follows_fp32(plain: Reference) -> None:
+    """ZeRO++'s secondary copy of the weights inside a node (Wang et al. 2023, arXiv:2306.10209), two ranks a node."""
+    section = {"stage": 3, "zero_hpz_partition_size": 2}
+    for results in run_ranks(4, run_engine, "zero3_hpz_bf16", STEPS, Layout(), zero_optimization=section):
+        for step, result in enumerate(results):
+            assert abs(result.loss - plain.losses[step]) <= 12 * 2.0**-9
 
 
 def born(name: str, layout: Layout) -> int:

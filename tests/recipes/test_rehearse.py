@@ -1,0 +1,39 @@
+"""A pipelined, a sharded and the 530B recipe walk the road here: train, SIGKILL, resume to the same numbers, export."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.recipe import load, names, override
+from recipes.rehearse import narrow
+from tests.recipes.commands import fail, succeed
+
+
+@pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("39b", 4), ("530b", 4)])
+def test_a_recipe_rehearses(name: str, processes: int, tmp_path: Path) -> None:
+    values = json.loads(succeed(tmp_path, "recipes.rehearse", name, "--processes", str(processes), "--json"))
+    assert values["resumed_equals_unbroken"] and values["killed_after_step"] < values["steps"]
+    assert values["processes"] == processes
+    assert (Path(values["export"]) / "model.safetensors").exists()
+    starts = (tmp_path / "runs" / "rehearsals" / values["recipe"] / "killed" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["resumed"] for line in starts] == [False, True]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_axis_that_is_split_stays_split(name: str) -> None:
+    recipe = load(name)
+    plan = narrow(recipe, 8)
+    small = override(recipe, list(plan.settings))
+    for axis in ("tp", "pp", "ulysses"):
+        assert (getattr(small.layout, axis) > 1) == (getattr(recipe.layout, axis) > 1)
+    assert small.layout.data_degree(plan.processes) == (
+        2 if recipe.layout.data_degree(recipe.cluster.world_size) > 1 else 1
+    )
+    assert small.optimizer == recipe.optimizer and small.engine == recipe.engine
+    assert bool(small.batch.ramp) == bool(recipe.batch.ramp)
+    assert small.model.num_layers % small.layout.pp == 0
+
+
+def test_too_few_processes_are_refused(tmp_path: Path) -> None:
+    assert "keeps 4 ranks at the least" in fail(tmp_path, "recipes.rehearse", "530b", "--processes", "2")
