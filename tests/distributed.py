@@ -17,7 +17,7 @@ _context.set_forkserver_preload(["torch", "deepspeed", "transformers", "tests.pr
 
 
 def run_ranks(world: int, function: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
-    """Call `function(*args, **options)` on `world` ranks inside a process group; return what each gave back, in rank order.
+    """Call `function(*args, **options)` on `world` ranks of a process group; return what each gave back.
 
     A rank that raises, dies or hangs fails the test with its traceback; no process is left behind.
     """
