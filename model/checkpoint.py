@@ -404,11 +404,14 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
     """Load a checkpoint into the engine, whatever layout wrote it."""
     reader, numbers, engine = Reader(checkpoint), manifest(checkpoint)["engine"], trainer.engine
     optimizer = _base_optimizer(trainer)
+    # torch's Adam keeps its count beside the weights when fused, on the CPU otherwise.
+    fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for flat in flats(trainer):
+        device = flat.tensor.device if fused else torch.device("cpu")
         state: dict[str, Any] = optimizer.state[flat.tensor]
         for key in MOMENTS if numbers["optimizer_step"] else ():
             state[key] = torch.zeros_like(flat.tensor)
-            state["step"] = torch.tensor(numbers["optimizer_step"], device=flat.tensor.device)
+            state["step"] = torch.tensor(numbers["optimizer_step"], device=device)
         for fragment in flat.fragments:
             place = slice(fragment.offset, fragment.offset + fragment.numel)
             flat.tensor.view(-1)[place].copy_(reader.read(fragment))

@@ -3,9 +3,9 @@
 import os
 
 from launch import local
-from recipes import cli
+from recipes import cli, plan
 from recipes.prepare import run_data
-from recipes.recipe import Recipe
+from recipes.recipe import ROOT, Recipe
 from recipes.run import Request, plan_run
 
 
@@ -44,6 +44,8 @@ def main(recipe: Recipe) -> None:
 def launch(recipe: Recipe, request: Request, processes: int | None, hostfile: str | None) -> None:
     """Check everything that can be checked, then start the ranks and see that they finish."""
     world = local.world_size(hostfile, processes)
+    if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
+        plan.show(plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size))
     run = plan_run(recipe, request, world)
     arguments = ["--run-dir", str(run.path)]
     arguments += ["--deepspeed_config", request.deepspeed_config] if request.deepspeed_config else []

@@ -94,7 +94,8 @@ class Source:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
         self.stream = TokenStream(Shard(folder / "train"), recipe.model.seq_length, recipe.seed)
-        self.samples, self.mask = windows(Shard(folder / "validation").tokens, recipe.model.seq_length)
+        held_out = Shard(folder / "validation").tokens[: FINAL_SAMPLES * recipe.model.seq_length + 1]
+        self.samples, self.mask = windows(held_out, recipe.model.seq_length)
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
@@ -173,7 +174,8 @@ class Loop:
         recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
         config, length = self.run.engine.json, self.run.recipe.model.seq_length
         began = time.perf_counter()
-        batch = recipe.batch.at(position.consumed_samples) if recipe.batch.ramp else config["train_batch_size"]
+        ramping = position.consumed_samples < recipe.batch.ramp_samples
+        batch = recipe.batch.at(position.consumed_samples) if ramping else config["train_batch_size"]
         set_global_batch(self.trainer, batch)
         if SCHEDULER_OF_JSON not in config:
             # The rate for the tokens that are read after this step, so that the first step does not stand still.

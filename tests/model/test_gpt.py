@@ -3,7 +3,7 @@ import math
 import torch
 
 from model.config import GPTConfig
-from model.gpt import GPT
+from model.gpt import GPT, prefix_mask
 from model.init import init_weights, initial_value
 from model.loss import token_losses, weighted_loss
 
@@ -77,3 +77,25 @@ def test_dropout_only_while_training() -> None:
     assert torch.equal(model(tokens), model(tokens))
     model.train()
     assert not torch.equal(model(tokens), model(tokens))
+
+
+def test_bidirectional_attention_sees_everything() -> None:
+    model, tokens = build(config=GPTConfig(1, 32, 4, 16, 100, objective="masked")), torch.randint(0, 100, (1, 16))
+    changed = tokens.clone()
+    changed[:, 15] = (changed[:, 15] + 1) % 100
+    assert not torch.allclose(model(tokens)[:, 0], model(changed)[:, 0])
+
+
+def test_a_prefix_sees_itself_and_the_rest_what_is_before() -> None:
+    assert prefix_mask(torch.tensor([2]), 4)[0].int().tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [1, 1, 1, 1],
+    ]
+    model, tokens = build(config=GPTConfig(1, 32, 4, 16, 100, objective="prefix")), torch.randint(0, 100, (1, 16))
+    changed = tokens.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 100
+    inside, outside = torch.tensor([6]), torch.tensor([5])
+    assert not torch.allclose(model(tokens, inside)[:, 0], model(changed, inside)[:, 0])
+    assert torch.equal(model(tokens, outside)[:, :5], model(changed, outside)[:, :5])

@@ -1,12 +1,15 @@
 """Layouts do not change the numbers: every one that fits on four processes trains like plain PyTorch."""
 
+import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from model.engine import StepResult
+from data import objectives
+from model.engine import Batch, StepResult, build, train_step
 from model.layout import Layout, stage_boundaries
 from model.parallel import slice_of
 from recipes.recipe import load
@@ -100,6 +103,39 @@ def test_hierarchical_partitioning_follows_fp32(plain: Reference) -> None:
     for results in run_ranks(4, run_engine, "zero3_hpz_bf16", STEPS, Layout(), zero_optimization=section):
         for step, result in enumerate(results):
             assert abs(result.loss - plain.losses[step]) <= 12 * 2.0**-9
+
+
+def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]:
+    """Five steps of another objective, with every rank's batches cut from the same global ones."""
+    config = dataclasses.replace(training.CONFIG, objective=objective)
+    dp = layout.data_degree(torch.distributed.get_world_size())
+    subject = build(config, layout, training.engine_json(name, dp), training.SEED)
+    results = []
+    for samples in (training.batches(5) % 499).numpy():
+        positions = np.arange(len(samples))
+        if objective == "masked":
+            examples = objectives.masked(samples, positions, 0, objectives.Masking(), 499)
+        else:
+            examples = objectives.prefix(samples, positions, 0)
+        whole = [examples.tokens, examples.labels, examples.weights]
+        whole += [] if examples.prefix is None else [examples.prefix]
+        mine = [slice(first, first + 2) for first in range(subject.grid.dp_rank * 2, len(samples), 2 * subject.grid.dp)]
+        results.append(train_step(subject, [Batch(*(torch.from_numpy(part[rows]) for part in whole)) for rows in mine]))
+    return results
+
+
+OBJECTIVES = [("masked", "zero2_fp32", Layout(ulysses=2), 2), ("masked", "pipeline_fp32", Layout(tp=2, pp=2), 4)]
+OBJECTIVES += [("prefix", "zero1_fp32", Layout(tp=2, sequence_parallel=True), 2), ("prefix", "zero3_fp32", Layout(), 2)]
+
+
+@pytest.mark.parametrize(("objective", "name", "layout", "world"), OBJECTIVES)
+def test_other_objectives_do_not_depend_on_the_layout(objective: str, name: str, layout: Layout, world: int) -> None:
+    (single,) = run_ranks(1, run_objective, objective, "zero1_fp32", Layout())
+    assert single[-1].loss < single[0].loss
+    for results in run_ranks(world, run_objective, objective, name, layout):
+        for ours, theirs in zip(results, single, strict=True):
+            assert abs(ours.loss - theirs.loss) <= LOSS_TOLERANCE
+            assert math.isclose(ours.grad_norm, theirs.grad_norm, rel_tol=NORM_TOLERANCE)
 
 
 def born(name: str, layout: Layout) -> int:

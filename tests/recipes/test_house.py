@@ -63,8 +63,10 @@ def test_every_requirement_is_pinned_and_says_why() -> None:
 def test_the_readme_names_only_what_exists() -> None:
     text = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)) | {"plan-345m", "data-345m"}
-    targets |= {name.removeprefix("gpt_").replace("_", ".") for name in names()}
+    sizes = {name.removeprefix("gpt_").replace("_", ".") for name in names()}
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)) | sizes
+    for pattern in re.findall(r"^([a-z]+-)%:", makefile, re.MULTILINE):
+        targets |= {pattern + size for size in sizes}
     assert set(re.findall(r"`?make ([a-z0-9][\w.-]*)", text)) <= targets
     for path in re.findall(r"`((?:recipes|ds_configs|model|data|launch|tests|bench|docs)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path

@@ -277,6 +277,13 @@ def test_bad_input_leaves_nothing_behind(home: Path) -> None:
     assert sorted(str(p) for p in (home / "runs").rglob("*") if not p.name.endswith(".lock")) == before
 
 
+def test_a_laptop_that_starts_530b_is_shown_its_plan(home: Path) -> None:
+    done = run(home, "recipes.gpt_530b")
+    assert done.returncode == 2 and "2,240 ranks = tensor 8 x pipeline 35" in done.stdout
+    assert done.stderr.startswith("error: gpt_530b needs at least 280 ranks") and done.stderr.count("\n") == 1
+    assert "make rehearse-530b" in done.stderr
+
+
 def test_a_loss_that_is_lost_stops_the_run(home: Path) -> None:
     path = home / "lost"
     config = json.loads((ROOT / "ds_configs" / "zero1_fp32.json").read_text()) | {"gradient_clipping": 0.0}
