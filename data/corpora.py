@@ -1,6 +1,6 @@
 """Corpora by name, by path or by hub id, all as one stream of documents.
 
-`documents("shakespeare")`, `documents("my/notes.jsonl.zst")` and `documents("allenai/c4")` yield the same thing:
+`documents("shakespeare")`, `documents("my/notes.jsonl.zst")` and `documents("allenai/c4:en")` yield the same thing:
 a `Document` with its text and, where the source says so, the split it belongs to.
 """
 
@@ -59,7 +59,7 @@ def documents(corpus: str) -> Iterator[Document]:
         return _read_hub(name, subset or None)
     raise ValueError(
         f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines or Parquet, "
-        "or a Hugging Face data set id such as allenai/c4"
+        "or a Hugging Face data set id such as allenai/c4:en"
     )
 
 
@@ -168,7 +168,8 @@ def _read_json_lines(path: Path) -> Iterator[Document]:
                 raise ValueError(f"corpus file {path} line {number} is not JSON ({error.msg}); mend the line") from None
             if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                 raise ValueError(f'corpus file {path} line {number} has no string field "text"; rename the field')
-            yield Document(f"{path.name}:{number}", record["text"])
+            if record["text"].strip():
+                yield Document(f"{path.name}:{number}", record["text"])
 
 
 def _read_parquet(path: Path) -> Iterator[Document]:
@@ -259,7 +260,7 @@ def _read_hub(name: str, subset: str | None = None) -> Iterator[Document]:
     full = f"{name}:{subset}" if subset else name
     try:
         splits = [s for s in ("train", "validation") if s in get_dataset_split_names(name, subset)]
-    except (DatasetNotFoundError, ConnectionError, OSError) as error:
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"data set {full} cannot be reached on the hub: {reason}; check the name and the network, "

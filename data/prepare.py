@@ -121,6 +121,8 @@ def _build(corpus: str, spec: str, vocab_size: int, source: dict[str, Any], fold
             )
         if not train.num_tokens:
             raise ValueError(f"corpus {corpus} holds no text; give another path")
+        if held.num_tokens < 2:
+            raise ValueError(f"corpus {corpus} has {held.num_tokens} tokens to validate on; give more text")
     parts = {
         part: {**counts[part], "tokens": Shard(folder / part).num_tokens, "sha256": _digest(folder / part)}
         for part in SPLITS

@@ -15,8 +15,8 @@ class SampleOrder:
     """Maps a position in a run to a place in a token stream.
 
     Each epoch starts its first sample at another offset below `seq_length` (so that small corpora are cut
-    differently every time) and visits its samples in another order. Every token but the last few is a label once an
-    epoch.
+    differently every time) and visits its samples in another order. Every token but those
+    before the offset and an incomplete sample at the end is a label once an epoch.
     """
 
     def __init__(self, num_tokens: int, seq_length: int, seed: int) -> None:

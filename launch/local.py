@@ -20,8 +20,8 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def world_size(hostfile: str | None, processes: int | None) -> int:
-    """How many ranks a launch will have: the hostfile's slots, else `processes`, else the GPUs, else two.
+def world_size(hostfile: str | None, processes: int | None, most: int = 2**31) -> int:
+    """How many ranks a launch will have: the hostfile's slots, else `processes`, else the GPUs up to `most`, else two.
 
     Errors: `ValueError` where the hostfile cannot be read or `processes` is more than there are GPUs.
     """
@@ -31,7 +31,7 @@ def world_size(hostfile: str | None, processes: int | None) -> int:
         return sum(read_hostfile(Path(hostfile)).values())
     gpus = count_gpus()
     if processes is None:
-        return gpus or CPU_PROCESSES
+        return min(gpus, most) or CPU_PROCESSES
     if processes < 1:
         raise ValueError(f"--processes is {processes}; it must be at least 1")
     if gpus and processes > gpus:
@@ -66,7 +66,15 @@ def read_hostfile(path: Path) -> dict[str, int]:
 
 def deepspeed_command(module: str, arguments: list[str], processes: int, hostfile: str | None) -> list[str]:
     """The `deepspeed` command line for a module."""
-    where = ["--hostfile", hostfile] if hostfile else ["--num_gpus", str(processes), "--master_port", str(free_port())]
+    if hostfile:
+        where = ["--hostfile", hostfile]
+    else:
+        # With --num_gpus the launcher forgets which devices the user chose (DeepSpeed 0.19.8, launcher/runner.py:451).
+        chosen = [
+            device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device.strip().isdigit()
+        ]
+        local = ["--include", f"localhost:{','.join(chosen[:processes])}"] if chosen else ["--num_gpus", str(processes)]
+        where = [*local, "--master_port", str(free_port())]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
     return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
 

@@ -32,6 +32,7 @@ from model.parallel import Slice, slice_of
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # the rest is the JSON's
 TIED = "embed.weight"  # held by the first and the last stage of a pipeline
 
 
@@ -78,7 +79,9 @@ def save(trainer: Trainer, root: Path, step: int, state: dict[str, Any], keep: i
     file = partial / f"rank-{rank:05d}.safetensors"
     problem = _attempt(lambda: _write_rank(trainer, file))
     _agree(trainer, problem, partial)
-    entry = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}}
+    entry: dict[str, Any] = {}
+    problem = _attempt(lambda: entry.update({file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}}))
+    _agree(trainer, problem, partial)
     entries: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(entries, entry)
     if rank == 0:
@@ -91,9 +94,15 @@ def save(trainer: Trainer, root: Path, step: int, state: dict[str, Any], keep: i
         problem = _attempt(lambda: _commit(partial, final, manifest))
     _agree(trainer, problem, partial)
     if rank == 0:
-        for old in completed(root)[:-keep]:
-            shutil.rmtree(old)
+        _prune(root, final, keep)
     return final
+
+
+def _prune(root: Path, newest: Path, keep: int) -> None:
+    """Keep `newest` and the ones before it; what is after it belongs to a future that a resumed run takes again."""
+    past = [path for path in completed(root) if path <= newest]
+    for path in {*completed(root), *root.glob("step-*.partial")} - set(past[-keep:]):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _make_empty(folder: Path) -> None:
@@ -131,7 +140,7 @@ def _is_writer(trainer: Trainer, fragment: Fragment) -> bool:
 
 def _commit(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
     path = partial / "manifest.json"
-    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    path.write_text(json.dumps({"manifest": manifest, "sha256": _manifest_digest(manifest)}, indent=1) + "\n")
     _sync(path)
     _sync(partial)
     if final.exists():  # the same step again, from a resumed run
@@ -232,14 +241,14 @@ def _counters(trainer: Trainer) -> dict[str, Any]:
     engine = trainer.engine
     steps = [s["step"] for s in _base_optimizer(trainer).state.values() if "step" in s]
     scaler = getattr(engine.optimizer, "loss_scaler", None)
-    numbers = {k: v for k, v in vars(scaler).items() if isinstance(v, (int, float))} if scaler else {}
+    numbers = {k: v for k, v in vars(scaler).items() if k in SCALER_STATE} if scaler else {}
     return {
         "optimizer_step": float(steps[0]) if steps else 0.0,
         "global_steps": engine.global_steps,
         "global_samples": engine.global_samples,
-        "micro_steps": engine.micro_steps,
         "skipped_steps": engine.skipped_steps,
         "loss_scaler": numbers if engine.fp16_enabled() else {},
+        "rates": [group["lr"] for group in _base_optimizer(trainer).param_groups],
         "scheduler": engine.lr_scheduler.state_dict() if engine.lr_scheduler else None,
     }
 
@@ -256,26 +265,34 @@ def damage(checkpoint: Path, share: int = 0, shares: int = 1) -> str:
     """What is wrong with a checkpoint, empty where nothing is. `share` of `shares` looks at every n-th file only."""
     try:
         files = manifest(checkpoint)["files"]
-    except ValueError as error:
+        for name in sorted(files)[share::shares]:
+            path = checkpoint / name
+            if not path.exists():
+                return f"{path} is missing"
+            if path.stat().st_size != files[name]["bytes"]:
+                return f"{path} has {path.stat().st_size} bytes where its manifest says {files[name]['bytes']}"
+            if _digest(path) != files[name]["sha256"]:
+                return f"{path} is not the file that its manifest describes"
+    except (ValueError, OSError) as error:
         return str(error)
-    for name in sorted(files)[share::shares]:
-        path = checkpoint / name
-        if not path.exists():
-            return f"{path} is missing"
-        if path.stat().st_size != files[name]["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes where its manifest says {files[name]['bytes']}"
-        if _digest(path) != files[name]["sha256"]:
-            return f"{path} is not the file that its manifest describes"
     return ""
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint. Errors: `ValueError` where it cannot be read."""
+    path = checkpoint / "manifest.json"
     try:
-        result: dict[str, Any] = json.loads((checkpoint / "manifest.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{checkpoint / 'manifest.json'} cannot be read: {error}") from None
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or content.get("sha256") != _manifest_digest(content.get("manifest", {})):
+        raise ValueError(f"{path} was changed or torn")
+    result: dict[str, Any] = content["manifest"]
     return result
+
+
+def _manifest_digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -419,12 +436,14 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
                 if reader.has(fragment.name, key):
                     state[key].view(-1)[place].copy_(reader.read(fragment, key))
     _refresh_weights(trainer)
-    for name in ("global_steps", "global_samples", "micro_steps", "skipped_steps"):
+    for name in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, name, numbers[name])
-    if numbers["loss_scaler"] and engine.fp16_enabled():
+    if numbers["loss_scaler"] and engine.fp16_enabled() and engine.dynamic_loss_scale():
         vars(engine.optimizer.loss_scaler).update(numbers["loss_scaler"])
     if numbers["scheduler"] and engine.lr_scheduler:
         engine.lr_scheduler.load_state_dict(numbers["scheduler"])
+        for group, rate in zip(optimizer.param_groups, numbers["rates"], strict=True):
+            group["lr"] = rate  # the scheduler restores its count only
 
 
 def _refresh_weights(trainer: Trainer) -> None:
@@ -436,5 +455,6 @@ def _refresh_weights(trainer: Trainer) -> None:
         for number, tensor in enumerate(optimizer.fp32_partitioned_groups_flat):
             optimizer.fp16_partitioned_groups_flat[number].data.copy_(tensor.data)
             optimizer._unflatten_partitioned_parameters(number)
+        optimizer.invalidate_secondary_tensor()  # ZeRO++'s second copies are of the old weights
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)

@@ -254,6 +254,9 @@ def _floor_explained(trainer: Trainer) -> Iterator[None]:
 def _train_sharded(trainer: Trainer, batches: list[Batch]) -> tuple[float, float | None]:
     engine, norm = trainer.engine, None
     engine.train()
+    # DeepSpeed steps where its count of micro-batches divides by the accumulation, which a ramp or a resumed run with
+    # another data degree changes: every step begins its count anew.
+    engine.micro_steps = 0
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for number, batch in enumerate(batches):
         loss = _loss(trainer, batch)

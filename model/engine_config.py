@@ -8,6 +8,7 @@ sections against DeepSpeed's own classes.
 import copy
 import difflib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,6 @@ SCHEMA: dict[str, Any] = {
         "stage3_model_persistence_threshold": NUMBER,
         "stage3_max_live_parameters": NUMBER,
         "stage3_max_reuse_distance": NUMBER,
-        "round_robin_gradients": bool,
         "ignore_unused_parameters": bool,
         "zero_hpz_partition_size": int,
         "zero_quantized_weights": bool,
@@ -117,6 +117,7 @@ AUTO_KEYS = (
 )
 ADAM_PARAMS = ("lr", "betas", "eps", "weight_decay", "torch_adam", "fused", "foreach", "adam_w_mode", "bias_correction")
 OPTIMIZERS = ("Adam", "AdamW")
+SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle", "LRRangeTest")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def precision(config: dict[str, Any]) -> str:
 def read(path: Path) -> dict[str, Any]:
     """Read and check a JSON file. Errors: `ValueError` with file, key and remedy."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text; give a DeepSpeed JSON") from None
     except FileNotFoundError:
         known = sorted(str(file) for file in path.parent.glob("*.json"))
         raise ValueError(f"{path} does not exist{_nearest(str(path), known)}") from None
@@ -169,6 +172,14 @@ def check(config: dict[str, Any], where: str) -> None:
     for key in optimizer.get("params", {}):
         if key not in ADAM_PARAMS:
             raise ValueError(f"{where}: unknown key optimizer.params.{key}{_nearest(key, ADAM_PARAMS)}")
+    _check_adam(optimizer.get("params", {}), where)
+    scheduler = config.get("scheduler", {}).get("type", SCHEDULERS[0])
+    if scheduler not in SCHEDULERS:
+        raise ValueError(f"{where}: unknown scheduler.type {scheduler}{_nearest(scheduler, SCHEDULERS)}")
+    for name in ("offload_param", "offload_optimizer"):
+        device = config.get("zero_optimization", {}).get(name, {}).get("device", "none")
+        if device not in ("none", "cpu"):
+            raise ValueError(f'{where}: zero_optimization.{name}.device is {device!r}; it must be "cpu" or "none"')
     zero = config.get("zero_optimization", {}).get("stage", 0)
     if zero not in (0, 1, 2, 3):
         raise ValueError(f"{where}: zero_optimization.stage is {zero}; it must be 0, 1, 2 or 3")
@@ -189,6 +200,23 @@ def check(config: dict[str, Any], where: str) -> None:
         )
 
 
+def _check_adam(params: dict[str, Any], where: str) -> None:
+    def number(value: Any, low: float, high: float) -> bool:
+        return isinstance(value, NUMBER) and not isinstance(value, bool) and low <= value < high
+
+    betas = params.get("betas", "auto")
+    good = {
+        "lr": params.get("lr", "auto") == "auto" or number(params["lr"], 0, math.inf),
+        "eps": params.get("eps", "auto") == "auto" or number(params["eps"], 0, math.inf),
+        "weight_decay": params.get("weight_decay", "auto") == "auto" or number(params["weight_decay"], 0, math.inf),
+        "betas": betas == "auto"
+        or (isinstance(betas, list) and len(betas) == 2 and all(number(b, 0, 1) for b in betas)),
+    }
+    for key, fits in good.items():
+        if not fits:
+            raise ValueError(f"{where}: optimizer.params.{key} cannot be {json.dumps(params[key])}")
+
+
 def check_layout(config: dict[str, Any], layout: Layout, where: str) -> None:
     """Refuse an engine that cannot run a layout, or runs it wrong. Errors: `ValueError` with the reason."""
     stage = config.get("zero_optimization", {}).get("stage", 0)
@@ -203,6 +231,11 @@ def check_layout(config: dict[str, Any], layout: Layout, where: str) -> None:
             f"{where}: layout.pp {layout.pp} with ZeRO stage 0 clips by a norm that misses the other stages in "
             "DeepSpeed 0.19.8; use stage 1, for example ds_configs/pipeline_fp32.json"
         )
+    if layout.tp > 1 and config.get("zero_optimization", {}).get("zero_hpz_partition_size", 1) > 1:
+        raise ValueError(
+            f"{where}: zero_hpz_partition_size does not go with layout.tp {layout.tp}: DeepSpeed forms its groups of "
+            "neighbouring ranks, which hold different slices; use one of the two"
+        )
     if layout.pp > 1 and config.get("zero_optimization", {}).keys() & {"offload_optimizer", "offload_param"}:
         raise ValueError(f"{where}: offload does not go with layout.pp {layout.pp}; use one of the two")
 
@@ -215,7 +248,9 @@ def _check_section(section: dict[str, Any], schema: dict[str, Any], prefix: str,
         expected = schema[key]
         if value == "auto" and path not in AUTO_KEYS and expected is not FREE and prefix != "optimizer.params.":
             raise ValueError(f'{where}: {path} cannot be "auto"; the recipe owns only {", ".join(AUTO_KEYS)}')
-        if value == "auto" or value is None:
+        if value is None:
+            raise ValueError(f"{where}: {path} is null; give it a value or take it out")
+        if value == "auto":
             continue
         if isinstance(expected, dict):
             if not isinstance(value, dict):

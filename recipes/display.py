@@ -23,14 +23,15 @@ class Display:
             self.console.print(line, markup=False)
             sys.stdout.flush()
 
-    def start(self, step: int, world_size: int) -> None:
+    def start(self, step: int, last_step: int, world_size: int) -> None:
         """Show what is about to run, resolved, and begin at `step`."""
+        self.last_step = last_step
         if not self.enabled:
             return
         recipe, config = self.run.recipe, self.run.engine.json
         self.say(
             f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters, "
-            f"{recipe.tokens_per_step:,} tokens a step, steps {step + 1} to {self.run.last_step}"
+            f"{recipe.tokens_per_step:,} tokens a step, steps {step + 1} to {self.last_step}"
         )
         self.say(
             f"engine: {self.run.engine.dtype}, ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}, "
@@ -45,7 +46,7 @@ class Display:
                 TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"),
                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
             )  # fmt: skip
-            self.task = self.bar.add_task("", total=self.run.last_step, completed=step)
+            self.task = self.bar.add_task("", total=self.last_step, completed=step)
             self.bar.start()
 
     def step(self, metrics: dict[str, Any]) -> None:
@@ -56,13 +57,13 @@ class Display:
         if self.bar:
             self.bar.update(self.task, completed=metrics["step"], description=text)
         every = self.run.recipe.intervals.log_every
-        wanted = metrics["step"] % every == 0 or metrics["step"] == self.run.last_step
+        wanted = metrics["step"] % every == 0 or metrics["step"] == self.last_step
         if "validation_loss" in metrics:
             text += f"  validation loss {metrics['validation_loss']:.4f}"
         if metrics["skipped"]:
             text += f"  skipped (loss scale {metrics['loss_scale']:,.0f})"
         if "validation_loss" in metrics or metrics["skipped"] or (wanted and not self.bar):
-            self.say(f"step {metrics['step']:>6}/{self.run.last_step}  {text}")
+            self.say(f"step {metrics['step']:>6}/{self.last_step}  {text}")
 
     def finish(self) -> None:
         """Leave the bar."""

@@ -1,13 +1,12 @@
 """Loss, perplexity and bits per byte of a run on any text: `python -m recipes.evaluate --data my.txt`."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes import cli
 from recipes.export import load_model, load_tokeniser
-from recipes.report import bits_per_byte
+from recipes.report import bits_per_byte, perplexity
 from recipes.run import newest, read_recipe
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
         "tokens": int(total[1]),
         "bytes": size,
         "loss": loss,
-        "perplexity": math.exp(loss),
+        "perplexity": perplexity(loss),
         "bits_per_byte": bits_per_byte(loss, len(tokens), size),
     }
 
@@ -78,11 +77,15 @@ def _tokens(run: Path, data: str, tokeniser: "PreTrainedTokenizerFast") -> "tupl
         described = json.loads((run / "data.json").read_text())
         prepare.check(Path(described["folder"]), expected=described)
         return Shard(Path(described["folder"]) / "validation").tokens, described["validation"]["bytes"]
+    if Path(data).is_dir():
+        data = str(Path(data).resolve())
     prefix = Path(data).with_suffix("") if data.endswith((".bin", ".idx")) else Path(data)
     if prefix.with_name(prefix.name + ".idx").exists():
         tokens = Shard(prefix).tokens
         return tokens, len(tokeniser.decode(tokens.tolist(), skip_special_tokens=True).encode())
     texts = [document.text for document in corpora.documents(data)]
+    if not texts:
+        raise ValueError(f"{data} holds no text; give another file")
     encoded = tokeniser(texts, add_special_tokens=False)["input_ids"]
     end = [tokeniser.eos_token_id]
     return np.concatenate([np.array([*ids, *end]) for ids in encoded]), sum(len(text.encode()) for text in texts)

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from model.gpt import GPT
 
 
+EXPORTED_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
 def load_model(run: Path) -> "GPT":
     """The model of a run's newest undamaged checkpoint, fp32, on the CPU.
 
@@ -50,7 +59,7 @@ def export(run: Path, folder: Path) -> None:
 
     from model.huggingface import to_hf
 
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
+    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= EXPORTED_FILES):
         raise ValueError(f"{folder} exists and is not an export; give another --out")
     logging.disable_progress_bar()
     model, tokeniser = load_model(run), load_tokeniser(run)

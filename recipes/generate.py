@@ -75,7 +75,12 @@ def prompts(args: argparse.Namespace) -> str:
             return str(args.file.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise ValueError(f"prompt file {args.file} is not UTF-8 at byte {error.start}; convert it") from None
-    return "" if sys.stdin.isatty() else sys.stdin.read()
+    if sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8 at byte {error.start}; convert it") from None
 
 
 def generate(args: argparse.Namespace) -> None:

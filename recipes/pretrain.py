@@ -28,7 +28,11 @@ def main(recipe: Recipe) -> None:
     parser.add_argument("--run-dir", help="directory of the run; by default runs/<recipe>/<time>")
     parser.add_argument("--resume", action="store_true", help="go on with --run-dir, or with this recipe's newest run")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
-    parser.add_argument("--processes", type=int, help="processes to start on this machine; by default its GPUs, else 2")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="processes on this machine; by default its GPUs, as many as were planned for, else 2",
+    )
     parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     args = parser.parse_args()
@@ -43,7 +47,7 @@ def main(recipe: Recipe) -> None:
 
 def launch(recipe: Recipe, request: Request, processes: int | None, hostfile: str | None) -> None:
     """Check everything that can be checked, then start the ranks and see that they finish."""
-    world = local.world_size(hostfile, processes)
+    world = local.world_size(hostfile, processes, recipe.cluster.world_size)
     if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
         plan.show(plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size))
     run = plan_run(recipe, request, world)

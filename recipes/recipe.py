@@ -46,8 +46,13 @@ class AdamW:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"optimizer.lr is {self.lr}; it must be positive")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas are {self.betas}; each must be in [0, 1)")
+        for name in ("eps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.layout.check(self.model)
+        if self.seed < 0:
+            raise ValueError(f"the seed is {self.seed}; it must be at least 0")
         if self.model.objective == "prefix" and (self.layout.pp > 1 or self.layout.ulysses > 1):
             raise ValueError(
                 "model.objective prefix does not go with layout.pp or layout.ulysses above 1: prefix lengths are not "
@@ -183,15 +190,14 @@ class Recipe:
         return self.batch.global_batch * self.model.seq_length
 
     @property
+    def train_samples(self) -> int:
+        """Sequences in the token budget."""
+        return -(-self.schedule.train_tokens // self.model.seq_length)
+
+    @property
     def train_steps(self) -> int:
         """Optimiser steps for the whole token budget, the ramp's smaller ones among them."""
-        samples, steps, batch = -(-self.schedule.train_tokens // self.model.seq_length), 0, self.batch
-        consumed = 0
-        for number, size in enumerate(batch.ramp):
-            end = min(samples, -(-batch.ramp_samples * (number + 1) // len(batch.ramp)))
-            taken = max(0, -(-(end - consumed) // size))
-            consumed, steps = consumed + taken * size, steps + taken
-        return steps + max(0, -(-(samples - consumed) // batch.global_batch))
+        return steps_for(self.train_samples, self.batch)
 
     @property
     def train_flops(self) -> float:
@@ -208,6 +214,16 @@ class Recipe:
             "optimizer.params.eps": self.optimizer.eps,
             "optimizer.params.weight_decay": self.optimizer.weight_decay,
         }
+
+
+def steps_for(samples: int, batch: Batch, consumed: int = 0) -> int:
+    """Optimiser steps from `consumed` to `samples` sequences."""
+    steps = 0
+    for number, size in enumerate(batch.ramp):
+        end = min(samples, -(-batch.ramp_samples * (number + 1) // len(batch.ramp)))
+        taken = max(0, -(-(end - consumed) // size))
+        consumed, steps = consumed + taken * size, steps + taken
+    return steps + max(0, -(-(samples - consumed) // batch.global_batch))
 
 
 def names() -> list[str]:
@@ -254,7 +270,8 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             raise ValueError(f"--set {setting}: write section.field=value, for example --set model.num_layers=4")
         section, _, key = path.strip().rpartition(".")
         holder = values.get(section) if section else values
-        if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict):
+        described = path in ("name", "source", "status")
+        if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict) or described:
             known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
             close = difflib.get_close_matches(path, known, n=2, cutoff=0.4)
             raise ValueError(f"--set {setting}: there is no field {path}; did you mean {' or '.join(close or known)}?")

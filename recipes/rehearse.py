@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch import local
 from recipes import cli
 from recipes.recipe import ROOT, Recipe, load, override
 from recipes.run import read_metrics, runs_root
@@ -113,7 +112,9 @@ def _run(command: list[str], log: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "STAGECRAFT_RUNS": str(runs_root().resolve())}
+    # On the CPU, where the same steps give the same bits, also where there is a GPU or two.
+    cpu = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **cpu, "STAGECRAFT_RUNS": str(runs_root().resolve())}
 
 
 def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
@@ -125,12 +126,17 @@ def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while len(read_metrics(metrics)) < KILL_AFTER:
         if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
+            process.terminate()
+            process.wait()
             raise ValueError(f"the run to be killed ended too early or hung; see {log}")
         time.sleep(0.01)
-    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
-    ranks[-1].send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
+        ranks[-1].send_signal(signal.SIGKILL)
+    except (psutil.NoSuchProcess, IndexError):
+        raise ValueError(f"the run ended before it could be killed; see {log}") from None
+    if process.wait() == 0:
+        raise ValueError(f"the run ended before it could be killed; see {log}")
     return int(read_metrics(metrics)[-1]["step"])
 
 
@@ -161,7 +167,8 @@ def rehearse(recipe: Recipe, processes: int, say: Any) -> dict[str, Any]:
     _run(_command(recipe, plan, root / "killed", "--resume"), log)
     unbroken, resumed = _numbers(root / "unbroken" / "metrics.jsonl"), _numbers(root / "killed" / "metrics.jsonl")
     if unbroken != resumed:
-        step = next(a["step"] for a, b in zip(unbroken, resumed, strict=False) if a != b)
+        pairs = zip(unbroken, resumed, strict=False)
+        step = next((a["step"] for a, b in pairs if a != b), min(len(unbroken), len(resumed)) + 1)
         raise ValueError(f"the resumed run differs from the unbroken one from step {step} on; see {root}")
     exported = ""
     if small.model.objective == "causal":
@@ -213,10 +220,7 @@ def main() -> None:
 
     def job() -> None:
         recipe = load(args.recipe)
-        gpus = local.count_gpus()
-        values = rehearse(
-            recipe, min(args.processes, gpus or args.processes), (lambda line: None) if args.json else print
-        )
+        values = rehearse(recipe, args.processes, (lambda line: None) if args.json else print)
         if args.json:
             print(json.dumps(values))
             return

@@ -15,6 +15,11 @@ def bits_per_byte(loss: float, tokens: int, size: int) -> float:
     return loss * tokens / size / math.log(2)
 
 
+def perplexity(loss: float) -> float:
+    """The exponential of a loss in nats a token."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 def write(run: Run, step: int, consumed_samples: int, validation_loss: float, world_size: int) -> None:
     """Write `report.json` and `loss.png`."""
     recipe = run.recipe
@@ -28,7 +33,7 @@ def write(run: Run, step: int, consumed_samples: int, validation_loss: float, wo
         "step": step,
         "tokens": consumed_samples * recipe.model.seq_length,
         "validation_loss": validation_loss,
-        "perplexity": math.exp(validation_loss),
+        "perplexity": perplexity(validation_loss),
         "bits_per_byte": bits_per_byte(validation_loss, held_out["tokens"], held_out["bytes"]),
         "tokens_per_second": speed,
         "model_flops_per_second": speed * recipe.model.flops_per_token,

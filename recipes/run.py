@@ -57,8 +57,15 @@ class Run:
     recipe: Recipe
     engine_json: dict[str, Any]
     engine: engine_config.Resolved
-    last_step: int
+    max_steps: int | None
     resume: bool
+
+    def last_step_from(self, step: int, consumed_samples: int) -> int:
+        """The step at which the token budget is used up, or `--max-steps` reached, seen from a position of the run."""
+        recipe = self.recipe
+        batch = dataclasses.replace(recipe.batch, global_batch=self.engine.json["train_batch_size"])
+        left = recipes.steps_for(recipe.train_samples, batch, consumed_samples)
+        return step + left if self.max_steps is None else min(step + left, self.max_steps)
 
     @property
     def checkpoints(self) -> Path:
@@ -89,10 +96,11 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
         config_path = _config_path(request.deepspeed_config or wanted.engine)
         config = engine_config.read(config_path)
     resolved = resolve_engine(wanted, config, config_path, world_size)
-    last_step = wanted.train_steps if request.max_steps is None else request.max_steps
-    if last_step < 1:
-        raise ValueError(f"--max-steps is {last_step}; it must be at least 1")
-    return Run(path, wanted, config, _with_monitors(resolved, path), last_step, request.resume)
+    if request.max_steps is not None and request.max_steps < 1:
+        raise ValueError(f"--max-steps is {request.max_steps}; it must be at least 1")
+    if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
+        raise ValueError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
+    return Run(path, wanted, config, _with_monitors(resolved, path), request.max_steps, request.resume)
 
 
 def resolve_engine(recipe: Recipe, config: dict[str, Any], path: Path, world_size: int) -> engine_config.Resolved:
@@ -171,9 +179,9 @@ def create(run: Run, data_folder: Path, world_size: int) -> None:
     _write_json(run.path / "ds_config.resolved.json", run.engine.json)
     _write_json(run.path / "data.json", {"folder": str(data_folder.resolve()), **prepare.manifest(data_folder)})
     shutil.copytree(data_folder / "tokeniser", run.path / "tokeniser", dirs_exist_ok=True)
-    _write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))
     with open(run.path / "starts.jsonl", "a") as stream:
         stream.write(json.dumps(_circumstances(run, world_size)) + "\n")
+    _write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -226,7 +234,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def newest(name: str | None = None) -> Path:
-    """The run that was written to last, of one recipe or of all. Errors: `ValueError` where there is none."""
+    """The run that was started or resumed last, of one recipe or of all. Errors: `ValueError` where there is none."""
     found = runs_root().glob(f"{name or '*'}/*/recipe.json")
     runs = sorted((file.parent for file in found), key=lambda path: (path / "starts.jsonl").stat().st_mtime)
     if not runs:

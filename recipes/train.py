@@ -69,7 +69,7 @@ def train(recipe: Recipe, request: Request) -> None:
     if rank == 0:
         truncate_metrics(run.metrics, position.step)
     loop = Loop(run, trainer, source, display, position)
-    display.start(position.step, world)
+    display.start(position.step, loop.last_step, world)
     try:
         loop.run_to_last_step()
     finally:
@@ -149,6 +149,7 @@ class Loop:
         self.run, self.trainer, self.source = run, trainer, source
         self.display, self.position = display, position
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.last_step = run.last_step_from(position.step, position.consumed_samples)
         self.stop_asked = False
         self.skipped_in_a_row = 0
         self.last_norms: deque[float] = deque(maxlen=5)
@@ -158,11 +159,12 @@ class Loop:
         every = self.run.recipe.intervals
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
-        while self.position.step < self.run.last_step:
+        while self.position.step < self.last_step:
             metrics, stop = self._step()
             step = self.position.step
-            last = stop or step == self.run.last_step
-            if step % every.evaluate_every == 0 or last:
+            last = stop or step == self.last_step
+            # The launcher gives a rank 30 s from SIGTERM to its end: a run that is to stop saves at once.
+            if not stop and (step % every.evaluate_every == 0 or last):
                 metrics["validation_loss"] = self.validation_loss(every.evaluate_samples)
             self._record(metrics)
             if step % every.save_every == 0 or last:
@@ -213,16 +215,20 @@ class Loop:
         """Do not burn hours on weights that no step will mend.
 
         A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
-        one bad batch or one bad chip. In fp16 skipping is how the loss scale is found; elsewhere it must not go on.
+        one bad batch or one bad chip. Skipping is how a dynamic loss scale is found; elsewhere it must not go on.
         """
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and self.run.engine.dtype != "fp16"
+        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self._scale_is_sought()
         if hopeless or not (math.isfinite(result.loss) or result.skipped):
             raise ValueError(
                 f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
                 "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
                 f"checkpoint in {self.run.checkpoints}"
             )
+
+    def _scale_is_sought(self) -> bool:
+        engine = self.trainer.engine
+        return bool(engine.fp16_enabled() and engine.dynamic_loss_scale())
 
     def _micro_batches(self, batch: int) -> list[Batch]:
         """This data rank's micro-batches of the global batch: the batch is the same whatever the world size."""

@@ -48,6 +48,12 @@ def test_wrong_world_sizes_are_refused(tmp_path: Path) -> None:
     assert local.world_size(None, 3) == 3
 
 
+def test_chosen_devices_stay_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    command = local.deepspeed_command("recipes.gpt_tiny", [], 2, None)
+    assert command[command.index("--include") + 1] == "localhost:6,7" and "--num_gpus" not in command
+
+
 def test_the_exit_status_is_the_command_s() -> None:
     assert local.run([sys.executable, "-c", "raise SystemExit(7)"], dict(os.environ)) == 7
     assert local.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], dict(os.environ)) == 128 + 9

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.engine import Batch, evaluate, initialize, set_learning_rate
+from model.engine import Batch, evaluate, initialize, set_global_batch, set_learning_rate
 from model.grid import make_grid
 from model.layout import Layout
 from model.loss import token_losses
@@ -98,6 +98,32 @@ def test_evaluation_counts_each_label_once_in_every_layout(name: str, layout: La
     expected = float(losses[:-1].sum() + losses[-1, :5].sum())
     for total in run_ranks(2, evaluated, name, layout, count):
         assert total == pytest.approx(expected, rel=1e-6)
+
+
+def ramped(sizes: list[int]) -> list[tuple[float, bool]]:
+    subject = training.trainer("zero1_fp32")
+    results = []
+    for size, samples in zip(sizes, training.batches(len(sizes)), strict=True):
+        set_global_batch(subject, size)
+        results.append(training.step(subject, samples[:size]))
+    return [(result.loss, result.skipped) for result in results]
+
+
+def test_a_growing_batch_trains_like_plain_pytorch() -> None:
+    sizes = [4, 4, 4, 8, 8, 12, 16, 16]
+    plain = training.model()
+    optimizer = training.plain_optimizer(plain)
+    expected = []
+    for size, samples in zip(sizes, training.batches(len(sizes)), strict=True):
+        optimizer.zero_grad()
+        loss = training.mean_loss(plain, samples[:size])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), training.CLIP)
+        optimizer.step()
+        expected.append(loss.item())
+    for results in run_ranks(2, ramped, sizes):
+        assert not any(skipped for _, skipped in results)
+        assert [loss for loss, _ in results] == pytest.approx(expected, abs=5e-6)
 
 
 def after_rate(rate: float) -> list[float]:

@@ -52,6 +52,13 @@ def plain() -> Reference:
     return run_plain(STEPS)
 
 
+@pytest.fixture(scope="module")
+def deep() -> Reference:
+    """Four layers, for layouts of four stages."""
+    torch.set_num_threads(1)
+    return run_plain(STEPS, training.DEEP)
+
+
 def both_accumulations(engine: str, layout: Layout, recompute: str) -> list[list[StepResult]]:
     """One micro-batch a step with all activations kept, and four with some recomputed."""
     share = training.GLOBAL_BATCH // layout.data_degree(torch.distributed.get_world_size())
@@ -64,15 +71,16 @@ def both_accumulations(engine: str, layout: Layout, recompute: str) -> list[list
 
 
 @pytest.mark.parametrize("case", cases(), ids=name_of)
-def test_a_layout_trains_like_plain_pytorch(plain: Reference, case: Case) -> None:
+def test_a_layout_trains_like_plain_pytorch(plain: Reference, deep: Reference, case: Case) -> None:
     world, engine, layout = case
+    reference = deep if training.config_for(layout) is training.DEEP else plain
     recompute = ("full", "selective")[cases().index(case) % 2]
     for runs in run_ranks(world, both_accumulations, engine, layout, recompute):
         for results in runs:
             for step, result in enumerate(results):
-                assert abs(result.loss - plain.losses[step]) <= LOSS_TOLERANCE
-                assert math.isclose(result.grad_norm, plain.norms[step], rel_tol=NORM_TOLERANCE)
-    assert min(plain.norms) > training.CLIP, "clipping was not active"
+                assert abs(result.loss - reference.losses[step]) <= LOSS_TOLERANCE
+                assert math.isclose(result.grad_norm, reference.norms[step], rel_tol=NORM_TOLERANCE)
+    assert min(reference.norms) > training.CLIP, "clipping was not active"
 
 
 HALF = [("zero1_bf16", Layout(tp=2, sequence_parallel=True), 4), ("zero3_bf16", Layout(tp=2), 4)]
@@ -88,9 +96,9 @@ def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout
 
     A logit is a sum over the residual stream that every block adds rounded terms to; the loss moves by at most the
     logits' error. With r = 2^-9 (bf16 rounds to half of 2^-8) or 2^-12 (fp16), logits of size about 1, two additions in
-    each of 4 layers, embedding, final norm, head and the weights themselves: 12 roundings, r each in the worst case.
+    each of 2 layers, embedding, final norm, head and the weights themselves: 8 roundings, r each in the worst case.
     """
-    bound = 12 * 2.0 ** (-9 if name.endswith("bf16") else -12)
+    bound = 8 * 2.0 ** (-9 if name.endswith("bf16") else -12)
     for results in run_ranks(world, run_engine, name, STEPS, layout):
         for step, result in enumerate(results):
             assert abs(result.loss - plain.losses[step]) <= bound
@@ -102,7 +110,7 @@ def test_hierarchical_partitioning_follows_fp32(plain: Reference) -> None:
     section = {"stage": 3, "zero_hpz_partition_size": 2}
     for results in run_ranks(4, run_engine, "zero3_hpz_bf16", STEPS, Layout(), zero_optimization=section):
         for step, result in enumerate(results):
-            assert abs(result.loss - plain.losses[step]) <= 12 * 2.0**-9
+            assert abs(result.loss - plain.losses[step]) <= 8 * 2.0**-9
 
 
 def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]:
@@ -150,7 +158,7 @@ def born(name: str, layout: Layout) -> int:
 
 @pytest.mark.parametrize(("name", "layout"), [("zero1_fp32", Layout(tp=4)), ("pipeline_fp32", Layout(tp=2, pp=2))])
 def test_a_rank_is_born_with_its_slice_of_the_plain_weights(name: str, layout: Layout) -> None:
-    assert max(run_ranks(4, born, name, layout)) < 0.45 * training.CONFIG.num_parameters
+    assert max(run_ranks(4, born, name, layout)) < 0.5 * training.CONFIG.num_parameters
 
 
 def lopsided() -> float:
@@ -171,7 +179,7 @@ def test_trap_an_unmarked_slice_makes_the_norm_wrong_in_silence(plain: Reference
 def test_stages_are_balanced_by_cost() -> None:
     cuts = stage_boundaries(load("530b").model, 35)
     assert [b - a for a, b in itertools.pairwise(cuts)] == [5, *[3] * 33, 5]  # three blocks a stage, and the ends
-    small = training.CONFIG  # its head costs two thirds of a block
+    small = training.DEEP  # its head costs two thirds of a block
     assert stage_boundaries(small, 4) == [0, 3, 4, 5, 8]
     assert stage_boundaries(small, 1) == [0, 8]
     assert stage_boundaries(load("345m").model, 2) == [0, 16, 28]  # the head is worth four blocks: 14 and 10
@@ -181,7 +189,7 @@ def test_stages_are_balanced_by_cost() -> None:
     ("layout", "world", "words"),
     [
         (Layout(tp=3), 3, r"num_attention_heads 4 does not divide by tp x ulysses degree 3; .*: 2, 4"),
-        (Layout(pp=8), 8, "layout.pp 8 is more than model.num_layers 4"),
+        (Layout(pp=8), 8, "layout.pp 8 is more than model.num_layers 2"),
         (Layout(sequence_parallel=True), 1, "needs layout.tp above 1"),
         (Layout(tp=2), 5, r"does not divide 5 ranks; .*: 4, 6"),
     ],

@@ -63,7 +63,7 @@ def worst_loss(name: str, layout: Layout, pipeline: dict[str, Any] | None, stage
         return kept(model, ds_config, grid)
 
     engine.initialize = initialize
-    subject = engine.build(training.CONFIG, layout, config, training.SEED)
+    subject = engine.build(training.config_for(layout), layout, config, training.SEED)
     losses = [training.step(subject, samples).loss for samples in training.batches(6)]
     reference = training.run_plain(6).losses
     return max(abs(a - b) for a, b in zip(losses, reference, strict=True))

@@ -1,5 +1,6 @@
 """What the engine tests share: a small model, its data, the engine's run of it, and plain PyTorch's."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from model.layout import Layout
 from model.loss import token_losses
 from recipes.recipe import ROOT
 
-CONFIG = GPTConfig(num_layers=4, hidden_size=64, num_attention_heads=4, seq_length=32, vocab_size=500)
+CONFIG = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=4, seq_length=32, vocab_size=500)
+DEEP = dataclasses.replace(CONFIG, num_layers=4)  # for four stages
 GLOBAL_BATCH = 16
 LEARNING_RATE = 3e-3
 CLIP = 0.25  # below the norms that occur, so that clipping is active in every step
@@ -36,9 +38,9 @@ def batches(steps: int) -> Tensor:
     return torch.randint(0, CONFIG.vocab_size, (steps, GLOBAL_BATCH, CONFIG.seq_length + 1), generator=generator)
 
 
-def model() -> GPT:
-    result = GPT(CONFIG)
-    init_weights({parameter: name for name, parameter in result.named_parameters()}, CONFIG, SEED)
+def model(config: GPTConfig = CONFIG) -> GPT:
+    result = GPT(config)
+    init_weights({parameter: name for name, parameter in result.named_parameters()}, config, SEED)
     return result
 
 
@@ -57,6 +59,8 @@ def engine_json(name: str, data: int, micro: int = 2, **changes: Any) -> dict[st
         "optimizer.params.weight_decay": 0.1,
     }
     config = {**engine_config.read(path), "gradient_clipping": CLIP, **changes}
+    if "zero_hpz_partition_size" in config["zero_optimization"]:
+        config["zero_optimization"]["zero_hpz_partition_size"] = 2  # ranks of a "node"
     if config["zero_optimization"]["stage"] == 3:  # partition the smallest parameter too
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return json.loads(json.dumps(engine_config.resolve(config, values, data, str(path)).json))
@@ -69,9 +73,13 @@ def micro_batches(samples: Tensor, dp_rank: int, dp: int, micro: int = 2) -> lis
     return [Batch(p[:, :-1], p[:, 1:], torch.full(p[:, 1:].shape, weight)) for p in parts]
 
 
+def config_for(layout: Layout) -> GPTConfig:
+    return DEEP if layout.pp > CONFIG.num_layers else CONFIG
+
+
 def trainer(name: str, layout: Layout = SINGLE, micro: int = 2, **changes: Any) -> Trainer:
     dp = layout.data_degree(torch.distributed.get_world_size())
-    return build(CONFIG, layout, engine_json(name, dp, micro, **changes), SEED)
+    return build(config_for(layout), layout, engine_json(name, dp, micro, **changes), SEED)
 
 
 def step(subject: Trainer, samples: Tensor, micro: int = 2) -> StepResult:
@@ -84,9 +92,9 @@ def run_engine(name: str, steps: int, layout: Layout = SINGLE, micro: int = 2, *
     return [step(subject, samples, micro) for samples in batches(steps)]
 
 
-def run_plain(steps: int) -> Reference:
+def run_plain(steps: int, config: GPTConfig = CONFIG) -> Reference:
     """The same in one process of plain PyTorch, fp32."""
-    plain = model()
+    plain = model(config)
     optimizer = plain_optimizer(plain)
     losses, norms = [], []
     for samples in batches(steps):

@@ -12,7 +12,10 @@ from recipes.recipe import ROOT, names
 
 ROOMS = ("recipes", "model", "data", "launch")
 HEAVY = ("torch", "deepspeed", "transformers", "datasets")
-COMMANDS = ["recipes", *(f"recipes.{job}" for job in ("plan", "prepare", "evaluate", "generate", "export", "report"))]
+COMMANDS = [
+    "recipes",
+    *(f"recipes.{job}" for job in ("plan", "prepare", "evaluate", "generate", "export", "rehearse", "report")),
+]
 SOURCES = [path for room in (*ROOMS, "bench", "tests") for path in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -35,7 +38,7 @@ def test_rooms_import_no_sibling(room: str) -> None:
 
 def test_deepspeed_is_imported_in_few_places() -> None:
     found = {str(p.relative_to(ROOT)) for p in SOURCES if any(i.split(".")[0] == "deepspeed" for i in imports(p))}
-    assert {path for path in found if not path.startswith("tests/")} == {"model/engine.py", "model/checkpoint.py"}
+    assert {path for path in found if not path.startswith("tests/")} == {"model/engine.py", "model/pipeline.py"}
 
 
 @pytest.mark.parametrize("module", COMMANDS + [f"recipes.{name}" for name in names()])
