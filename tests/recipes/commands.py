@@ -11,7 +11,7 @@ from recipes.recipe import ROOT
 
 TEXT = "the king shall come and go with all his men to see what may be done for love or war"
 WORDS = TEXT.split()
-TIMEOUT_SECONDS = 150
+TIMEOUT_SECONDS = 400
 
 
 def write_corpus(path: Path) -> Path:

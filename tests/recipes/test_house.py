@@ -70,7 +70,7 @@ def test_the_readme_names_only_what_exists() -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)) | sizes
     for pattern in re.findall(r"^([a-z]+-)%:", makefile, re.MULTILINE):
         targets |= {pattern + size for size in sizes}
-    assert set(re.findall(r"`?make ([a-z0-9][\w.-]*)", text)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9][\w.-]*)", text, re.MULTILINE)) <= targets
     for path in re.findall(r"`((?:recipes|ds_configs|model|data|launch|tests|bench|docs)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
     for module in re.findall(r"python -m ((?:recipes|bench)[\w.]*)", text):

@@ -1,4 +1,4 @@
-"""A pipelined, a sharded and the 530B recipe walk the road here: train, SIGKILL, resume to the same numbers, export."""
+"""A sharded recipe and the pipelined 530B walk the road: train, SIGKILL, resume to the same numbers, export."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from recipes.rehearse import narrow
 from tests.recipes.commands import fail, succeed
 
 
-@pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("39b", 4), ("530b", 4)])
+@pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("530b", 4)])
 def test_a_recipe_rehearses(name: str, processes: int, tmp_path: Path) -> None:
     values = json.loads(succeed(tmp_path, "recipes.rehearse", name, "--processes", str(processes), "--json"))
     assert values["resumed_equals_unbroken"] and values["killed_after_step"] < values["steps"]
