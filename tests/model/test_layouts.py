@@ -139,7 +139,6 @@ OBJECTIVES += [("prefix", "zero1_fp32", Layout(tp=2, sequence_parallel=True), 2)
 @pytest.mark.parametrize(("objective", "name", "layout", "world"), OBJECTIVES)
 def test_other_objectives_do_not_depend_on_the_layout(objective: str, name: str, layout: Layout, world: int) -> None:
     (single,) = run_ranks(1, run_objective, objective, "zero1_fp32", Layout())
-    assert single[-1].loss < single[0].loss
     for results in run_ranks(world, run_objective, objective, name, layout):
         for ours, theirs in zip(results, single, strict=True):
             assert abs(ours.loss - theirs.loss) <= LOSS_TOLERANCE
