@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
@@ -34,6 +35,7 @@ def fail(message: str) -> NoReturn:
     rank = int(os.environ.get("RANK", "0"))
     if rank:
         # Most errors come to all ranks alike. Rank 0 says it for all; when it ends, the launcher ends the others.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training rather notes a signal and goes on
         time.sleep(5)
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(USER_ERROR)
