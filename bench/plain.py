@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from data.sampling import TokenStream, windows
-from data.shards import Shard
+from data.mixture import Mixture
 from launch.local import world_size
 from model.gpt import GPT
 from model.init import init_weights
@@ -25,6 +24,7 @@ from model.loss import token_losses
 from recipes import cli
 from recipes.prepare import recipe_data
 from recipes.recipe import Recipe, load, override
+from recipes.train import FINAL_SAMPLES
 
 CLIP = 1.0  # as the shipped JSON
 
@@ -37,7 +37,7 @@ class Result:
     tokens_per_second: float
 
 
-def plain(recipe: Recipe, data: Path, steps: int, autocast: bool) -> Result:
+def plain(recipe: Recipe, data: Mixture, steps: int, autocast: bool) -> Result:
     """The reference: one process, plain PyTorch, fp32 weights; the matrix products in bf16 where `autocast` says so."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPT(recipe.model)
@@ -52,7 +52,7 @@ def plain(recipe: Recipe, data: Path, steps: int, autocast: bool) -> Result:
         betas=recipe.optimizer.betas,
         eps=recipe.optimizer.eps,
     )
-    stream = TokenStream(Shard(data / "train"), recipe.model.seq_length, recipe.seed)
+    stream = data.training(recipe.model.seq_length, recipe.seed)
     batch, speeds = recipe.batch.global_batch, []
     for step in range(steps):
         began = time.perf_counter()
@@ -75,9 +75,9 @@ def plain(recipe: Recipe, data: Path, steps: int, autocast: bool) -> Result:
 
 
 @torch.no_grad()
-def _validate(model: GPT, data: Path, recipe: Recipe, device: str) -> float:
-    tokens = Shard(data / "validation").tokens
-    samples, mask = (torch.from_numpy(array) for array in windows(tokens, recipe.model.seq_length))
+def _validate(model: GPT, data: Mixture, recipe: Recipe, device: str) -> float:
+    held_out = data.held_out(recipe.model.seq_length, FINAL_SAMPLES)
+    samples, mask = (torch.from_numpy(array) for array in held_out)
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for first in range(0, len(samples), recipe.batch.global_batch):
         part = slice(first, first + recipe.batch.global_batch)

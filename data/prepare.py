@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,28 @@ def prepare(corpus: str, tokeniser: str, vocab_size: int, root: Path, say: Say =
                 shutil.rmtree(scratch, ignore_errors=True)
     _check_vocabulary(tokeniser, manifest(folder)["vocab_size"], vocab_size)
     return folder
+
+
+def shared_tokeniser(names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None) -> str:
+    """A tokeniser for several corpora: `spec` itself, or where it is to be trained, the folder of one of them all."""
+    if len(names) == 1 or not spec.startswith("bpe:"):
+        return spec
+    sources = [_source(name, spec) for name in names]
+    digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:8]
+    folder = root / f"tokeniser-{spec.replace(':', '-')}-{digest}"
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f".{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            from data import tokenisers
+
+            say(f"tokeniser: {spec} of {len(names)} corpora")
+            budget = TOKENISER_SAMPLE_CHARACTERS // len(names)
+            trained = tokenisers.obtain(spec, (text for name in names for text in _training_texts(name, budget)))
+            scratch = folder.with_name(folder.name + ".partial")
+            tokenisers.save(trained, scratch)
+            os.replace(scratch, folder)
+    return str(folder)
 
 
 def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
@@ -131,8 +153,7 @@ def _build(corpus: str, spec: str, vocab_size: int, source: dict[str, Any], fold
     (folder / "manifest.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
-def _training_texts(corpus: str) -> Iterator[str]:
-    budget = TOKENISER_SAMPLE_CHARACTERS
+def _training_texts(corpus: str, budget: int = TOKENISER_SAMPLE_CHARACTERS) -> Iterator[str]:
     for document in corpora.split(corpora.documents(corpus)):
         if document.split == "train" and budget > 0:
             budget -= len(document.text)

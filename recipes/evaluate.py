@@ -1,6 +1,7 @@
 """Loss, perplexity and bits per byte of a run on any text: `python -m recipes.evaluate --data my.txt`."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
 
+    from model.gpt import GPT
+
 BATCH_TOKENS = 16_384  # tokens evaluated at once: large enough to keep a GPU busy, small enough for a laptop
 
 
@@ -25,9 +28,7 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     """
     import torch
 
-    from data.sampling import windows
     from model.engine_config import precision, read
-    from model.loss import token_losses
 
     config = read_recipe(run).model
     if config.objective != "causal":
@@ -35,48 +36,88 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
             f"{run} was trained with the {config.objective} objective: it has no loss on plain text; its "
             "validation loss stands in report.json"
         )
-    tokens, size = _tokens(run, data, load_tokeniser(run))
-    if len(tokens) < 2:
-        raise ValueError(f"{data} holds {len(tokens)} tokens; a loss needs at least 2")
-    if int(tokens.max()) >= config.vocab_size:
-        raise ValueError(
-            f"{data} holds token {tokens.max()} but the model has {config.vocab_size}: another tokeniser made it"
-        )
+    texts = _texts(run, data, load_tokeniser(run))
+    for text in texts:
+        if len(text.tokens) < 2:
+            raise ValueError(f"{text.name} holds {len(text.tokens)} tokens; a loss needs at least 2")
+        if int(text.tokens.max()) >= config.vocab_size:
+            raise ValueError(
+                f"{text.name} holds token {text.tokens.max()} but the model has {config.vocab_size}: another tokeniser "
+                "made it"
+            )
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device, dtype[precision(read(run / "ds_config.json"))])
+    losses = [_loss(model, text.tokens) for text in texts]
+    total = sum(text.share for text in texts)
+    loss = sum(text.share * each for text, each in zip(texts, losses, strict=True)) / total
+    bytes_per_token = sum(text.share * text.size / len(text.tokens) for text in texts) / total
+    return {
+        "run": str(run),
+        "data": data,
+        "tokens": sum(len(text.tokens) - 1 for text in texts),
+        "bytes": sum(text.size for text in texts),
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": bits_per_byte(loss, bytes_per_token),
+        "parts": [
+            {"name": text.name, "share": text.share / total, "loss": each, "tokens": len(text.tokens) - 1}
+            for text, each in zip(texts, losses, strict=True)
+        ],
+    }
+
+
+def _loss(model: "GPT", tokens: "NDArray[np.generic]") -> float:
+    """Mean loss in nats over every token but the first."""
+    import torch
+
+    from data.sampling import windows
+    from model.loss import token_losses
+
+    config, device = model.config, next(model.parameters()).device
     samples, mask = (torch.from_numpy(array) for array in windows(tokens, config.seq_length))
     total = torch.zeros(2, dtype=torch.float64, device=device)
     batch = max(1, BATCH_TOKENS // config.seq_length)
     for first in range(0, len(samples), batch):
-        part = slice(first, first + batch)
+        rows = slice(first, first + batch)
         with torch.no_grad():
-            losses = token_losses(model(samples[part, :-1].to(device)), samples[part, 1:].to(device), config.vocab_size)
-        counted = mask[part].to(device)
+            losses = token_losses(model(samples[rows, :-1].to(device)), samples[rows, 1:].to(device), config.vocab_size)
+        counted = mask[rows].to(device)
         total += torch.stack(((losses.double() * counted).sum(), counted.sum()))
-    loss = float(total[0] / total[1])
-    return {
-        "run": str(run),
-        "data": data,
-        "tokens": int(total[1]),
-        "bytes": size,
-        "loss": loss,
-        "perplexity": perplexity(loss),
-        "bits_per_byte": bits_per_byte(loss, len(tokens), size),
-    }
+    return float(total[0] / total[1])
 
 
-def _tokens(run: Path, data: str, tokeniser: "PreTrainedTokenizerFast") -> "tuple[NDArray[np.generic], int]":
-    """Tokens and size in bytes of what is to be evaluated."""
-    import numpy as np
+@dataclass(frozen=True)
+class Text:
+    """What a loss is measured on: tokens, size in bytes, share of the whole beside other texts."""
 
-    from data import corpora, prepare
+    name: str
+    tokens: "NDArray[np.generic]"
+    size: int
+    share: int = 1
+
+
+def _texts(run: Path, data: str, tokeniser: "PreTrainedTokenizerFast") -> list[Text]:
+    """What is to be evaluated: of a run's own validation set each part of the blend, else one text."""
+    from data import mixture
     from data.shards import Shard
 
-    if data == "validation":
-        described = json.loads((run / "data.json").read_text())
-        prepare.check(Path(described["folder"]), expected=described)
-        return Shard(Path(described["folder"]) / "validation").tokens, described["validation"]["bytes"]
+    if data != "validation":
+        return [Text(data, *_tokens(data, tokeniser))]
+    opened = mixture.reopened(json.loads((run / "data.json").read_text()))
+    return [
+        Text(part.corpus, Shard(part.folder / "validation").tokens, manifest["validation"]["bytes"], part.share)
+        for part, manifest in zip(opened.parts, opened.manifests, strict=True)
+    ]
+
+
+def _tokens(data: str, tokeniser: "PreTrainedTokenizerFast") -> "tuple[NDArray[np.generic], int]":
+    """Tokens and size in bytes of a shard, or of any corpus that can be read."""
+    import numpy as np
+
+    from data import corpora
+    from data.shards import Shard
+
     if Path(data).is_dir():
         data = str(Path(data).resolve())
     prefix = Path(data).with_suffix("") if data.endswith((".bin", ".idx")) else Path(data)
@@ -109,6 +150,8 @@ def main() -> None:
                 f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "
                 f"{values['bits_per_byte']:.4f} bits a byte over {values['tokens']:,} tokens"
             )
+            for part in values["parts"] if len(values["parts"]) > 1 else ():
+                print(f"  {part['share']:7.3%} {part['name']}: loss {part['loss']:.4f} over {part['tokens']:,} tokens")
 
     cli.run_job(job)
 

@@ -9,7 +9,7 @@ cluster         2,240 A100-80GB = tensor 8 x pipeline 35 x data 8; 41 days at 35
 
 from model.config import GPTConfig
 from model.layout import Layout
-from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
+from recipes.recipe import AdamW, Batch, Cluster, Data, Part, Recipe, Schedule
 
 RECIPE = Recipe(
     name="gpt_530b",
@@ -22,7 +22,26 @@ RECIPE = Recipe(
         vocab_multiple=1024,
         init_method_std=4e-3,  # section 3.2: sqrt(1 / 3h)
     ),
-    data=Data(corpus="c4", tokeniser="gpt2"),  # MT-NLG's own blend of fifteen parts waits for blending: planned
+    data=Data(  # table 2's fifteen parts; the weights as Megatron-DeepSpeed's own blend scripts print them
+        corpus=(
+            Part("books3", 0.14336),
+            Part("openwebtext2", 0.19336),
+            Part("stackexchange", 0.05689),
+            Part("pubmed-abstracts", 0.02897),
+            Part("wikipedia", 0.04771),
+            Part("pg19", 0.00873),
+            Part("bookcorpus2", 0.01007),
+            Part("nih-exporter", 0.00208),
+            Part("pile-cc", 0.09446),
+            Part("arxiv", 0.01359),
+            Part("github", 0.01588),
+            Part("cc-2020-50", 0.13017),
+            Part("cc-2021-04", 0.15652),
+            Part("realnews", 0.08962),
+            Part("cc-stories", 0.00859),
+        ),
+        tokeniser="gpt2",
+    ),
     optimizer=AdamW(lr=5e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
     schedule=Schedule(  # section 3.2: warmup over 1B tokens, cosine to 10% over 340B, stopped at 270B
         train_tokens=270_000_000_000, warmup_tokens=1_000_000_000, decay_tokens=340_000_000_000

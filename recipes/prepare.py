@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from data import prepare
+from data import blend, mixture, prepare
+from data.mixture import Mixture, PreparedPart
 from recipes import cli
 from recipes.recipe import Recipe, load, override
 from recipes.run import Run, runs_root
@@ -12,27 +13,32 @@ from recipes.run import Run, runs_root
 Say = Callable[[str], None]
 
 
-def recipe_data(recipe: Recipe, say: Say) -> Path:
+def recipe_data(recipe: Recipe, say: Say) -> Mixture:
     """The prepared data of a recipe, made now where it is missing."""
-    data = recipe.data
+    data, root = recipe.data, runs_root() / "data"
     reserved = 1 if recipe.model.objective == "masked" else 0  # the last entry of the vocabulary is the mask token
     room = recipe.model.vocab_size - reserved
-    folder = prepare.prepare(data.corpus, data.tokeniser, room, runs_root() / "data", say)
-    prepare.check(folder)
-    return folder
+    corpora = list(dict.fromkeys(part.corpus for part in data.parts))
+    tokeniser = prepare.shared_tokeniser(corpora, data.tokeniser, root, say)
+    made = {corpus: prepare.prepare(corpus, tokeniser, room, root, say) for corpus in corpora}
+    folders = [made[part.corpus] for part in data.parts]
+    weights = [part.weight for part in data.parts]
+    if not any(weights):
+        sizes = [prepare.manifest(folder)["train"]["tokens"] for folder in folders]
+        weights = [size ** (1 / data.temperature) for size in sizes]
+    shares = blend.shares(weights)
+    return Mixture([PreparedPart(p.corpus, f, s) for p, f, s in zip(data.parts, folders, shares, strict=True)])
 
 
-def run_data(run: Run, say: Say) -> Path:
+def run_data(run: Run, say: Say) -> Mixture:
     """The data of a run; a resumed run gets the very shards it began with. Errors: `ValueError` where they changed."""
     stored = run.path / "data.json"
     if not run.resume or not stored.exists():
         return recipe_data(run.recipe, say)
     began_with = json.loads(stored.read_text())
-    folder = Path(began_with["folder"])
-    if not (folder / "manifest.json").exists():
-        folder = recipe_data(run.recipe, say)
-    prepare.check(folder, expected=began_with)
-    return folder
+    if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
+        return mixture.reopened(began_with)
+    return Mixture(recipe_data(run.recipe, say).parts, began_with)
 
 
 def main() -> None:
@@ -45,18 +51,22 @@ def main() -> None:
     args = parser.parse_args()
 
     def job() -> None:
-        folder = recipe_data(override(load(args.recipe), args.settings), (lambda line: None) if args.json else print)
-        described = prepare.manifest(folder)
+        recipe = override(load(args.recipe), args.settings)
+        described = recipe_data(recipe, (lambda line: None) if args.json else print).described
         if args.json:
-            print(json.dumps({"folder": str(folder), **described}))
+            print(json.dumps(described))
             return
-        for part in prepare.SPLITS:
-            facts = described[part]
-            print(
-                f"{part:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
-                f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
-            )
-        print(f"data: {folder}")
+        total = sum(part["share"] for part in described["parts"])
+        for part in described["parts"]:
+            for split in prepare.SPLITS:
+                facts = part[split]
+                print(
+                    f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
+                    f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+                )
+            share = part["share"] / total
+            epochs = share * recipe.schedule.train_tokens / part["train"]["tokens"]
+            print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
 
     cli.run_job(job)
 

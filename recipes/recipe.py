@@ -20,19 +20,59 @@ STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an
 
 
 @dataclass(frozen=True)
-class Data:
-    """What the model reads: a corpus (name, path, hub id) and a tokeniser (`bpe:N`, `gpt2`, folder, hub id).
-
-    The rest belongs to the masked objective: the share of the tokens that is to be guessed, and how much of it becomes
-    the mask token (the last entry of the vocabulary) or a random one.
-    """
+class Part:
+    """A corpus of a blend and its weight there: its share of the samples, or its budget in tokens."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     corpus: str
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the model reads: a corpus (name, path, hub id) or a blend of them, and a tokeniser.
+
+    The weights of a blend add up to 1 (shares) or to the recipe's token budget (tokens of each). Without weights the
+    parts are drawn in proportion to their tokens to the power of 1 / `temperature` (Conneau et al. 2020,
+    arXiv:1911.02116, section 3.1): 1 takes them as they are, more favours the small ones.
+
+    The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the masked objective: the share of the
+    tokens that is to be guessed, and how much of it becomes the mask token (the last entry of the vocabulary) or a
+    random one.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    corpus: str | tuple[Part, ...]
     tokeniser: str
+    temperature: float = 1.0
     masked_share: float = 0.10
     masked_to_mask: float = 0.8
     masked_to_random: float = 0.1
+
+    def __post_init__(self) -> None:
+        weights = [part.weight for part in self.parts]
+        if not weights:
+            raise ValueError("data.corpus is an empty blend; name at least one corpus")
+        if any(weights) and not all(0 < weight < math.inf for weight in weights):
+            part = next(part for part in self.parts if not 0 < part.weight < math.inf)
+            raise ValueError(
+                f"data.corpus: the weight of {part.corpus} is {part.weight}; give every part a weight above 0, or none"
+            )
+        if self.temperature <= 0 or (any(weights) and self.temperature != 1):
+            raise ValueError(
+                f"data.temperature is {self.temperature}; it must be above 0, and goes with a blend without weights"
+            )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The blend; of a single corpus that one."""
+        return (Part(self.corpus),) if isinstance(self.corpus, str) else self.corpus
+
+    @property
+    def described(self) -> str:
+        """The blend in a few words."""
+        heaviest = max(self.parts, key=lambda part: part.weight).corpus
+        return heaviest if len(self.parts) == 1 else f"{heaviest} and {len(self.parts) - 1} more"
 
 
 @dataclass(frozen=True)
@@ -176,6 +216,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.layout.check(self.model)
+        total = sum(part.weight for part in self.data.parts)
+        if total and not any(math.isclose(total, whole, rel_tol=1e-5) for whole in (1, self.schedule.train_tokens)):
+            raise ValueError(
+                f"data.corpus: the weights of the blend add up to {total:.10g}; make them add up to 1, or as tokens of "
+                f"each part to schedule.train_tokens {self.schedule.train_tokens}"
+            )
         if self.seed < 0:
             raise ValueError(f"the seed is {self.seed}; it must be at least 0")
         if self.model.objective == "prefix" and (self.layout.pp > 1 or self.layout.ulysses > 1):
@@ -275,10 +321,22 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
             close = difflib.get_close_matches(path, known, n=2, cutoff=0.4)
             raise ValueError(f"--set {setting}: there is no field {path}; did you mean {' or '.join(close or known)}?")
-        holder[key] = _parsed(holder[key], value.strip(), setting)
+        holder[key] = _corpus(value) if path == "data.corpus" else _parsed(holder[key], value.strip(), setting)
         if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
             values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
     return from_dict(values, "--set")
+
+
+def _corpus(text: str) -> Any:
+    """`a` is a corpus, `a=0.7,b=0.3` a blend of two with their weights, `a,b` one without."""
+    parts: list[dict[str, Any]] = []
+    for piece in text.strip().split(","):
+        name, _, weight = piece.rpartition("=")
+        try:
+            parts.append({"corpus": name.strip(), "weight": float(weight)})
+        except ValueError:
+            parts.append({"corpus": piece.strip()})
+    return parts[0]["corpus"] if len(parts) == 1 and "weight" not in parts[0] else parts
 
 
 def _parsed(old: Any, text: str, setting: str) -> Any:

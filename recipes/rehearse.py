@@ -23,6 +23,7 @@ STEPS = 10
 KILL_AFTER = 6  # steps; the checkpoint before it is of step 4
 SAVE_EVERY = 4
 FOLDED = 2  # degree of an axis that was split
+CORPUS = "shakespeare"
 SEQ_LENGTH, HEAD_SIZE, VOCABULARY = 64, 16, 512
 DEADLINE_SECONDS = 300
 
@@ -59,7 +60,7 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
         "model.num_attention_heads": heads,
         "model.seq_length": SEQ_LENGTH,
         "model.vocab_size": VOCABULARY + 1,
-        "data.corpus": "shakespeare",
+        "data.corpus": ",".join(f"{CORPUS}={p.weight}" if p.weight else CORPUS for p in recipe.data.parts),
         "data.tokeniser": f"bpe:{VOCABULARY}",
         "schedule.train_tokens": tokens,
         "schedule.warmup_tokens": max(tokens // STEPS, tokens * real.warmup_tokens // real.train_tokens),
@@ -81,12 +82,12 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
         "model.hidden_size",
         "model.num_attention_heads",
         "model.seq_length",
-        "data.corpus",
     )
     shown += ("batch.global_batch", "schedule.train_tokens", "layout.tp", "layout.pp", "layout.ulysses")
     narrowed = [
         f"{name} {_field(recipe, name)} -> {values[name]}" for name in shown if _field(recipe, name) != values[name]
     ]
+    narrowed.append(f"data {recipe.data.described} -> {CORPUS}")
     if data != dp:
         narrowed.append(f"data degree {data} -> {dp}")
     return Narrow(tuple(f"{name}={value}" for name, value in values.items()), tp * pp * ulysses * dp, tuple(narrowed))
@@ -202,6 +203,8 @@ def _same(recipe: Recipe) -> list[str]:
         "shape of the schedule: warmup, cosine, floor" + (", batch-size ramp" if recipe.batch.ramp else ""),
         "the deepspeed launcher, checkpoints, resume and export",
     ]
+    if len(recipe.data.parts) > 1:
+        same.append(f"the blend of {len(recipe.data.parts)} parts and its weights")
     axes = {"tensor": recipe.layout.tp, "pipeline": recipe.layout.pp, "Ulysses": recipe.layout.ulysses}
     split = [name for name, degree in axes.items() if degree > 1]
     if split:

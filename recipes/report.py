@@ -10,9 +10,9 @@ from recipes import cli
 from recipes.run import Run, device_name, newest, read_metrics, read_recipe
 
 
-def bits_per_byte(loss: float, tokens: int, size: int) -> float:
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
     """A loss in nats a token as bits a byte of the same text, which no tokeniser changes."""
-    return loss * tokens / size / math.log(2)
+    return loss / bytes_per_token / math.log(2)
 
 
 def perplexity(loss: float) -> float:
@@ -23,7 +23,7 @@ def perplexity(loss: float) -> float:
 def write(run: Run, step: int, consumed_samples: int, validation_loss: float, world_size: int) -> None:
     """Write `report.json` and `loss.png`."""
     recipe = run.recipe
-    held_out = json.loads((run.path / "data.json").read_text())["validation"]
+    bytes_per_token = json.loads((run.path / "data.json").read_text())["bytes_per_token"]
     # The first steps of a process warm up its caches.
     speeds = [line["tokens_per_second"] for line in read_metrics(run.metrics)]
     speed = statistics.median(speeds)
@@ -34,7 +34,7 @@ def write(run: Run, step: int, consumed_samples: int, validation_loss: float, wo
         "tokens": consumed_samples * recipe.model.seq_length,
         "validation_loss": validation_loss,
         "perplexity": perplexity(validation_loss),
-        "bits_per_byte": bits_per_byte(validation_loss, held_out["tokens"], held_out["bytes"]),
+        "bits_per_byte": bits_per_byte(validation_loss, bytes_per_token),
         "tokens_per_second": speed,
         "model_flops_per_second": speed * recipe.model.flops_per_token,
         "world_size": world_size,
@@ -69,7 +69,7 @@ def plot(path: Path) -> None:
     ]
     axes.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", markersize=4, label="validation")
     axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)")
-    axes.set_title(f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters on {recipe.data.corpus}")
+    axes.set_title(f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters on {recipe.data.described}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path / "loss.png", dpi=120)

@@ -5,7 +5,7 @@ runs/<recipe>/<run-id>/
     ds_config.json            the DeepSpeed JSON as it was given, "auto" and all; a resumed run reads it again
     ds_config.resolved.json   the same without "auto", as DeepSpeed got it
     starts.jsonl              one line a start: time, command, world size, versions, commit, device, deviations
-    data.json, tokeniser/     the manifest of the prepared data, and a copy of the tokeniser
+    data.json, tokeniser/     the manifests of the prepared data, and a copy of the tokeniser
     metrics.jsonl             one line a step
     checkpoints/              step-00000100/ …
     report.json, loss.png     written at the end
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data import prepare
+from data.mixture import Mixture
 from model import engine_config
 from recipes import recipe as recipes
 from recipes.recipe import ROOT, Recipe
@@ -172,13 +172,13 @@ def _with_monitors(resolved: engine_config.Resolved, path: Path) -> engine_confi
     return dataclasses.replace(resolved, json=config)
 
 
-def create(run: Run, data_folder: Path, world_size: int) -> None:
+def create(run: Run, data: Mixture, world_size: int) -> None:
     """Write what made the run. A run whose `recipe.json` exists can be resumed."""
     run.path.mkdir(parents=True, exist_ok=True)
     _write_json(run.path / "ds_config.json", run.engine_json)
     _write_json(run.path / "ds_config.resolved.json", run.engine.json)
-    _write_json(run.path / "data.json", {"folder": str(data_folder.resolve()), **prepare.manifest(data_folder)})
-    shutil.copytree(data_folder / "tokeniser", run.path / "tokeniser", dirs_exist_ok=True)
+    _write_json(run.path / "data.json", data.described)
+    shutil.copytree(data.parts[0].folder / "tokeniser", run.path / "tokeniser", dirs_exist_ok=True)
     with open(run.path / "starts.jsonl", "a") as stream:
         stream.write(json.dumps(_circumstances(run, world_size)) + "\n")
     _write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))

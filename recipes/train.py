@@ -7,7 +7,6 @@ import signal
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 import torch
 
 from data import objectives
-from data.sampling import TokenStream, windows
-from data.shards import Shard
+from data.mixture import Mixture
 from model import checkpoint
 from model.engine import (
     Batch,
@@ -57,11 +55,11 @@ def train(recipe: Recipe, request: Request) -> None:
     run = plan_run(recipe, _same_path(recipe, request), world)
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
-    folder = run_data(run, display.say)
-    source = Source(run.recipe, folder)
+    mixture = run_data(run, display.say)
+    source = Source(run.recipe, mixture)
     torch.distributed.barrier()  # until every rank has seen that the run directory is free
     if rank == 0:
-        create(run, folder, world)
+        create(run, mixture, world)
     _place_wandb(run, display)
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed)
     saved = checkpoint.load_newest(trainer, run.checkpoints, display.say) if run.resume else None
@@ -91,11 +89,10 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
 class Source:
     """Micro-batches of a recipe's training and validation data under its objective."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, mixture: Mixture) -> None:
         self.recipe = recipe
-        self.stream = TokenStream(Shard(folder / "train"), recipe.model.seq_length, recipe.seed)
-        held_out = Shard(folder / "validation").tokens[: FINAL_SAMPLES * recipe.model.seq_length + 1]
-        self.samples, self.mask = windows(held_out, recipe.model.seq_length)
+        self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
+        self.samples, self.mask = mixture.held_out(recipe.model.seq_length, FINAL_SAMPLES)
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 

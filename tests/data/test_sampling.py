@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.sampling import SampleOrder, TokenStream, windows
+from data.sampling import BlendedStream, SampleOrder, TokenStream, shuffled, windows
 from tests.data.test_shards import write
 
 
@@ -28,17 +28,52 @@ def test_an_epoch_visits_every_sample_once_and_cuts_anew() -> None:
     assert len({epoch[0] for epoch in epochs}) > 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 17, 64, 1000])
+def test_shuffling_is_a_permutation_that_the_keys_draw(size: int) -> None:
+    drawn = {
+        tuple(shuffled(np.arange(size), size, np.random.SeedSequence(seed).generate_state(6, np.uint64)).tolist())
+        for seed in range(50)
+    }
+    assert all(sorted(order) == list(range(size)) for order in drawn)
+    assert len(drawn) == {1: 1, 2: 2, 3: 6}.get(size, len(drawn)) and (size < 17 or len(drawn) == 50)
+
+
+def test_shuffling_sends_an_index_anywhere_alike() -> None:
+    keys = [np.random.SeedSequence(seed).generate_state(6, np.uint64) for seed in range(3000)]
+    places = [int(shuffled(np.array([7]), 10, key)[0]) for key in keys]
+    expected = len(keys) / 10
+    chi_squared = sum((places.count(place) - expected) ** 2 / expected for place in range(10))
+    assert chi_squared < 27.9  # nine degrees of freedom: exceeded once in a thousand draws
+
+
+def test_a_trillion_samples_take_no_memory() -> None:
+    order = SampleOrder(2048 * 10**12, 2048, seed=1)
+    found = starts(order, 10**11, 3)
+    assert len(set(found)) == 3 and max(found) > 10**12
+    assert starts(order, 10**11 + 1, 1)[0] == found[1]
+
+
+def test_the_parts_of_a_blend_are_cut_each_in_an_order_of_its_own(tmp_path: Path) -> None:
+    shards = [write(tmp_path / name, [list(range(start, start + 99))]) for name, start in (("a", 0), ("b", 100))]
+    blended = BlendedStream([TokenStream(s, 4, seed=0, stream=n) for n, s in enumerate(shards)], [3, 1])
+    samples = blended.batch(0, 40)
+    assert (samples[:, 0] >= 100).sum() == 10
+    alone = TokenStream(shards[1], 4, seed=0, stream=1).samples(np.arange(10))
+    assert np.array_equal(samples[samples[:, 0] >= 100], alone)
+    assert not np.array_equal(alone - 100, TokenStream(shards[0], 4, seed=0).samples(np.arange(10)))
+
+
 def test_a_sample_is_packed_across_documents(tmp_path: Path) -> None:
     shard = write(tmp_path / "a", [[1, 2, 0], [3, 4, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0]])
     stream = TokenStream(shard, seq_length=4, seed=0)
     tokens = [1, 2, 0, 3, 4, 5, 0, 6, 0, 7, 8, 9, 10, 11, 0]
-    for sample in stream.batch(0, 20).tolist():
+    for sample in stream.samples(np.arange(20)).tolist():
         assert any(tokens[i : i + 5] == sample for i in range(11))
 
 
 def test_a_batch_does_not_depend_on_how_it_is_cut(tmp_path: Path) -> None:
     shard = write(tmp_path / "a", [list(range(1, 200))])
-    stream = TokenStream(shard, seq_length=8, seed=0)
+    stream = BlendedStream([TokenStream(shard, 8, seed=0), TokenStream(shard, 8, seed=0, stream=1)], [2, 1])
     whole = stream.batch(16, 8)
     assert whole.shape == (8, 9)
     assert np.array_equal(whole, np.concatenate([stream.batch(16 + i, 2) for i in (0, 2, 4, 6)]))

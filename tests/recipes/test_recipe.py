@@ -8,7 +8,7 @@ import pytest
 
 from model import engine_config
 from recipes import plan
-from recipes.recipe import ROOT, Batch, Recipe, Schedule, from_dict, load, names, override
+from recipes.recipe import ROOT, Batch, Part, Recipe, Schedule, from_dict, load, names, override
 
 UNITS = {"M": 1e6, "B": 1e9}
 
@@ -84,6 +84,27 @@ def test_overrides_are_typed() -> None:
     assert load("tiny").model.num_layers != 2
 
 
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("a=0.7,b=0.3", (Part("a", 0.7), Part("b", 0.3))),
+        ("a.jsonl, b/c:d", (Part("a.jsonl"), Part("b/c:d"))),
+        ("a=2e6,b=1072000", (Part("a", 2_000_000), Part("b", 1_072_000))),  # tokens of each: the budget of gpt_tiny
+        ("k=v/a=1", (Part("k=v/a", 1.0),)),
+    ],
+)
+def test_a_blend_is_overridden(setting: str, parts: tuple[Part, ...]) -> None:
+    recipe = override(load("tiny"), [f"data.corpus={setting}"])
+    assert recipe.data.parts == parts
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe))), "x") == recipe
+
+
+def test_530b_has_the_fifteen_parts() -> None:
+    parts = load("530b").data.parts
+    assert len(parts) == len({part.corpus for part in parts}) == 15
+    assert sum(part.weight for part in parts) == pytest.approx(1, abs=1e-12)
+
+
 def test_the_feed_forward_width_follows_an_overridden_width() -> None:
     assert override(load("tiny"), ["model.hidden_size=128"]).model.ffn_hidden_size == 512
     fixed = override(load("tiny"), ["model.hidden_size=128", "model.ffn_hidden_size=100"])
@@ -110,6 +131,11 @@ def test_the_feed_forward_width_follows_an_overridden_width() -> None:
         ("name=mine", "there is no field name"),
         ("layout.sequence_parallel=maybe", "neither true nor false"),
         ("schedule.warmup_tokens=1e12", "must be at least 0 and below"),
+        ("data.corpus=a=0.7,b=0.2", "the weights of the blend add up to 0.9; make them add up to 1, or as tokens"),
+        ("data.corpus=a=0.7,b", "the weight of b is 0.0; give every part a weight above 0, or none"),
+        ("data.corpus=a=2,b=-1", "the weight of b is -1.0"),
+        ("data.corpus=a=nan,b=1", "the weight of a is nan"),
+        ("data.temperature=0", "data.temperature is 0.0"),
         ("batch.micro_batch=0", "batch.micro_batch is 0"),
         ("intervals.save_every=0", "intervals.save_every is 0"),
     ],

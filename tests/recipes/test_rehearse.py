@@ -32,6 +32,7 @@ def test_every_axis_that_is_split_stays_split(name: str) -> None:
     )
     assert small.optimizer == recipe.optimizer and small.engine == recipe.engine
     assert bool(small.batch.ramp) == bool(recipe.batch.ramp)
+    assert [part.weight for part in small.data.parts] == [part.weight for part in recipe.data.parts]
     assert small.model.num_layers % small.layout.pp == 0
 
 

@@ -144,10 +144,11 @@ def test_evaluate_repeats_the_report(home: Path, unbroken: Path) -> None:
     # The same bf16 weights; only the order of sums over a batch differs.
     assert values["loss"] == pytest.approx(report["validation_loss"], abs=1e-3)
     assert values["perplexity"] == pytest.approx(math.exp(values["loss"]))
-    held_out = json.loads((unbroken / "data.json").read_text())["validation"]
+    (part,) = json.loads((unbroken / "data.json").read_text())["parts"]
+    held_out = part["validation"]
     bits = values["loss"] * held_out["tokens"] / math.log(2) / held_out["bytes"]
     assert values["bits_per_byte"] == pytest.approx(bits)
-    shard = Path(json.loads((unbroken / "data.json").read_text())["folder"]) / "validation"
+    shard = Path(part["folder"]) / "validation"
     by_shard = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--data", str(shard), "--json"))
     assert by_shard["loss"] == values["loss"] and by_shard["bytes"] == held_out["bytes"]
 
@@ -216,7 +217,7 @@ def test_prepared_data_that_changed_is_noticed_on_resume(home: Path, unbroken: P
     path = home / "changed"
     shutil.copytree(unbroken, path)
     described = json.loads((path / "data.json").read_text())
-    described["train"]["sha256"] = "0" * 64
+    described["parts"][0]["train"]["sha256"] = "0" * 64
     (path / "data.json").write_text(json.dumps(described))
     assert "changed since the run began" in fail(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
 
