@@ -52,6 +52,11 @@ class Mixture:
         each = [facts["bytes"] / facts["tokens"] for facts in held_out]
         return float(np.average(each, weights=[part.share for part in self.parts]))
 
+    @property
+    def end_of_document(self) -> int:
+        """The token that closes each document."""
+        return int(self.manifests[0]["end_of_document"])
+
     def training(self, seq_length: int, seed: int) -> BlendedStream:
         """The samples of a run in their order. Errors: `ValueError` where a part has too few tokens for one."""
         streams = [

@@ -44,6 +44,12 @@ class Masking:
             )
 
 
+def documents(tokens: Ints, end: int) -> Ints:
+    """Which document of its sample each token is of [N, S], from 0; `end` is the last token of a document."""
+    ends = tokens == end
+    return np.cumsum(ends, axis=1) - ends
+
+
 def causal(samples: Ints) -> Examples:
     """Guess each next token."""
     labels = samples[:, 1:]

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of whole samples: tokens and labels [B, S], weights [B, S] fp32, and the prefix objective's [B].
+    """A micro-batch of whole samples: tokens and labels [B, S], weights [B, S] fp32, the prefix objective's [B], and
+    where documents do not see each other the document of each token [B, S].
 
     Tensor and Ulysses ranks are given the same one; what each computes of it is the engine's business.
     """
@@ -38,6 +39,7 @@ class Batch:
     labels_BS: Tensor
     weights_BS: Tensor
     prefix_B: Tensor | None = None
+    documents_BS: Tensor | None = None
 
     def share(self, rank: int, size: int, device: torch.device) -> "Batch":
         """The `rank`-th of `size` shares of the sequence, on `device`."""
@@ -45,8 +47,8 @@ class Batch:
         def cut(x: Tensor) -> Tensor:
             return x.chunk(size, 1)[rank].contiguous().to(device, non_blocking=True)
 
-        prefix = None if self.prefix_B is None else self.prefix_B.to(device)
-        return Batch(cut(self.tokens_BS), cut(self.labels_BS), cut(self.weights_BS), prefix)
+        whole = (None if x is None else x.to(device) for x in (self.prefix_B, self.documents_BS))
+        return Batch(cut(self.tokens_BS), cut(self.labels_BS), cut(self.weights_BS), *whole)
 
 
 @dataclass(frozen=True)
@@ -272,8 +274,7 @@ def _loss(trainer: Trainer, batch: Batch) -> Tensor:
     """The loss of a micro-batch, such that its mean over the data axis is the mean over samples."""
     ulysses = trainer.grid.ulysses
     part = batch.share(ulysses.rank, ulysses.size, trainer.engine.device)
-    inputs = (part.tokens_BS,) if part.prefix_B is None else (part.tokens_BS, part.prefix_B)
-    logits = trainer.engine(*inputs)
+    logits = trainer.engine(part.tokens_BS, part.prefix_B, part.documents_BS)
     loss = weighted_loss(logits, part.labels_BS, part.weights_BS, trainer.config.vocab_size, trainer.grid.tp)
     return loss * ulysses.size
 

@@ -54,7 +54,8 @@ class Attention(nn.Module):
         mask = None if visible_BSS is None else visible_BSS.unsqueeze(1)
         dropout = self.dropout if self.training else 0.0
         with sliced_random(self.parallel, dropout > 0):
-            return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSD, mask, dropout, is_causal=self.causal)
+            causal = self.causal and mask is None
+            return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSD, mask, dropout, is_causal=causal)
 
 
 class MLP(nn.Module):
@@ -111,16 +112,35 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, parallel, what) for what in each)
         self.final_norm = Norm(config.hidden_size, parallel)
 
-    def forward(self, tokens_BS: Tensor, prefix_B: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BS: Tensor, prefix_B: Tensor | None = None, documents_BS: Tensor | None = None) -> Tensor:
         """Token ids [B, S] to logits [B, S, V]; columns past `vocab_size` mean nothing.
 
-        `prefix_B` goes with the prefix objective: how many tokens of each sample all of its tokens see.
+        `prefix_B` goes with the prefix objective: how many tokens of each sample all of its tokens see. With
+        `documents_BS`, which document of the sample each token is of (ascending), no token sees another document, and
+        positions begin anew in each.
         """
         visible_BSS = None if prefix_B is None else prefix_mask(prefix_B, tokens_BS.size(1))
-        x_BSH = self.position(self.embed(tokens_BS))
+        places_BS = None
+        if documents_BS is not None:
+            visible_BSS = document_mask(documents_BS, self.config.objective == "causal")
+            places_BS = places_in_documents(documents_BS)
+        x_BSH = self.position(self.embed(tokens_BS), places_BS)
         for block in self.blocks:
             x_BSH = block(x_BSH, visible_BSS)
         return self.embed.logits(self.final_norm(x_BSH))
+
+
+def document_mask(documents_BS: Tensor, causal: bool) -> Tensor:
+    """Who sees whom where no token sees another document [B, S, S]."""
+    same_BSS = documents_BS[:, :, None] == documents_BS[:, None, :]
+    return same_BSS.tril() if causal else same_BSS
+
+
+def places_in_documents(documents_BS: Tensor) -> Tensor:
+    """The position of each token in its document [B, S]; what the sample cuts off before its start is not counted."""
+    place_S = torch.arange(documents_BS.size(1), device=documents_BS.device)
+    first_BS = F.pad(documents_BS.diff(dim=1) != 0, (1, 0))
+    return place_S - (place_S * first_BS).cummax(1).values
 
 
 def prefix_mask(prefix_B: Tensor, length: int) -> Tensor:

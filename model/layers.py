@@ -95,8 +95,11 @@ class PositionEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.seq_length, config.hidden_size))
         self.dropout = ResidualDropout(config.dropout, parallel)
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
+    def forward(self, x_BSH: Tensor, places_BS: Tensor | None = None) -> Tensor:
+        """`places_BS` are the positions of the whole sample where they are not simply 0, 1, 2, …"""
         share, parallel = x_BSH.size(1), self.parallel
         cuts = parallel.tp.size if parallel.sequence_parallel else 1
         first = parallel.ulysses.rank * share * cuts + (parallel.tp.rank * share if cuts > 1 else 0)
-        return self.dropout(x_BSH + replicated(self.weight, parallel)[first : first + share])
+        here = slice(first, first + share)
+        weight = replicated(self.weight, parallel)
+        return self.dropout(x_BSH + (weight[here] if places_BS is None else weight[places_BS[:, here]]))

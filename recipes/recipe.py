@@ -36,15 +36,17 @@ class Data:
     parts are drawn in proportion to their tokens to the power of 1 / `temperature` (Conneau et al. 2020,
     arXiv:1911.02116, section 3.1): 1 takes them as they are, more favours the small ones.
 
-    The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the masked objective: the share of the
-    tokens that is to be guessed, and how much of it becomes the mask token (the last entry of the vocabulary) or a
-    random one.
+    With `separate_documents` the documents that were packed into one sample do not see each other, and positions
+    begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the masked
+    objective: the share of the tokens that is to be guessed, and how much of it becomes the mask token (the last entry
+    of the vocabulary) or a random one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     corpus: str | tuple[Part, ...]
     tokeniser: str
     temperature: float = 1.0
+    separate_documents: bool = False
     masked_share: float = 0.10
     masked_to_mask: float = 0.8
     masked_to_random: float = 0.1
@@ -224,11 +226,18 @@ class Recipe:
             )
         if self.seed < 0:
             raise ValueError(f"the seed is {self.seed}; it must be at least 0")
-        if self.model.objective == "prefix" and (self.layout.pp > 1 or self.layout.ulysses > 1):
+        masks = {
+            "model.objective prefix": self.model.objective == "prefix",
+            "data.separate_documents": self.data.separate_documents,
+        }
+        asked = [name for name, wanted in masks.items() if wanted]
+        if asked and (self.layout.pp > 1 or self.layout.ulysses > 1):
             raise ValueError(
-                "model.objective prefix does not go with layout.pp or layout.ulysses above 1: prefix lengths are not "
-                "handed from rank to rank; use tensor and data parallelism"
+                f"{asked[0]} does not go with layout.pp or layout.ulysses above 1: masks are not handed from rank to "
+                "rank; use tensor and data parallelism"
             )
+        if len(asked) > 1:
+            raise ValueError("data.separate_documents does not go with model.objective prefix; switch one of them off")
 
     @property
     def tokens_per_step(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data import objectives
 from data.mixture import Mixture
@@ -92,14 +93,16 @@ class Source:
     def __init__(self, recipe: Recipe, mixture: Mixture) -> None:
         self.recipe = recipe
         self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
+        self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
         self.samples, self.mask = mixture.held_out(recipe.model.seq_length, FINAL_SAMPLES)
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
     def training(self, first: int, count: int) -> Batch:
         """The samples at positions `first … first + count` of the run."""
-        examples = self._examples(self.stream.batch(first, count), np.arange(first, first + count))
-        return _batch(examples, examples.weights)
+        samples = self.stream.batch(first, count)
+        examples = self._examples(samples, np.arange(first, first + count))
+        return self._batch(samples, examples, examples.weights)
 
     def validation(self, rows: list[int]) -> Batch:
         """Rows of the validation set; a label weighs 1 and one past the end of the set, or of a repeated row, 0."""
@@ -109,7 +112,7 @@ class Source:
         counts = (examples.weights > 0) & inside[:, None]
         if self.recipe.model.objective != "masked":  # whose labels are its inputs, and so never padding
             counts &= self.mask[chosen]
-        return _batch(examples, counts.astype(np.float32))
+        return self._batch(self.samples[chosen], examples, counts.astype(np.float32))
 
     def _examples(self, samples: objectives.Ints, positions: objectives.Ints) -> objectives.Examples:
         model, seed = self.recipe.model, self.recipe.seed
@@ -119,12 +122,17 @@ class Source:
             return objectives.prefix(samples, positions, seed)
         return objectives.causal(samples)
 
-
-def _batch(examples: objectives.Examples, weights: "np.typing.NDArray[np.float32]") -> Batch:
-    prefix = None if examples.prefix is None else torch.from_numpy(examples.prefix)
-    return Batch(
-        torch.from_numpy(examples.tokens), torch.from_numpy(examples.labels), torch.from_numpy(weights), prefix
-    )
+    def _batch(self, samples: objectives.Ints, examples: objectives.Examples, weights: NDArray[np.float32]) -> Batch:
+        documents = None
+        if self.end_of_document is not None:
+            documents = torch.from_numpy(objectives.documents(samples[:, :-1], self.end_of_document))
+        return Batch(
+            torch.from_numpy(examples.tokens),
+            torch.from_numpy(examples.labels),
+            torch.from_numpy(weights),
+            None if examples.prefix is None else torch.from_numpy(examples.prefix),
+            documents,
+        )
 
 
 def _place_wandb(run: Run, display: Display) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.objectives import Masking, causal, masked, prefix
+from data.objectives import Masking, causal, documents, masked, prefix
 
 SAMPLES = np.arange(1, 67).reshape(2, 33)
 POSITIONS = np.array([10, 11])
@@ -59,3 +59,8 @@ def test_what_is_drawn_depends_on_the_position_alone(make: object) -> None:
 def test_shares_that_cannot_be_are_refused(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="masked tokens"):
         Masking(*wrong)
+
+
+def test_documents_by_hand() -> None:
+    tokens = np.array([[5, 0, 6, 7, 0, 0, 8], [1, 2, 3, 4, 5, 6, 7]])
+    assert documents(tokens, 0).tolist() == [[0, 0, 1, 1, 1, 2, 3], [0] * 7]

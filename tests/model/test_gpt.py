@@ -1,9 +1,10 @@
 import math
 
+import pytest
 import torch
 
 from model.config import GPTConfig
-from model.gpt import GPT, prefix_mask
+from model.gpt import GPT, document_mask, places_in_documents, prefix_mask
 from model.init import init_weights, initial_value
 from model.loss import token_losses, weighted_loss
 
@@ -99,3 +100,25 @@ def test_a_prefix_sees_itself_and_the_rest_what_is_before() -> None:
     inside, outside = torch.tensor([6]), torch.tensor([5])
     assert not torch.allclose(model(tokens, inside)[:, 0], model(changed, inside)[:, 0])
     assert torch.equal(model(tokens, outside)[:, :5], model(changed, outside)[:, :5])
+
+
+def test_packed_documents_by_hand() -> None:
+    documents = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 0, 0]])
+    assert places_in_documents(documents).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
+    assert document_mask(documents, causal=True)[0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    assert document_mask(documents, causal=False)[0, 0].int().tolist() == [1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_a_packed_document_gives_the_logits_that_it_gives_alone(objective: str) -> None:
+    model = build(config=GPTConfig(2, 32, 4, 16, 100, objective=objective))
+    one, two = torch.randint(0, 100, (1, 7)), torch.randint(0, 100, (1, 9))
+    packed = model(torch.cat([one, two], 1), None, torch.tensor([[0] * 7 + [1] * 9]))
+    assert torch.allclose(packed, torch.cat([model(one), model(two)], 1), atol=1e-6)

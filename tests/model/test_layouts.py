@@ -114,8 +114,9 @@ def test_hierarchical_partitioning_follows_fp32(plain: Reference) -> None:
 
 
 def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]:
-    """Five steps of another objective, with every rank's batches cut from the same global ones."""
-    config = dataclasses.replace(training.CONFIG, objective=objective)
+    """Five steps of another objective, or of documents that do not see each other, every rank's batches cut from the
+    same global ones."""
+    config = dataclasses.replace(training.CONFIG, objective="causal" if objective == "documents" else objective)
     dp = layout.data_degree(torch.distributed.get_world_size())
     subject = build(config, layout, training.engine_json(name, dp), training.SEED)
     results = []
@@ -123,17 +124,21 @@ def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]
         positions = np.arange(len(samples))
         if objective == "masked":
             examples = objectives.masked(samples, positions, 0, objectives.Masking(), 499)
-        else:
+        elif objective == "prefix":
             examples = objectives.prefix(samples, positions, 0)
-        whole = [examples.tokens, examples.labels, examples.weights]
-        whole += [] if examples.prefix is None else [examples.prefix]
+        else:
+            examples = objectives.causal(samples)
+        apart = objectives.documents(samples[:, :-1] % 9, 0) if objective == "documents" else None
+        whole = [examples.tokens, examples.labels, examples.weights, examples.prefix, apart]
         mine = [slice(first, first + 2) for first in range(subject.grid.dp_rank * 2, len(samples), 2 * subject.grid.dp)]
-        results.append(train_step(subject, [Batch(*(torch.from_numpy(part[rows]) for part in whole)) for rows in mine]))
+        cut = [[None if part is None else torch.from_numpy(part[rows]) for part in whole] for rows in mine]
+        results.append(train_step(subject, [Batch(*parts) for parts in cut]))
     return results
 
 
 OBJECTIVES = [("masked", "zero2_fp32", Layout(ulysses=2), 2), ("masked", "pipeline_fp32", Layout(tp=2, pp=2), 4)]
 OBJECTIVES += [("prefix", "zero1_fp32", Layout(tp=2, sequence_parallel=True), 2), ("prefix", "zero3_fp32", Layout(), 2)]
+OBJECTIVES += [("documents", "zero1_fp32", Layout(tp=2, sequence_parallel=True), 2)]
 
 
 @pytest.mark.parametrize(("objective", "name", "layout", "world"), OBJECTIVES)
