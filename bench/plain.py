@@ -24,7 +24,6 @@ from model.loss import token_losses
 from recipes import cli
 from recipes.prepare import recipe_data
 from recipes.recipe import Recipe, load, override
-from recipes.train import FINAL_SAMPLES
 
 CLIP = 1.0  # as the shipped JSON
 
@@ -76,7 +75,7 @@ def plain(recipe: Recipe, data: Mixture, steps: int, autocast: bool) -> Result:
 
 @torch.no_grad()
 def _validate(model: GPT, data: Mixture, recipe: Recipe, device: str) -> float:
-    held_out = data.held_out(recipe.model.seq_length, FINAL_SAMPLES)
+    held_out = data.held_out(recipe.model.seq_length, recipe.intervals.final_samples)
     samples, mask = (torch.from_numpy(array) for array in held_out)
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for first in range(0, len(samples), recipe.batch.global_batch):

@@ -196,6 +196,11 @@ class Intervals:
             if getattr(self, entry.name) < 1:
                 raise ValueError(f"intervals.{entry.name} is {getattr(self, entry.name)}; it must be at least 1")
 
+    @property
+    def final_samples(self) -> int:
+        """Validation samples that the last evaluation of a run reads: all of a small set."""
+        return 8 * self.evaluate_samples
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -36,7 +36,6 @@ from recipes.prepare import run_data
 from recipes.recipe import Recipe
 from recipes.run import Request, Run, create, plan_run, truncate_metrics
 
-FINAL_SAMPLES = 4096  # the last evaluation reads this much of the validation split: all of a small one
 MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
 
@@ -73,7 +72,7 @@ def train(recipe: Recipe, request: Request) -> None:
         loop.run_to_last_step()
     finally:
         display.finish()
-    final = loop.validation_loss(FINAL_SAMPLES)
+    final = loop.validation_loss(run.recipe.intervals.final_samples)
     if rank == 0:
         report.write(run, position.step, position.consumed_samples, final, world)
         report.show(run.path)
@@ -94,7 +93,7 @@ class Source:
         self.recipe = recipe
         self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
         self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
-        self.samples, self.mask = mixture.held_out(recipe.model.seq_length, FINAL_SAMPLES)
+        self.samples, self.mask = mixture.held_out(recipe.model.seq_length, recipe.intervals.final_samples)
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
