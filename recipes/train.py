@@ -7,18 +7,15 @@ import signal
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from data import objectives
-from data.mixture import Mixture
 from model import checkpoint
 from model.engine import (
-    Batch,
     LossScaleFloorError,
     StepResult,
     Trainer,
@@ -35,6 +32,7 @@ from recipes.display import Display
 from recipes.prepare import run_data
 from recipes.recipe import Recipe
 from recipes.run import Request, Run, create, plan_run, truncate_metrics
+from recipes.source import Ahead, Source
 
 MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
@@ -86,54 +84,6 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
     return Request(**{**asdict(request), "run_dir": path[0]})
 
 
-class Source:
-    """Micro-batches of a recipe's training and validation data under its objective."""
-
-    def __init__(self, recipe: Recipe, mixture: Mixture) -> None:
-        self.recipe = recipe
-        self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
-        self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
-        self.samples, self.mask = mixture.held_out(recipe.model.seq_length, recipe.intervals.final_samples)
-        data = recipe.data
-        self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
-
-    def training(self, first: int, count: int) -> Batch:
-        """The samples at positions `first … first + count` of the run."""
-        samples = self.stream.batch(first, count)
-        examples = self._examples(samples, np.arange(first, first + count))
-        return self._batch(samples, examples, examples.weights)
-
-    def validation(self, rows: list[int]) -> Batch:
-        """Rows of the validation set; a label weighs 1 and one past the end of the set, or of a repeated row, 0."""
-        inside = np.array([row < len(self.samples) for row in rows])
-        chosen = np.minimum(rows, len(self.samples) - 1)
-        examples = self._examples(self.samples[chosen], chosen)
-        counts = (examples.weights > 0) & inside[:, None]
-        if self.recipe.model.objective != "masked":  # whose labels are its inputs, and so never padding
-            counts &= self.mask[chosen]
-        return self._batch(self.samples[chosen], examples, counts.astype(np.float32))
-
-    def _examples(self, samples: objectives.Ints, positions: objectives.Ints) -> objectives.Examples:
-        model, seed = self.recipe.model, self.recipe.seed
-        if model.objective == "masked":
-            return objectives.masked(samples, positions, seed, self.masking, model.vocab_size - 1)
-        if model.objective == "prefix":
-            return objectives.prefix(samples, positions, seed)
-        return objectives.causal(samples)
-
-    def _batch(self, samples: objectives.Ints, examples: objectives.Examples, weights: NDArray[np.float32]) -> Batch:
-        documents = None
-        if self.end_of_document is not None:
-            documents = torch.from_numpy(objectives.documents(samples[:, :-1], self.end_of_document))
-        return Batch(
-            torch.from_numpy(examples.tokens),
-            torch.from_numpy(examples.labels),
-            torch.from_numpy(weights),
-            None if examples.prefix is None else torch.from_numpy(examples.prefix),
-            documents,
-        )
-
-
 def _place_wandb(run: Run, display: Display) -> None:
     """Let wandb write into the run directory, and offline where there is no account to write to."""
     if not run.engine.json.get("wandb", {}).get("enabled"):
@@ -152,6 +102,8 @@ class Loop:
     def __init__(self, run: Run, trainer: Trainer, source: Source, display: Display, position: Position) -> None:
         self.run, self.trainer, self.source = run, trainer, source
         self.display, self.position = display, position
+        micro_batch = run.engine.json["train_micro_batch_size_per_gpu"]
+        self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.last_step = run.last_step_from(position.step, position.consumed_samples)
         self.stop_asked = False
@@ -180,8 +132,7 @@ class Loop:
         recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
         config, length = self.run.engine.json, self.run.recipe.model.seq_length
         began = time.perf_counter()
-        ramping = position.consumed_samples < recipe.batch.ramp_samples
-        batch = recipe.batch.at(position.consumed_samples) if ramping else config["train_batch_size"]
+        batch = self._batch_at(position.consumed_samples)
         set_global_batch(self.trainer, batch)
         if SCHEDULER_OF_JSON not in config:
             # The rate for the tokens that are read after this step, so that the first step does not stand still.
@@ -191,7 +142,8 @@ class Loop:
         place = np.random.SeedSequence([recipe.seed, position.consumed_samples, grid.data.rank, grid.stage])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
         try:
-            result = train_step(self.trainer, self._micro_batches(batch))
+            after = position.consumed_samples + batch
+            result = train_step(self.trainer, self.ahead.take(position.consumed_samples, batch, self._batch_at(after)))
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
             good = checkpoint.completed(self.run.checkpoints)
@@ -234,12 +186,11 @@ class Loop:
         engine = self.trainer.engine
         return bool(engine.fp16_enabled() and engine.dynamic_loss_scale())
 
-    def _micro_batches(self, batch: int) -> list[Batch]:
-        """This data rank's micro-batches of the global batch: the batch is the same whatever the world size."""
-        size, grid = self.run.engine.json["train_micro_batch_size_per_gpu"], self.trainer.grid
-        first = self.position.consumed_samples
-        starts = range(first + grid.dp_rank * size, first + batch, size * grid.dp)
-        return [self.source.training(start, size) for start in starts]
+    def _batch_at(self, consumed_samples: int) -> int:
+        """The global batch after that many sequences; past the ramp the JSON's word counts."""
+        batch = self.run.recipe.batch
+        full: int = self.run.engine.json["train_batch_size"]
+        return batch.at(consumed_samples) if consumed_samples < batch.ramp_samples else full
 
     def _any_asked_to_stop(self) -> bool:
         asked = torch.tensor(float(self.stop_asked), device=self.trainer.engine.device)
