@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there, and that any layout can read.
 
-A checkpoint is a folder `step-00000100` with one `rank-00000.safetensors` per process and a `manifest.json`. Each rank
+A checkpoint is a folder `step-00000100` with a `rank-00000.safetensors` per process (more of them under NVMe offload,
+so that what does not fit into memory need not) and a `manifest.json`. Each rank
 writes the fp32 weights and optimiser moments that it owns, as the flat tensors in which ZeRO keeps them, with an index
 that says which elements of which parameter they are. Reading asks for elements by parameter name, so the number of
 ranks and the ZeRO stage may differ between writing and reading; the same layout reads back the same bits.
@@ -18,6 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +78,11 @@ def save(trainer: Trainer, root: Path, step: int, state: dict[str, Any], keep: i
     if rank == 0:
         problem = _attempt(lambda: _make_empty(partial))
     _agree(trainer, problem, partial)
-    file = partial / f"rank-{rank:05d}.safetensors"
-    problem = _attempt(lambda: _write_rank(trainer, file))
+    files: list[Path] = []
+    problem = _attempt(lambda: files.extend(_write_rank(trainer, partial / f"rank-{rank:05d}")))
     _agree(trainer, problem, partial)
     entry: dict[str, Any] = {}
-    problem = _attempt(lambda: entry.update({file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}}))
+    problem = _attempt(lambda: entry.update({f.name: {"bytes": f.stat().st_size, "sha256": _digest(f)} for f in files}))
     _agree(trainer, problem, partial)
     entries: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(entries, entry)
@@ -110,11 +112,25 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write_rank(trainer: Trainer, file: Path) -> None:
+def _write_rank(trainer: Trainer, stem: Path) -> list[Path]:
+    """Write what this rank owns: all that is in memory in one file, a sub-group that is swapped out in its own."""
+    everything = dict(enumerate(flats(trainer)))
+    swapped = [number for number in everything if _is_swapped(trainer, number)]
+    resident = stem.with_name(f"{stem.name}.safetensors")
+    _write_flats(trainer, {n: flat for n, flat in everything.items() if n not in swapped}, resident)
+    written = [resident]
+    for number in swapped:
+        written.append(stem.with_name(f"{stem.name}-{number:05d}.safetensors"))
+        with _swapped_in(trainer, number):
+            _write_flats(trainer, {number: everything[number]}, written[-1])
+    return written
+
+
+def _write_flats(trainer: Trainer, chosen: dict[int, Flat], file: Path) -> None:
     states = _base_optimizer(trainer).state
     tensors: dict[str, Tensor] = {}
     index: list[list[Any]] = []
-    for number, flat in enumerate(flats(trainer)):
+    for number, flat in chosen.items():
         mine = [f for f in flat.fragments if _is_writer(trainer, f)]
         if not mine:
             continue
@@ -234,6 +250,25 @@ def _stage3_flats(trainer: Trainer) -> Iterator[Flat]:
             if numel > 0:
                 fragments.append(_fragment(trainer, p, start, numel, offset))
         yield Flat(tensor, tuple(fragments))
+
+
+def _is_swapped(trainer: Trainer, number: int) -> bool:
+    """Whether NVMe offload keeps the state of a sub-group in files: it leaves small ones in memory."""
+    return trainer.zero_stage == 3 and trainer.engine.optimizer._swappable_optimizer_subgroup(number)
+
+
+@contextmanager
+def _swapped_in(trainer: Trainer, number: int) -> Iterator[None]:
+    """Have the state of a sub-group in memory for a while; what is changed of it is written back."""
+    if not _is_swapped(trainer, number):
+        yield
+        return
+    optimizer = trainer.engine.optimizer
+    optimizer._optimizer_states_and_gradient_swap_in(number)
+    try:
+        yield
+    finally:
+        optimizer._optimizer_states_and_gradient_swap_out(number)
 
 
 def _counters(trainer: Trainer) -> dict[str, Any]:
@@ -423,19 +458,21 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
     optimizer = _base_optimizer(trainer)
     # torch's Adam keeps its count beside the weights when fused, on the CPU otherwise.
     fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
-    for flat in flats(trainer):
-        device = flat.tensor.device if fused else torch.device("cpu")
-        state: dict[str, Any] = optimizer.state[flat.tensor]
-        for key in MOMENTS if numbers["optimizer_step"] else ():
-            state[key] = torch.zeros_like(flat.tensor)
-            state["step"] = torch.tensor(numbers["optimizer_step"], device=device)
-        for fragment in flat.fragments:
-            place = slice(fragment.offset, fragment.offset + fragment.numel)
-            flat.tensor.view(-1)[place].copy_(reader.read(fragment))
-            for key in MOMENTS:
-                if reader.has(fragment.name, key):
-                    state[key].view(-1)[place].copy_(reader.read(fragment, key))
-    _refresh_weights(trainer)
+    for number, flat in enumerate(flats(trainer)):
+        with _swapped_in(trainer, number):
+            device = flat.tensor.device if fused else torch.device("cpu")
+            state: dict[str, Any] = optimizer.state[flat.tensor]
+            for key in MOMENTS if numbers["optimizer_step"] else ():
+                state[key] = torch.zeros_like(flat.tensor)
+                state["step"] = torch.tensor(numbers["optimizer_step"], device=device)
+            for fragment in flat.fragments:
+                place = slice(fragment.offset, fragment.offset + fragment.numel)
+                flat.tensor.view(-1)[place].copy_(reader.read(fragment))
+                for key in MOMENTS:
+                    if reader.has(fragment.name, key):
+                        state[key].view(-1)[place].copy_(reader.read(fragment, key))
+            _refresh_weights(trainer, number)
+    _share_weights(trainer)
     for name in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, name, numbers[name])
     if numbers["loss_scaler"] and engine.fp16_enabled() and engine.dynamic_loss_scale():
@@ -446,15 +483,20 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
             group["lr"] = rate  # the scheduler restores its count only
 
 
-def _refresh_weights(trainer: Trainer) -> None:
-    """Copy the fp32 weights into the ones that compute."""
+def _refresh_weights(trainer: Trainer, number: int) -> None:
+    """Copy the fp32 weights of a sub-group into the ones that compute; ZeRO-1 and 2 do it for all at once."""
+    optimizer = trainer.engine.optimizer
+    if trainer.zero_stage == 3:
+        optimizer.fp16_partitioned_groups_flat[number].data.copy_(optimizer.fp32_partitioned_groups_flat[number].data)
+        optimizer._unflatten_partitioned_parameters(number)
+
+
+def _share_weights(trainer: Trainer) -> None:
+    """Make the weights that compute the same on all ranks that hold them."""
     optimizer = trainer.engine.optimizer
     if trainer.zero_stage in (1, 2):
         optimizer.update_lp_params()
     if trainer.zero_stage == 3:
-        for number, tensor in enumerate(optimizer.fp32_partitioned_groups_flat):
-            optimizer.fp16_partitioned_groups_flat[number].data.copy_(tensor.data)
-            optimizer._unflatten_partitioned_parameters(number)
         optimizer.invalidate_secondary_tensor()  # ZeRO++'s second copies are of the old weights
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)

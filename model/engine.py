@@ -122,6 +122,25 @@ def check_device(ds_config: dict[str, Any]) -> None:
         raise ValueError(
             f"zero_optimization.{quantised[0]} needs a GPU: ZeRO++ quantises with CUDA kernels; switch it off"
         )
+    _check_nvme(ds_config)
+
+
+def _check_nvme(ds_config: dict[str, Any]) -> None:
+    offload = ds_config.get("zero_optimization", {}).get("offload_optimizer", {})
+    if offload.get("device") != "nvme":
+        return
+    folder = offload["nvme_path"]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"zero_optimization.offload_optimizer.nvme_path {folder} is not a folder that can be written to; make it "
+            "on a fast local disk, or give another"
+        )
+    from deepspeed.accelerator import get_accelerator
+
+    if not get_accelerator().create_op_builder("AsyncIOBuilder").is_compatible(verbose=False):
+        raise ValueError(
+            "offload to NVMe needs libaio with its headers (Debian: libaio-dev) and a C++ compiler; install them"
+        )
 
 
 def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int) -> Trainer:

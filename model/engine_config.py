@@ -91,6 +91,14 @@ SCHEMA: dict[str, Any] = {
         "zero_quantized_weights": bool,
         "zero_quantized_gradients": bool,
     },
+    "aio": {
+        "block_size": int,
+        "queue_depth": int,
+        "intra_op_parallelism": int,
+        "single_submit": bool,
+        "overlap_events": bool,
+        "use_gds": bool,
+    },
     "activation_checkpointing": {"granularity": str, "interval": int},
     "wandb": {"enabled": bool, "group": str, "team": str, "project": str},
     "tensorboard": {"enabled": bool, "output_path": str, "job_name": str},
@@ -176,13 +184,10 @@ def check(config: dict[str, Any], where: str) -> None:
     scheduler = config.get("scheduler", {}).get("type", SCHEDULERS[0])
     if scheduler not in SCHEDULERS:
         raise ValueError(f"{where}: unknown scheduler.type {scheduler}{_nearest(scheduler, SCHEDULERS)}")
-    for name in ("offload_param", "offload_optimizer"):
-        device = config.get("zero_optimization", {}).get(name, {}).get("device", "none")
-        if device not in ("none", "cpu"):
-            raise ValueError(f'{where}: zero_optimization.{name}.device is {device!r}; it must be "cpu" or "none"')
     zero = config.get("zero_optimization", {}).get("stage", 0)
     if zero not in (0, 1, 2, 3):
         raise ValueError(f"{where}: zero_optimization.stage is {zero}; it must be 0, 1, 2 or 3")
+    _check_offload(config.get("zero_optimization", {}), where)
     if config.get("bf16", {}).get("enabled") and config.get("fp16", {}).get("enabled"):
         raise ValueError(f"{where}: bf16 and fp16 are both enabled; switch one off")
     recompute = config.get("activation_checkpointing", {})
@@ -198,6 +203,21 @@ def check(config: dict[str, Any], where: str) -> None:
             f"{where}: {precision(config)} with ZeRO stage 0 takes a hidden optimizer step at the start and mis-scales "
             "gradients in DeepSpeed 0.19.8; set zero_optimization.stage to 1"
         )
+
+
+def _check_offload(zero: dict[str, Any], where: str) -> None:
+    places = {"offload_param": ("none", "cpu"), "offload_optimizer": ("none", "cpu", "nvme")}
+    for name, known in places.items():
+        section = zero.get(name, {})
+        device = section.get("device", "none")
+        if device not in known:
+            raise ValueError(
+                f"{where}: zero_optimization.{name}.device is {device!r}; it must be one of {', '.join(known)}"
+            )
+        if device == "nvme" and not section.get("nvme_path"):
+            raise ValueError(f"{where}: zero_optimization.{name} needs nvme_path, a folder on a fast local disk")
+        if device == "nvme" and zero.get("stage") != 3:
+            raise ValueError(f"{where}: zero_optimization.{name}.device nvme needs ZeRO stage 3; set stage to 3")
 
 
 def _check_adam(params: dict[str, Any], where: str) -> None:

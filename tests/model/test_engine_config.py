@@ -109,6 +109,7 @@ def test_the_schema_knows_only_what_deepspeed_knows() -> None:
     """A newer DeepSpeed that renames or drops a key shows here."""
     from deepspeed.monitor import config as monitors
     from deepspeed.runtime import constants, precision_config
+    from deepspeed.runtime.swap_tensor import constants as swapping
     from deepspeed.runtime.zero import config as zero
     from deepspeed.runtime.zero import offload_config
 
@@ -126,7 +127,9 @@ def test_the_schema_knows_only_what_deepspeed_knows() -> None:
     stage = engine_config.SCHEMA["zero_optimization"]
     assert set(stage["offload_param"]) <= set(offload_config.DeepSpeedZeroOffloadParamConfig.model_fields)
     assert set(stage["offload_optimizer"]) <= set(offload_config.DeepSpeedZeroOffloadOptimizerConfig.model_fields)
+    known = {value for name, value in vars(swapping).items() if name.startswith("AIO_") and isinstance(value, str)}
+    assert set(engine_config.SCHEMA["aio"]) <= known
     scalars = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)}
-    elsewhere = {"wandb", "tensorboard", "csv_monitor", "comms_logger", "flops_profiler"}
+    elsewhere = {"wandb", "tensorboard", "csv_monitor", "comms_logger", "flops_profiler", "aio"}
     elsewhere.add("activation_checkpointing")  # ours: the model reads it, DeepSpeed never sees it
     assert set(engine_config.SCHEMA) - elsewhere - {"zero_optimization"} <= scalars
