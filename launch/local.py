@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
+# What a shell acts upon in an argument that stands bare or in double quotes, and in a value in double quotes.
+ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.compile(r"[$`\"\\]")
+SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their beginnings
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -77,6 +81,29 @@ def deepspeed_command(module: str, arguments: list[str], processes: int, hostfil
         where = [*local, "--master_port", str(free_port())]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
     return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
+
+
+def check_remote(arguments: list[str]) -> None:
+    """Refuse what the shells of other machines would change or run: DeepSpeed 0.19.8 quotes arguments and variables
+    with double quotes or not at all, `$(command)` and passwords with a `$` among them.
+
+    Errors: `ValueError` that names the argument, the variable, or the line of `.deepspeed_env`.
+    """
+    for argument in arguments:
+        if found := ACTIVE_IN_ARGUMENTS.search(argument):
+            raise ValueError(
+                f"{argument} holds {found[0]!r}, which a shell on the other machines would act upon; take it out"
+            )
+    values = {f"${name}": value for name, value in os.environ.items() if name.startswith(SENT_ALONG)}
+    for file in {folder / os.environ.get("DS_ENV_FILE", ".deepspeed_env") for folder in (Path.home(), Path.cwd())}:
+        lines = file.read_text().splitlines() if file.is_file() else []
+        values |= {f"{file} line {number}": line for number, line in enumerate(lines, start=1)}
+    for place, value in values.items():
+        if found := ACTIVE_IN_VALUES.search(value):
+            raise ValueError(
+                f"{place} holds {found[0]!r}, which a shell on the other machines would act upon; take it out, or "
+                "set the variable on each machine"
+            )
 
 
 def environment(processes: int) -> dict[str, str]:

@@ -69,6 +69,8 @@ def launch(recipe: Recipe, request: Request, processes: int | None, hostfile: st
     arguments += ["--max-steps", str(request.max_steps)] if request.max_steps is not None else []
     arguments += ["--seed", str(request.seed)] if request.seed is not None else []
     arguments += ["--resume"] if run.resume else []
+    if hostfile:
+        local.check_remote(arguments)
     run_data(run, print)
     report = run.path / "report.json"
     before = report.stat().st_mtime_ns if report.exists() else 0
