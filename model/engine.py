@@ -5,11 +5,13 @@ known in this file and in no other.
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,7 +114,10 @@ def start_process_group() -> None:
 
 
 def check_device(ds_config: dict[str, Any]) -> None:
-    """Refuse what this machine's devices cannot do. Errors: `ValueError` with the reason."""
+    """Refuse what this machine cannot do. Errors: `ValueError` with the reason.
+
+    To be called before any rank builds its engine: what an engine compiles then looks like a build in progress.
+    """
     quantised = [
         key
         for key in ("zero_quantized_weights", "zero_quantized_gradients")
@@ -122,14 +127,15 @@ def check_device(ds_config: dict[str, Any]) -> None:
         raise ValueError(
             f"zero_optimization.{quantised[0]} needs a GPU: ZeRO++ quantises with CUDA kernels; switch it off"
         )
-    _check_nvme(ds_config)
-
-
-def _check_nvme(ds_config: dict[str, Any]) -> None:
     offload = ds_config.get("zero_optimization", {}).get("offload_optimizer", {})
-    if offload.get("device") != "nvme":
-        return
-    folder = offload["nvme_path"]
+    swapped = offload.get("device") == "nvme"
+    if swapped:
+        _check_nvme(offload["nvme_path"])
+    if swapped or quantised or not ds_config.get("optimizer", {}).get("params", {}).get("torch_adam"):
+        _refuse_abandoned_builds()
+
+
+def _check_nvme(folder: str) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(
             f"zero_optimization.offload_optimizer.nvme_path {folder} is not a folder that can be written to; make it "
@@ -141,6 +147,24 @@ def _check_nvme(ds_config: dict[str, Any]) -> None:
         raise ValueError(
             "offload to NVMe needs libaio with its headers (Debian: libaio-dev) and a C++ compiler; install them"
         )
+
+
+def _refuse_abandoned_builds() -> None:
+    """DeepSpeed compiles its own kernels at the first start, and for the lock that a killed build has left every later
+    start would wait for ever, without a word (0.19.8 with torch's builder). The lock of a live build is open."""
+    import deepspeed.ops
+    import psutil
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
+    found = [*root.glob("*/lock"), *root.glob("*/*/lock")]
+    locks = [lock for lock in found if lock.parent.name in deepspeed.ops.__compatible_ops__]
+    for process in psutil.process_iter() if locks else ():
+        with suppress(psutil.Error):
+            held = {file.path for file in process.open_files()}
+            locks = [lock for lock in locks if str(lock.resolve()) not in held]
+    if locks:
+        raise ValueError(f"{locks[0]} was left by a build that was killed, and DeepSpeed would wait for it; remove it")
 
 
 def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int) -> Trainer:
@@ -284,6 +308,11 @@ def _train_sharded(trainer: Trainer, batches: list[Batch]) -> tuple[float, float
         engine.backward(loss)
         if trainer.zero_stage == 0 and number == len(batches) - 1:
             norm = _gradient_norm(trainer)  # without ZeRO DeepSpeed keeps none
+            if not math.isfinite(norm):
+                raise ValueError(
+                    f"the gradient norm is {norm}, and without ZeRO DeepSpeed 0.19.8 would write it into the weights; "
+                    "set zero_optimization.stage to 1, which skips such a step, or lower optimizer.lr"
+                )
         engine.step()
         total += loss.detach()
     return _mean_over_ranks(total / len(batches)), norm
