@@ -1,0 +1,204 @@
+"""How DeepSpeed 0.19.8 goes wrong where it is configured, built and launched, a test each, beside our remedy.
+
+Not shown: that on a CPU its shared-memory reduction crashes where LOCAL_SIZE is not set, for it would take the test
+down and half a minute to compile; what is shown is that it has no place for a group.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from launch import local
+from model import engine_config
+from model.engine import check_device
+from tests.distributed import run_ranks
+from tests.model import alone
+
+
+def test_deepspeed_s_version_is_the_one_that_was_examined() -> None:
+    import deepspeed
+
+    assert deepspeed.__version__.startswith("0.19.8")
+
+
+def accepts_a_typing_error() -> bool:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    return bool(DeepSpeedConfig(alone.config(1, gradient_cliping=1.0)).gradient_clipping is not None)
+
+
+def test_a_mistyped_key_is_ignored_in_silence() -> None:
+    assert run_ranks(1, accepts_a_typing_error) == [True]
+    with pytest.raises(ValueError, match="unknown key gradient_cliping; did you mean gradient_clipping"):
+        engine_config.check({"gradient_cliping": 1.0}, "x")
+
+
+# --- Kernels that are compiled at the start --------------------------------------------------------------------------
+
+
+def reduced_in_pairs() -> tuple[float, float]:
+    """The sum over ranks 0 and 1 or 2 and 3: as this project starts DeepSpeed, and with its shared-memory kernel.
+
+    The kernel is a stand-in of the same signature, over all ranks as the real one.
+    """
+    from deepspeed import comm
+    from deepspeed.comm.comm import cdb
+
+    rank = torch.distributed.get_rank()
+    group = [torch.distributed.new_group(pair) for pair in ([0, 1], [2, 3])][rank // 2]
+
+    def reduce() -> float:
+        number = torch.tensor([rank + 1.0])
+        comm.inference_all_reduce(number, group=group)
+        return float(number)
+
+    assert cdb.shm_comm_op is None
+    ours = reduce()
+    library = torch.library.Library("deepspeed", "DEF")
+    library.define("inference_all_reduce_(Tensor(a!) self) -> Tensor(a!)")
+    library.impl("inference_all_reduce_", lambda x: torch.distributed.all_reduce(x) or x, "CPU")
+    cdb.shm_vector_kernel_level = 2
+    return ours, reduce()
+
+
+def test_the_shared_memory_reduction_ignores_its_group() -> None:
+    """By hand: 1 + 2 and 3 + 4. `quiet_deepspeed` leaves the kernel out."""
+    assert run_ranks(4, reduced_in_pairs) == [(3.0, 10.0), (3.0, 10.0), (7.0, 10.0), (7.0, 10.0)]
+    import deepspeed
+
+    sources = Path(deepspeed.__file__).parent / "ops" / "csrc" / "cpu" / "comm"
+    assert '"inference_all_reduce_(Tensor(a!) self) -> Tensor(a!)"' in (sources / "shm_interface.cpp").read_text()
+
+
+def build_behind_a_lock(folder: Path) -> tuple[bool, str]:
+    """Whether a build still waits a second after it has come upon a lock, and how it ends once that is removed."""
+    from deepspeed.accelerator import get_accelerator
+
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    builder = get_accelerator().create_op_builder("CPUAdamBuilder")
+    builder.cxx_args = list  # it would try the compiler out, which takes seconds
+    ended: list[str] = []
+
+    def build() -> None:
+        try:
+            builder.load(verbose=False)
+        except ImportError as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=build, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while "baton.wait()" not in "".join(traceback.format_stack(sys._current_frames().get(thread.ident or 0))):
+        assert thread.is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+    thread.join(1)
+    waits = thread.is_alive()
+    (folder / "cpu_adam" / "lock").unlink()
+    thread.join(10)
+    return waits, "".join(ended)
+
+
+def test_a_build_that_was_killed_hangs_all_later_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "cpu_adam" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    compiled: dict[str, Any] = {"optimizer": {"params": {}}}
+    with pytest.raises(ValueError, match="cpu_adam/lock was left by a build that was killed"):
+        check_device(compiled)
+    check_device({"optimizer": {"params": {"torch_adam": True}}})  # compiles nothing
+    with open(lock):  # as a live build has it
+        check_device(compiled)
+    ((waits, ended),) = run_ranks(1, build_behind_a_lock, tmp_path)
+    assert waits and "cpu_adam.so: cannot open" in ended
+    check_device(compiled)
+
+
+# --- The launcher ----------------------------------------------------------------------------------------------------
+
+PDSH = """#!/bin/sh
+# As pdsh: everything after "-w hosts" goes to a shell on each of them.
+while [ "$1" != -w ]; do shift; done; shift 2
+exec sh -c "$*"
+"""
+
+
+def launch_over_pdsh(folder: Path) -> tuple[str, list[str]]:
+    """What DeepSpeed's launcher logs, and the command with which it would end a run."""
+    import logging
+
+    from deepspeed.launcher import multinode_runner, runner
+    from deepspeed.utils import logger
+
+    os.chdir(folder)
+    os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+    os.environ["UCX_NOTE"] = "$(touch by_variable)"
+    Path("pdsh").write_text(PDSH)
+    Path("pdsh").chmod(0o755)
+    Path("hosts").write_text("localhost slots=1\n")
+    Path(".deepspeed_env").write_text("TOKEN=very secret $(touch by_file)\n")
+    sys.executable = "true"  # stands in for the ranks
+    logged, commands = list[str](), list[Any]()
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    kept = multinode_runner.PDSHRunner.get_cmd
+
+    def get_cmd(*args: Any) -> Any:
+        commands.append(kept(*args))
+        return commands[0]
+
+    multinode_runner.PDSHRunner.get_cmd = get_cmd
+    where = ["--hostfile", "hosts", "--force_multi", "--no_ssh_check", "--master_addr", "127.0.0.1"]
+    runner.main([*where, "train.py", "--note", "$(touch by_argument)"])
+    return "\n".join(logged), commands[0][1]
+
+
+def test_the_launcher_lets_other_machines_run_what_it_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((logged, kill),) = run_ranks(1, launch_over_pdsh, tmp_path)
+    assert {path.name for path in tmp_path.glob("by_*")} == {"by_variable", "by_file", "by_argument"}
+    assert "very secret" in logged
+    # On an interrupt it ends whatever launcher it finds. `local.run` passes signals on to pdsh itself, past it.
+    assert "pkill -f " in kill and "world_info" not in " ".join(kill)
+    command = local.deepspeed_command("recipes.gpt_tiny", [], 1, "hosts")
+    assert command[command.index("--log_level") + 1] == "critical"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"runs/\$\(touch x\) holds '\$', which a shell on the other machines"):
+        local.check_remote(["--run-dir", "runs/$(touch x)"])
+    with pytest.raises(ValueError, match=r"\.deepspeed_env line 1 holds '\$'") as caught:
+        local.check_remote([])
+    assert "secret" not in str(caught.value)
+    (tmp_path / ".deepspeed_env").write_text("TOKEN=one word or two\n")
+    local.check_remote(["--set", "optimizer.betas=[0.9,0.95]", "data.corpus=/shared/my texts/*.jsonl"])
+    monkeypatch.setenv("NCCL_NOTE", "`date`")
+    with pytest.raises(ValueError, match=r"\$NCCL_NOTE holds '`'"):
+        local.check_remote([])
+
+
+def test_the_launcher_ends_well_when_its_inner_process_is_killed(tmp_path: Path) -> None:
+    """DeepSpeed's `deepspeed` exits 0; why `launch.local.run` is not believed until the run has left its report."""
+    (tmp_path / "sleeper.py").write_text("import time\nopen('up', 'w')\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "1", "--no_local_rank", "sleeper.py"]
+    env = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    inner = next(child for child in children if child.children())
+    inner.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=30) == 0
+    for child in children:
+        if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+            child.kill()
