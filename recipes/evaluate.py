@@ -30,13 +30,15 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
 
     from model.engine_config import precision, read
 
-    config = read_recipe(run).model
+    recipe = read_recipe(run)
+    config = recipe.model
     if config.objective != "causal":
         raise ValueError(
             f"{run} was trained with the {config.objective} objective: it has no loss on plain text; its "
             "validation loss stands in report.json"
         )
-    texts = _texts(run, data, load_tokeniser(run))
+    tokeniser = load_tokeniser(run)
+    texts = _texts(run, data, tokeniser)
     for text in texts:
         if len(text.tokens) < 2:
             raise ValueError(f"{text.name} holds {len(text.tokens)} tokens; a loss needs at least 2")
@@ -48,7 +50,8 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device, dtype[precision(read(run / "ds_config.json"))])
-    losses = [_loss(model, text.tokens) for text in texts]
+    end = tokeniser.eos_token_id if recipe.data.separate_documents else None
+    losses = [_loss(model, text.tokens, end) for text in texts]
     total = sum(text.share for text in texts)
     loss = sum(text.share * each for text, each in zip(texts, losses, strict=True)) / total
     bytes_per_token = sum(text.share * text.size / len(text.tokens) for text in texts) / total
@@ -67,10 +70,11 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     }
 
 
-def _loss(model: "GPT", tokens: "NDArray[np.generic]") -> float:
-    """Mean loss in nats over every token but the first."""
+def _loss(model: "GPT", tokens: "NDArray[np.generic]", end: int | None) -> float:
+    """Mean loss in nats over every token but the first; documents that `end` closes do not see each other."""
     import torch
 
+    from data.objectives import documents
     from data.sampling import windows
     from model.loss import token_losses
 
@@ -80,8 +84,11 @@ def _loss(model: "GPT", tokens: "NDArray[np.generic]") -> float:
     batch = max(1, BATCH_TOKENS // config.seq_length)
     for first in range(0, len(samples), batch):
         rows = slice(first, first + batch)
+        shown = samples[rows, :-1]
+        apart = None if end is None else torch.from_numpy(documents(shown.numpy(), end)).to(device)
         with torch.no_grad():
-            losses = token_losses(model(samples[rows, :-1].to(device)), samples[rows, 1:].to(device), config.vocab_size)
+            logits = model(shown.to(device), None, apart)
+            losses = token_losses(logits, samples[rows, 1:].to(device), config.vocab_size)
         counted = mask[rows].to(device)
         total += torch.stack(((losses.double() * counted).sum(), counted.sum()))
     return float(total[0] / total[1])

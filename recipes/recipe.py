@@ -341,6 +341,13 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     return from_dict(values, "--set")
 
 
+def spelled(corpus: str | tuple[Part, ...]) -> str:
+    """A corpus or a blend as `--set data.corpus=…` takes it."""
+    if isinstance(corpus, str):
+        return corpus
+    return ",".join(f"{part.corpus}={part.weight:.15g}" if part.weight else part.corpus for part in corpus)
+
+
 def _corpus(text: str) -> Any:
     """`a` is a corpus, `a=0.7,b=0.3` a blend of two with their weights, `a,b` one without."""
     parts: list[dict[str, Any]] = []

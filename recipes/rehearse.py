@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import cli
-from recipes.recipe import ROOT, Recipe, load, override
+from recipes.recipe import ROOT, Part, Recipe, load, override, spelled
 from recipes.run import read_metrics, runs_root
 
 STEPS = 10
@@ -54,13 +54,14 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
     batch = 2 * pp * unit
     tokens = STEPS * batch * SEQ_LENGTH
     real = recipe.schedule
+    corpus = tuple(Part(CORPUS, part.weight) for part in recipe.data.parts) if len(recipe.data.parts) > 1 else CORPUS
     values: dict[str, Any] = {
         "model.num_layers": 2 * pp,
         "model.hidden_size": heads * HEAD_SIZE,
         "model.num_attention_heads": heads,
         "model.seq_length": SEQ_LENGTH,
         "model.vocab_size": VOCABULARY + 1,
-        "data.corpus": ",".join(f"{CORPUS}={p.weight}" if p.weight else CORPUS for p in recipe.data.parts),
+        "data.corpus": spelled(corpus),
         "data.tokeniser": f"bpe:{VOCABULARY}",
         "schedule.train_tokens": tokens,
         "schedule.warmup_tokens": max(tokens // STEPS, tokens * real.warmup_tokens // real.train_tokens),

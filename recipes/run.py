@@ -153,6 +153,8 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
         for entry in dataclasses.fields(before):
             old, new = getattr(before, entry.name), getattr(after, entry.name)
             if old != new:
+                if entry.name == "corpus":
+                    old, new = recipes.spelled(old), recipes.spelled(new)
                 raise ValueError(
                     f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "
                     f"that setting, or start a new run"

@@ -8,7 +8,7 @@ import pytest
 
 from model import engine_config
 from recipes import plan
-from recipes.recipe import ROOT, Batch, Part, Recipe, Schedule, from_dict, load, names, override
+from recipes.recipe import ROOT, Batch, Part, Recipe, Schedule, from_dict, load, names, override, spelled
 
 UNITS = {"M": 1e6, "B": 1e9}
 
@@ -96,6 +96,7 @@ def test_overrides_are_typed() -> None:
 def test_a_blend_is_overridden(setting: str, parts: tuple[Part, ...]) -> None:
     recipe = override(load("tiny"), [f"data.corpus={setting}"])
     assert recipe.data.parts == parts
+    assert override(load("tiny"), [f"data.corpus={spelled(recipe.data.corpus)}"]) == recipe
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe))), "x") == recipe
 
 
