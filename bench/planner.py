@@ -1,0 +1,405 @@
+"""Is the planner right? Its predictions beside published measurements: `python -m bench.planner FILE.csv`.
+
+Reads rows in the columns of `bench/published/throughput.csv`: model shape, layout, batch, recomputation, precision and
+GPU; prints, where the file has results, the mean and the largest error by source. `--fit` fits the rates of
+`launch/hardware.py` to the file's rows of quality A and says how large the errors are on sources that were left out of
+the fit.
+"""
+
+import csv
+import dataclasses
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.hardware import GIGA, GPU, PRIOR, TERA, Rates, find
+from model.memory import peak_bytes
+from model.work import Work
+from recipes import cli
+from recipes.recipe import ROOT
+from recipes.timing import Machine, step_time
+
+PUBLISHED = ROOT / "bench" / "published" / "throughput.csv"
+NEEDED = ("row_id", "gpu", "layers", "hidden", "heads", "seq", "vocab", "tp", "pp", "dp", "microbatch", "global_batch")
+NEEDED += ("recompute", "precision")
+PRECISIONS = ("fp8", "bf16", "fp16")
+LINK_GENERATION = {"v100": 2, "a100": 3, "h100": 4, "h200": 4, "b200": 5}
+LINK_GB_S = 25  # a single NVLink of generations 2 to 4, one direction
+
+# What a source divides by the time to get its TFLOP/s, for B sequences of s tokens: see docs/planner.md.
+DEFINITIONS: dict[str, Callable[[Work, Any], Any]] = {
+    "hw96": lambda w, parameters: 96 * _square(w) * (1 + _attention(w) + _vocabulary(w) / 16),
+    "model72": lambda w, parameters: 72 * _square(w) * (1 + _attention(w) + _vocabulary(w) / 12),
+    "8PT12": lambda w, parameters: 96 * _square(w),
+    "mosaic": lambda w, parameters: 3 * w.global_batch * w.seq_length * (
+        2 * parameters + 4 * w.num_layers * w.hidden_size * w.seq_length
+    ),
+}  # fmt: skip
+
+
+def _square(w: Work) -> Any:
+    return w.global_batch * w.seq_length * w.num_layers * w.hidden_size**2
+
+
+def _attention(w: Work) -> Any:
+    return w.seq_length / (6 * w.hidden_size)
+
+
+def _vocabulary(w: Work) -> Any:
+    return w.vocab_rows / (w.num_layers * w.hidden_size)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line that was understood: what was trained on what, and what was measured (0: nothing)."""
+
+    line: int
+    row_id: str
+    source: str
+    quality: str
+    machine: Machine
+    work: Work
+    parameters: float
+    definition: str
+    seconds: float
+    memory_gb: float
+
+    @property
+    def flops_per_gpu(self) -> float:
+        """The numerator of the source's TFLOP/s. A definition that is not known here is taken for model FLOPs."""
+        count = DEFINITIONS.get(self.definition, lambda work, parameters: work.model_flops)
+        return float(count(self.work, self.parameters) / self.work.gpus)
+
+
+class Cells:
+    """The cells of one line. Errors: `ValueError` that names file, line and column."""
+
+    def __init__(self, path: Path, line: int, cells: dict[str, str]) -> None:
+        self.path, self.line, self.cells = path, line, cells
+
+    def fail(self, column: str, reason: str) -> ValueError:
+        return ValueError(f"{self.path} line {self.line}, column {column}: {reason}")
+
+    def text(self, column: str) -> str:
+        return (self.cells.get(column) or "").strip()
+
+    def number(self, column: str, default: float | None = None, whole: bool = False, least: float = 0.0) -> float:
+        """A finite number of at least `least`, or `default` where the cell is empty."""
+        text = self.text(column)
+        if not text:
+            if default is None:
+                raise self.fail(column, "is empty; give a number")
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.fail(column, f"{text!r} is not a number") from None
+        if not (least <= value < 1e18) or (whole and not value.is_integer()):
+            kind = "a whole number" if whole else "a number"
+            raise self.fail(column, f"{text} is impossible; give {kind} of at least {least:g}")
+        return value
+
+    def count(self, column: str, default: float | None = None) -> int:
+        return int(self.number(column, default, whole=True, least=1))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a table. Errors: `ValueError` with line and column where one is missing or impossible."""
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            for column in NEEDED:
+                if column not in (reader.fieldnames or ()):
+                    raise ValueError(f"{path} line 1: there is no column {column}; needed are {', '.join(NEEDED)}")
+            for cells in reader:
+                if None in cells or None in cells.values():
+                    raise ValueError(f"{path} line {reader.line_num}: has not as many cells as the header")
+                rows.append(_row(Cells(path, reader.line_num, cells)))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text; give a CSV file") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num}: {error}") from None
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return rows
+
+
+def _row(cells: Cells) -> Row:
+    try:
+        gpu = find(cells.text("gpu"), cells.number("gpu_mem_gb", 0.0) or None)
+    except ValueError as error:
+        raise cells.fail("gpu", str(error)) from None
+    work = _work(cells, gpu)
+    definition = cells.text("tflops_def")
+    row = Row(
+        line=cells.line,
+        row_id=cells.text("row_id"),
+        source=cells.text("source"),
+        quality=cells.text("quality"),
+        machine=_machine(cells, gpu),
+        work=work,
+        parameters=cells.number("params_B", 0.0) * 1e9 or float(sum(work.parameters(s) for s in range(int(work.pp)))),
+        definition=definition,
+        seconds=cells.number("iter_time_s", 0.0) or cells.number("iter_time_s_derived", 0.0),
+        memory_gb=cells.number("mem_gb_per_gpu", 0.0),
+    )
+    rate = cells.number("tflops_per_gpu", 0.0)
+    return row if row.seconds or not rate else dataclasses.replace(row, seconds=row.flops_per_gpu / rate / TERA)
+
+
+def _machine(cells: Cells, gpu: GPU) -> Machine:
+    """GPUs of a node, their links and network, as the interconnect column states them, else as usual for the GPU.
+
+    "8x200Gb/s" or "1600 Gb/s" is the network of a node. "NVLink 4" on a GPU whose NVLink is of another generation is
+    the number of links.
+    """
+    text, per_node = cells.text("interconnect"), cells.count("gpus_per_node", gpu.gpus_per_node)
+    adapters = re.search(r"(?:(\d+)\s*x\s*)?(\d+)\s*Gb/s", text)
+    network = int(adapters[1] or 1) * int(adapters[2]) / 8 if adapters else gpu.network_gb_s
+    links = re.search(r"NVLink (\d+)", text)
+    link = gpu.link_gb_s
+    if links and int(links[1]) != LINK_GENERATION.get(gpu.name.split("-")[0]):
+        link = min(link, int(links[1]) * LINK_GB_S)
+    return Machine(gpu, per_node, network * GIGA, link * GIGA)
+
+
+def _work(cells: Cells, gpu: GPU) -> Work:
+    """The step of a row.
+
+    What the columns do not state follows the software of the GPU's time: on Hopper and later attention is fused and
+    tensor parallelism comes with sequence parallelism. bf16 gradients are added up in fp32 outside ZeRO stage 3.
+    """
+    layers, h, heads = (cells.count(column) for column in ("layers", "hidden", "heads"))
+    tp, pp, dp, cp = (cells.count(column, 1 if column == "cp" else None) for column in ("tp", "pp", "dp", "cp"))
+    micro, batch = cells.count("microbatch"), cells.count("global_batch")
+    gpus = cells.count("gpus", tp * pp * dp * cp)
+    if gpus != tp * pp * dp * cp:
+        raise cells.fail("gpus", f"{gpus} is not tp {tp} x pp {pp} x dp {dp} x cp {cp} = {tp * pp * dp * cp}")
+    if h % heads:
+        raise cells.fail("heads", f"{heads} heads do not divide the hidden size {h}")
+    if pp > layers:
+        raise cells.fail("pp", f"{pp} stages are more than the {layers} layers")
+    if batch % (micro * dp):
+        raise cells.fail("global_batch", f"{batch} does not divide by microbatch {micro} x dp {dp}")
+    precision = next((name for name in PRECISIONS if name in cells.text("precision").lower()), None)
+    if precision is None:
+        raise cells.fail("precision", f"{cells.text('precision')!r} is none of {', '.join(PRECISIONS)}")
+    recompute = cells.text("recompute").lower() or "none"
+    if not recompute.startswith(("none", "full", "selective")):
+        raise cells.fail("recompute", f"{recompute!r} is none of none, full, selective")
+    zero = cells.number("zero_stage", 1, whole=True)
+    if zero > 3:
+        raise cells.fail("zero_stage", f"{zero:g} is none of 0, 1, 2, 3")
+    text, arch = cells.text("precision").lower(), cells.text("arch").lower()
+    gated = "llama" in arch or "swiglu" in arch
+    fused = gpu.fused_attention or gated or "flash" in arch
+    selective, master = recompute.startswith("selective"), precision != "fp16"
+    width, vocabulary = cells.count("ffn", 4 * h), cells.count("vocab")
+    parameters = cells.number("params_B", 0.0) * 1e9
+    # Grouped queries: the keys' width is what the stated parameters leave for it.
+    keys = (parameters - 2 * vocabulary * h - layers * (2 * h * h + 3 * h * width)) / (2 * layers * h)
+    return Work(
+        num_layers=layers,
+        hidden_size=h,
+        num_attention_heads=heads,
+        ffn_hidden_size=width,
+        seq_length=cells.count("seq"),
+        vocab_rows=vocabulary,
+        micro_batch=micro,
+        global_batch=batch,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        ulysses=cp,
+        sequence_parallel=tp > 1 and ("sp" in recompute or gpu.fused_attention),
+        last_blocks=_last_blocks(layers, pp),
+        virtual_stages=cells.count("virtual_stages", 1),
+        zero_stage=zero,
+        # With fused attention there are no scores to recompute; what is called selective there is half of the work.
+        full=1.0 if recompute.startswith("full") else 0.5 if selective and fused else 0.0,
+        selective=float(selective and not fused),
+        gradient_bytes=6 if "fp32 grad" in text else 4 if master and zero < 3 else 2,
+        reduce_bytes=4 if "amp" in text or (master and zero < 3) else 2,
+        master_bytes=4 if master else 8,
+        logit_bytes=4 if "flash" in arch else 10,
+        fused=fused,
+        early_stop=fused,
+        fp8=precision == "fp8" and gpu.fp8_tflops > 0,
+        ffn_matrices=3 if gated else 2,
+        kv_size=round(min(max(keys, h / heads), h)) if gated and parameters else h,
+        tied=not gated,
+        biases=not gated,
+    )
+
+
+def _last_blocks(layers: int, pp: int) -> int:
+    """Blocks of the last stage: as many as of the others, or one less where embedding and head count as blocks."""
+    if layers % pp and (layers + 2) % pp == 0:
+        return (layers + 2) // pp - 1
+    return layers // pp
+
+
+def stack(works: Iterable[Work]) -> Work:
+    """Many steps as one, with an array for each field."""
+    listed = list(works)
+    return Work(**{f.name: np.array([getattr(w, f.name) for w in listed]) for f in dataclasses.fields(Work)})
+
+
+def predict(rows: list[Row], rates: dict[str, Rates] | None = None) -> Any:
+    """Seconds of a step for each row; `rates` replaces those of a kind of GPU."""
+    seconds = np.zeros(len(rows))
+    kinds = [row.machine.gpu.name for row in rows]
+    for name in set(kinds):
+        place = [index for index, kind in enumerate(kinds) if kind == name]
+        machines = [rows[index].machine for index in place]
+        gpu = machines[0].gpu
+        gpu = dataclasses.replace(gpu, rates=(rates or {}).get(_kind(gpu), gpu.rates))
+        per_node, network, link = np.array([(m.gpus_per_node, m.network, m.link) for m in machines]).T
+        work = stack(rows[index].work for index in place)
+        seconds[place] = step_time(work, Machine(gpu, per_node, network, link)).seconds
+    return seconds
+
+
+def _kind(gpu: GPU) -> str:
+    return gpu.name.split("-")[0]
+
+
+# How far a rate may reasonably lie from its prior, as a factor's logarithm.
+WIDTHS = Rates(
+    matmul=0.15, narrow=0.2, memory=0.25, attention=0.5, link=0.3, network=0.5, gather=1.0, overlap=0.5, fp8=0.2,
+    kernel_seconds=0.7, collective_seconds=0.7, step_seconds=1.0,
+)  # fmt: skip
+NOISE = 0.06  # of a published step time, as a factor's logarithm; larger residuals count less
+MOST = 0.97  # no share of a peak is more
+
+
+def fit(rows: list[Row], kind: str) -> Rates:
+    """The rates of one kind of GPU: robust least squares of log(predicted / measured), drawn towards the priors."""
+    rows = [row for row in rows if _kind(row.machine.gpu) == kind]
+    names = [field.name for field in dataclasses.fields(Rates)]
+    prior, width = (np.array([getattr(rates, name) for name in names]) for rates in (PRIOR, WIDTHS))
+    prior = np.log(prior)
+    most = np.array([np.inf if name.endswith("seconds") or name == "overlap" else np.log(MOST) for name in names])
+    measured = np.log([row.seconds for row in rows])
+
+    def rates(point: Any) -> Rates:
+        return Rates(**dict(zip(names, np.exp(np.minimum(point, most)).tolist(), strict=True)))
+
+    def residuals(point: Any) -> Any:
+        return np.log(predict(rows, {kind: rates(point)})) - measured
+
+    point, nudge = prior.copy(), 1e-3
+    for _ in range(25):
+        here = residuals(point)
+        slopes = np.stack([(residuals(point + nudge * unit) - here) / nudge for unit in np.eye(len(names))], axis=1)
+        weight = 1 / (NOISE * np.sqrt(1 + (here / (2 * NOISE)) ** 2))
+        matrix = np.vstack([slopes * weight[:, None], np.diag(1 / width)])
+        step = np.linalg.lstsq(matrix, np.concatenate([-here * weight, (prior - point) / width]), rcond=None)[0]
+        point = np.minimum(point + np.clip(step, -0.3, 0.3), most)
+    return rates(point)
+
+
+def left_out(rows: list[Row], group: Callable[[Row], str]) -> Any:
+    """Seconds of each row, predicted with rates that were fitted without the rows of its group."""
+    seconds = np.zeros(len(rows))
+    for name in sorted({group(row) for row in rows}):
+        place = [index for index, row in enumerate(rows) if group(row) == name]
+        others = [row for row in rows if group(row) != name]
+        kinds = {_kind(rows[index].machine.gpu) for index in place}
+        seconds[place] = predict([rows[index] for index in place], {kind: fit(others, kind) for kind in kinds})
+    return seconds
+
+
+def publisher(row: Row) -> str:
+    """Who measured: several tables of one publication are not independent."""
+    return row.source.split(" ")[0]
+
+
+def errors(rows: list[Row], seconds: Any) -> Any:
+    """Relative errors of the step time."""
+    return seconds / np.array([row.seconds for row in rows]) - 1
+
+
+def table(rows: list[Row], columns: dict[str, Any]) -> None:
+    """Print mean and largest absolute error by source, a pair a column."""
+    print(f"{'step time: mean and largest error, %':44s}  rows" + "".join(f"  {name:>22s}" for name in columns))
+    places = defaultdict(list)
+    for index, row in enumerate(rows):
+        places[row.source].append(index)
+    places["all"] = list(range(len(rows)))
+    for source, place in places.items():
+        cells = [abs(values[place]) * 100 for values in columns.values()]
+        print(f"{source:44.44s}  {len(place):4d}" + "".join(f"  {c.mean():13.1f} {c.max():8.1f}" for c in cells))
+    inside = [f"{100 * np.mean(abs(values) <= 0.2):.1f}%" for values in columns.values()]
+    print(f"{'rows within 20%':44s}      " + "".join(f"  {text:>22s}" for text in inside))
+
+
+def report(rows: list[Row], seconds: Any, memory_gb: Any) -> None:
+    """Print how far the predictions are from what was measured, where anything was."""
+    for title, wanted in (("quality A", ["A"]), ("other quality", sorted({row.quality for row in rows} - {"A"}))):
+        place = [index for index, row in enumerate(rows) if row.seconds and row.quality in wanted]
+        if place:
+            chosen = [rows[index] for index in place]
+            print(title)
+            table(chosen, {"": errors(chosen, seconds[place])})
+    place = [index for index, row in enumerate(rows) if row.memory_gb]
+    if place:
+        wrong = abs(memory_gb[place] / np.array([rows[index].memory_gb for index in place]) - 1) * 100
+        print(f"memory of the fullest rank: {len(place)} rows, mean error {wrong.mean():.1f}%, largest {wrong.max():.1f}%")
+
+
+def write(path: Path, rows: list[Row], seconds: Any, memory_gb: Any) -> None:
+    """The predictions as CSV."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["row_id", "predicted_step_seconds", "predicted_tflops_per_gpu", "predicted_memory_gb"])
+        for row, time, size in zip(rows, seconds, memory_gb, strict=True):
+            writer.writerow([row.row_id, f"{time:.5g}", f"{row.flops_per_gpu / time / TERA:.5g}", f"{size:.5g}"])
+
+
+def show_fit(rows: list[Row]) -> None:
+    """Print the fitted rates of each kind of GPU, and the errors with and without each source in the fit."""
+    good = [row for row in rows if row.quality == "A" and row.seconds]
+    if not good:
+        raise ValueError("there are no rows of quality A with a measured step time to fit to")
+    rates = {kind: fit(good, kind) for kind in sorted({_kind(row.machine.gpu) for row in good})}
+    for kind, fitted in rates.items():
+        print(f"{kind}: {', '.join(f'{key}={value:.3g}' for key, value in dataclasses.asdict(fitted).items())}")
+    columns = {
+        "fitted": predict(good, rates),
+        "source left out": left_out(good, lambda row: row.source),
+        "publisher left out": left_out(good, publisher),
+    }
+    table(good, {name: errors(good, seconds) for name, seconds in columns.items()})
+
+
+def main() -> None:
+    parser = cli.Parser("Compare the planner's predictions with published measurements, row by row.")
+    parser.add_argument("file", nargs="?", default=str(PUBLISHED), metavar="FILE.csv", help="rows to predict")
+    parser.add_argument("--out", metavar="CSV", help="write the predictions there")
+    parser.add_argument("--fit", action="store_true", help="fit the rates to the file's rows and cross-validate")
+    args = parser.parse_args()
+
+    def job() -> None:
+        rows = read(Path(args.file))
+        if args.fit:
+            show_fit(rows)
+            return
+        seconds = predict(rows)
+        memory_gb = np.array([float(peak_bytes(row.work)) / GIGA for row in rows])
+        if args.out:
+            write(Path(args.out), rows, seconds, memory_gb)
+        report(rows, seconds, memory_gb)
+
+    cli.run_job(job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""What a rank is asked to do in one training step, as plain numbers: the model's shape, its cut, its batch, its engine.
+
+Every field is a number or a numpy array, one element a candidate layout or a row of a table, and so is everything that
+is computed from it: a single prediction and a search over a hundred thousand layouts are the same lines of code.
+Imports no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model import engine_config
+from model.config import GPTConfig
+from model.layout import Layout, stage_boundaries
+
+Number = Any  # a float or a numpy array of them
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training step. Counts are per model where nothing else is said.
+
+    `last_blocks` blocks are in the last pipeline stage, the others spread evenly over the stages before it, the earlier
+    ones having one more where they do not divide. `full` and `selective` are the shares of the blocks that recompute
+    everything, or the attention's core alone. `weight_bytes`, `gradient_bytes` and `reduce_bytes` are bytes an element
+    of the weights in forward and backward, of everything kept of the gradients, and of what data ranks send.
+    `fused` attention never stores its scores. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of
+    the keys, `position_rows` the learned positions, `biases` 0 where the linear layers have none.
+    `logit_bytes`: of a logit and what the loss keeps of it: half-precision, fp32, its softmax; 4 where the loss is fused.
+    `early_stop`: recomputation ends where the last needed tensor is there, before a block's last product, as torch's
+    non-reentrant checkpoints do.
+    """
+
+    num_layers: Number
+    hidden_size: Number
+    num_attention_heads: Number
+    ffn_hidden_size: Number
+    seq_length: Number
+    vocab_rows: Number
+    micro_batch: Number
+    global_batch: Number
+    tp: Number = 1
+    pp: Number = 1
+    dp: Number = 1
+    ulysses: Number = 1
+    sequence_parallel: Number = False
+    last_blocks: Number = 0
+    virtual_stages: Number = 1
+    zero_stage: Number = 1
+    full: Number = 0.0
+    selective: Number = 0.0
+    weight_bytes: Number = 2
+    gradient_bytes: Number = 2
+    reduce_bytes: Number = 2
+    master_bytes: Number = 4
+    fused: Number = True
+    fp8: Number = False
+    ffn_matrices: Number = 2
+    kv_size: Number = 0
+    position_rows: Number = 0
+    biases: Number = 1
+    tied: Number = True
+    offload_optimizer: Number = False
+    offload_weights: Number = False
+    early_stop: Number = True
+    logit_bytes: Number = 10
+
+    @property
+    def micro_batches(self) -> Number:
+        """Micro-batches that a pipeline works through in a step."""
+        return self.global_batch / (self.dp * self.micro_batch)
+
+    @property
+    def tokens(self) -> Number:
+        """Tokens of a micro-batch on a rank, which Ulysses splits."""
+        return self.micro_batch * self.seq_length / self.ulysses
+
+    @property
+    def copies(self) -> Number:
+        """Ranks that hold the same parameters, over which ZeRO divides."""
+        return self.dp * self.ulysses
+
+    @property
+    def gpus(self) -> Number:
+        """Ranks in all."""
+        return self.tp * self.pp * self.copies
+
+    @property
+    def keys(self) -> Number:
+        """Width of the keys, and of the values."""
+        return np.where(np.asarray(self.kv_size) > 0, self.kv_size, self.hidden_size)
+
+    def blocks(self, stage: Number) -> Number:
+        """Blocks of a stage."""
+        before = np.maximum(self.pp - 1, 1)
+        rest = self.num_layers - self.last_blocks
+        return np.where(
+            stage == np.asarray(self.pp) - 1, self.last_blocks, rest // before + (stage < np.mod(rest, before))
+        )
+
+    @property
+    def block_matrices(self) -> Number:
+        """Elements of a block's matrices, unsliced."""
+        h = self.hidden_size
+        return 2 * h * h + 2 * h * self.keys + self.ffn_matrices * h * self.ffn_hidden_size
+
+    def parameters(self, stage: Number) -> Number:
+        """Parameters of a rank of a stage. Exact for this project's model, which `recipes.verify` proves."""
+        h, t = self.hidden_size, self.tp
+        sliced_bias = (h + 2 * self.keys + (self.ffn_matrices - 1) * self.ffn_hidden_size) / t
+        block = self.block_matrices / t + self.biases * (sliced_bias + 2 * h) + 2 * (1 + self.biases) * h
+        embedding = self.vocab_rows * h / t
+        first, last = stage == np.asarray(0), stage == np.asarray(self.pp) - 1
+        head = np.where(self.tied, last & ~first, last) * embedding
+        ends = first * (embedding + self.position_rows * h) + last * (1 + self.biases) * h + head
+        return self.blocks(stage) * block + ends
+
+    @property
+    def model_flops(self) -> Number:
+        """Model FLOPs of a step, over all ranks: what `GPTConfig.flops_per_token` counts."""
+        tokens = self.global_batch * self.seq_length
+        matrices = self.num_layers * self.block_matrices + self.vocab_rows * self.hidden_size
+        return tokens * (6.0 * matrices + 12.0 * self.num_layers * self.seq_length * self.hidden_size)
+
+    @property
+    def hardware_flops(self) -> Number:
+        """The same with recomputation: a forward pass again of what is recomputed."""
+        tokens = self.global_batch * self.seq_length
+        scores = 4.0 * self.num_layers * self.seq_length * self.hidden_size
+        again = self.full * (2.0 * self.num_layers * self.block_matrices + scores) + self.selective * scores
+        return self.model_flops + tokens * again
+
+
+def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: int) -> Work:
+    """The step of a recipe under a resolved DeepSpeed JSON."""
+    half = engine_config.precision(engine) != "fp32"
+    recompute = engine.get("activation_checkpointing", {})
+    share = 0.0
+    if recompute:  # every interval-th block, as the engine does
+        share = -(-model.num_layers // recompute.get("interval", 1)) / model.num_layers
+    full = recompute.get("granularity", "full") == "full"
+    zero = engine.get("zero_optimization", {})
+    weight = 2 if half else 4
+    cuts = stage_boundaries(model, layout.pp)
+    fixed = 2 + (2 if layout.pp == 1 else 0)
+    return Work(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        ffn_hidden_size=model.ffn_hidden_size,
+        seq_length=model.seq_length,
+        vocab_rows=model.padded_vocab_size,
+        position_rows=model.seq_length,
+        micro_batch=engine["train_micro_batch_size_per_gpu"],
+        global_batch=engine["train_batch_size"],
+        tp=layout.tp,
+        pp=layout.pp,
+        dp=data_degree,
+        ulysses=layout.ulysses,
+        sequence_parallel=layout.sequence_parallel,
+        last_blocks=cuts[-1] - cuts[-2] - fixed,
+        zero_stage=zero.get("stage", 0),
+        full=share * full,
+        selective=share * (not full),
+        weight_bytes=weight,
+        # Gradients added up in fp32 stand beside those of the backward pass.
+        gradient_bytes=weight + (4 if half and engine.get("data_types", {}).get("grad_accum_dtype") == "fp32" else 0),
+        reduce_bytes=4 if engine.get("data_types", {}).get("grad_accum_dtype") == "fp32" else weight,
+        master_bytes=4 if half else 0,
+        offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+        offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
+    )
