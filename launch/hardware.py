@@ -79,35 +79,36 @@ class GPU:
     source: str
     rates: Rates = PRIOR
     fused_attention: bool = True  # what software of its time uses where a source does not say
+    bf16: bool = True
 
 # Fitted by `python -m bench.planner --fit` to bench/published/throughput.csv, 2026-11-22.
 A100 = Rates(
     matmul=0.722,
-    narrow=0.911,
-    memory=0.957,
+    narrow=0.918,
+    memory=0.962,
     attention=0.328,
-    link=0.853,
-    network=0.663,
-    gather=0.0835,
-    overlap=3.6,
+    link=0.843,
+    network=0.788,
+    gather=0.0834,
+    overlap=3.63,
     fp8=0.8,
-    kernel_seconds=4.93e-6,
-    collective_seconds=18.7e-6,
-    step_seconds=0.0592,
+    kernel_seconds=5.28e-06,
+    collective_seconds=1.89e-05,
+    step_seconds=0.0597,
 )
 H100 = Rates(
-    matmul=0.607,
+    matmul=0.606,
     narrow=0.85,
-    memory=0.657,
+    memory=0.669,
     attention=0.176,
-    link=0.617,
-    network=0.626,
-    gather=0.657,
-    overlap=1.66,
+    link=0.614,
+    network=0.589,
+    gather=0.664,
+    overlap=1.69,
     fp8=0.73,
-    kernel_seconds=4.53e-6,
-    collective_seconds=20e-6,
-    step_seconds=0.0379,
+    kernel_seconds=4.55e-06,
+    collective_seconds=2e-05,
+    step_seconds=0.0441,
 )
 
 _NVIDIA_A100 = "NVIDIA A100 data sheet, DGX A100 user guide; ceiling: ml-engineering, MAMF"
@@ -137,11 +138,11 @@ _CATALOGUE = (
     ),
     GPU(
         "v100-32gb", 125, 0, 15.7, 80, 32, 0.9, 150, 8, 50, 3500, 0,
-        "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors", replace(PRIOR, matmul=0.70), False,
+        "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors", replace(PRIOR, matmul=0.70), False, False,
     ),
     GPU(
         "v100-16gb", 125, 0, 15.7, 80, 16, 0.9, 150, 8, 50, 3500, 0,
-        "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors", replace(PRIOR, matmul=0.70), False,
+        "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors", replace(PRIOR, matmul=0.70), False, False,
     ),
 )  # fmt: skip
 CATALOGUE = {gpu.name: gpu for gpu in _CATALOGUE}

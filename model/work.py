@@ -164,10 +164,24 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         full=share * full,
         selective=share * (not full),
         weight_bytes=weight,
-        # Gradients added up in fp32 stand beside those of the backward pass.
-        gradient_bytes=weight + (4 if half and engine.get("data_types", {}).get("grad_accum_dtype") == "fp32" else 0),
-        reduce_bytes=4 if engine.get("data_types", {}).get("grad_accum_dtype") == "fp32" else weight,
-        master_bytes=4 if half else 0,
+        gradient_bytes=_gradient_bytes(engine),
+        reduce_bytes=_gradient_bytes(engine) if _gradient_bytes(engine) <= 4 else 4,
+        # An fp16 step has its share of the gradients in fp32 too.
+        master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[engine_config.precision(engine)],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
     )
+
+
+def _gradient_bytes(engine: dict[str, Any]) -> int:
+    """Bytes that are kept of a gradient. ZeRO stage 1 adds bf16 gradients up in fp32 beside them (DeepSpeed 0.19.8,
+    runtime/bf16_optimizer.py), unless the JSON updates at once or offloads; other stages keep one copy."""
+    zero, kind = engine.get("zero_optimization", {}), engine_config.precision(engine)
+    if kind == "fp32":
+        return 4
+    if engine.get("data_types", {}).get("grad_accum_dtype") != "fp32":
+        return 2
+    at_once = engine.get("bf16", {}).get("immediate_grad_update", False)
+    offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    beside = kind == "bf16" and zero.get("stage", 0) == 1 and not at_once and not offloaded
+    return 6 if beside else 4

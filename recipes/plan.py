@@ -1,42 +1,110 @@
-"""What a run needs, before it runs: `python -m recipes.plan gpt_345m`. Needs no GPU and imports no torch."""
+"""What a run needs, before it runs: `python -m recipes.plan gpt_530b`. Needs no GPU and imports no torch.
 
+Does it fit, how long does it take, what does it cost, what would be better? The formulas are in `model/memory.py` and
+`recipes/timing.py`; how good they are is in docs/planner.md.
+"""
+
+import argparse
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from launch.hardware import CATALOGUE, GIGA, GPU, TERA, find
 from model import engine_config
+from model.memory import rank_bytes
+from model.work import Work, work
 from recipes import cli
-from recipes.recipe import ROOT, Recipe, load, names, override
+from recipes.recipe import ROOT, Batch, Cluster, Recipe, load, names, override, steps_for
 from recipes.run import data_degree, resolve_engine
+from recipes.timing import Machine, step_time
+
+CHECKPOINT = 12  # bytes a parameter: fp32 weights and two moments
+HOURS = 3600.0
+USABLE = 0.95  # of a GPU's memory: the driver's own share, and what is not counted
 
 
-def state_bytes(config: dict[str, Any], num_parameters: int, data_degree: int) -> dict[str, float]:
-    """Bytes of weights, gradients and optimiser states on a rank with `num_parameters`; activations come on top.
+def cluster_machine(cluster: Cluster, network_gb_s: float | None = None) -> Machine:
+    """The hardware of a cluster. Errors: `ValueError` for a GPU that the catalogue does not know."""
+    gpu = find(cluster.gpu)
+    network = (gpu.network_gb_s if network_gb_s is None else network_gb_s) * GIGA
+    return Machine(gpu, cluster.gpus_per_node, network, gpu.link_gb_s * GIGA)
 
-    Rajbhandari et al. 2020 (arXiv:1910.02054), section 3.1 and figure 1: ZeRO stage 1 divides the optimiser states by
-    the data degree, stage 2 the gradients too, stage 3 the weights too. A half-precision run has an fp32 copy of the
-    weights among its optimiser states.
+
+def ramp_steps(recipe: Recipe, batch: Batch) -> list[tuple[int, int]]:
+    """(global batch, steps with it) in the order of the run, the ramp's smaller ones first."""
+    result, before = [], 0
+    for number, size in enumerate(batch.ramp):
+        end = min(recipe.train_samples, -(-batch.ramp_samples * (number + 1) // len(batch.ramp)))
+        after = steps_for(end, batch)
+        result.append((size, after - before))
+        before = after
+    return [*result, (batch.global_batch, steps_for(recipe.train_samples, batch) - before)]
+
+
+def memory(step: Work, gpu: GPU | None) -> dict[str, Any]:
+    """Bytes of a rank of every pipeline stage by part; the worst stage, and whether it fits."""
+    stages = np.arange(int(step.pp))
+    parts = {name: np.broadcast_to(size, stages.shape) for name, size in rank_bytes(step, stages).items()}
+    totals = sum(parts.values())
+    worst = int(np.argmax(totals))
+    largest = max(parts, key=lambda name: float(parts[name][worst]))
+    parameters = np.broadcast_to(step.parameters(stages), stages.shape)
+    result: dict[str, Any] = {
+        "stages": [
+            {
+                "blocks": int(np.broadcast_to(step.blocks(stages), stages.shape)[stage]),
+                "parameters": int(parameters[stage]),
+                "bytes": {name: float(size[stage]) for name, size in parts.items()},
+                "total_bytes": float(totals[stage]),
+            }
+            for stage in stages
+        ],
+        "worst_stage": worst,
+        "peak_bytes": float(totals[worst]),
+        "largest_part": largest,
+    }
+    if gpu is not None:
+        usable = USABLE * gpu.memory_gb * GIGA
+        result |= {"usable_bytes": usable, "headroom_bytes": usable - float(totals[worst])}
+        result["fits"] = result["headroom_bytes"] >= 0
+    return result
+
+
+def duration(recipe: Recipe, step: Work, machine: Machine) -> dict[str, Any]:
+    """Seconds of a step by part, and what follows from it for the token budget, the ramp's smaller steps counted."""
+    timed, gpu = step_time(step, machine), machine.gpu
+    seconds, gpus = float(timed.seconds), int(step.gpus)
+    model, hardware = float(step.model_flops), float(step.hardware_flops)
+    batch = dataclasses.replace(recipe.batch, global_batch=int(step.global_batch))
+    sizes, counts = np.array(ramp_steps(recipe, batch), dtype=float).T
+    run_seconds = float(np.sum(step_time(dataclasses.replace(step, global_batch=sizes), machine).seconds * counts))
+    return {
+        "step_seconds": seconds,
+        "step_parts": {name: float(value) for name, value in timed.parts.items()},
+        "tokens_per_second": float(step.global_batch * step.seq_length) / seconds,
+        "model_tflops_per_gpu": model / seconds / gpus / TERA,
+        "hardware_tflops_per_gpu": hardware / seconds / gpus / TERA,
+        "mfu": model / seconds / gpus / gpu.half_tflops / TERA,
+        "run_seconds": run_seconds,
+        "days": run_seconds / HOURS / 24,
+        "gpu_hours": run_seconds / HOURS * gpus,
+        "megawatt_hours": run_seconds / HOURS * gpus * gpu.node_watts / gpu.gpus_per_node / 1e6,
+    }
+
+
+def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | None = None) -> dict[str, Any]:
+    """A recipe at a world size; with a machine also its memory's limit and its time.
+
+    Errors: `ValueError` where recipe, JSON and world size do not go together.
     """
-    stage = config.get("zero_optimization", {}).get("stage", 0)
-    half = engine_config.precision(config) != "fp32"
-    weight = 2 if half else 4
-    accumulated = config.get("data_types", {}).get("grad_accum_dtype", "")
-    gradient = 4 if accumulated == "fp32" else weight
-    moments = 8 + (4 if half else 0)
-
-    def share(size: int, divided_from: int) -> float:
-        return size * num_parameters / (data_degree if stage >= divided_from else 1)
-
-    return {"weights": share(weight, 3), "gradients": share(gradient, 2), "optimizer_states": share(moments, 1)}
-
-
-def plan(recipe: Recipe, config_path: Path, world_size: int) -> dict[str, Any]:
-    """The arithmetic of a recipe at a world size. Errors: `ValueError` where it does not work out."""
     config = engine_config.read(config_path)
     resolved = resolve_engine(recipe, config, config_path, world_size)
-    degree, sliced = data_degree(recipe, world_size), recipe.layout.tp * recipe.layout.pp
-    return {
+    degree = data_degree(recipe, world_size)
+    step = work(recipe.model, recipe.layout, resolved.json, degree)
+    values = {
         "recipe": recipe.name,
         "status": recipe.status,
         "parameters": recipe.model.num_parameters,
@@ -53,15 +121,22 @@ def plan(recipe: Recipe, config_path: Path, world_size: int) -> dict[str, Any]:
         "zero_stage": config.get("zero_optimization", {}).get("stage", 0),
         "layout": dataclasses.asdict(recipe.layout),
         "data_degree": degree,
-        "bytes_per_rank": state_bytes(config, recipe.model.num_parameters // sliced, degree * recipe.layout.ulysses),
-        "checkpoint_bytes": 12 * recipe.model.num_parameters,
+        "memory": memory(step, machine.gpu if machine else None),
+        "checkpoint_bytes": CHECKPOINT * recipe.model.num_parameters,
         "deviations": list(resolved.deviations),
     }
+    if machine is not None:
+        if resolved.dtype == "bf16" and not machine.gpu.bf16:
+            raise ValueError(f"a {machine.gpu.name} has no bf16; give an fp16 JSON with --deepspeed_config")
+        values["gpu"] = machine.gpu.name
+        values["time"] = duration(recipe, step, machine)
+    return values
 
 
 def show(values: dict[str, Any]) -> None:
     """Print a plan."""
-    states, layout = values["bytes_per_rank"], values["layout"]
+    layout, held = values["layout"], values["memory"]
+    worst = held["stages"][held["worst_stage"]]
     rows = {
         "status": values["status"],
         "parameters": f"{values['parameters']:,}",
@@ -74,34 +149,151 @@ def show(values: dict[str, Any]) -> None:
         "layout": f"{values['world_size']:,} ranks = tensor {layout['tp']} x pipeline {layout['pp']} "
                   f"x Ulysses {layout['ulysses']} x data {values['data_degree']}",
         "engine": f"{values['precision']}, ZeRO stage {values['zero_stage']}",
-        "a rank's states": ", ".join(f"{name.replace('_', ' ')} {size / 1e9:,.3f} GB" for name, size in states.items())
-                           + f"; {sum(states.values()) / 1e9:,.3f} GB without activations",
-        "a checkpoint": f"{values['checkpoint_bytes'] / 1e9:,.3f} GB",
+        "fullest rank": f"{held['peak_bytes'] / 1e9:,.1f} GB, {_stage(values)}; most of it {held['largest_part']}",
     }  # fmt: skip
+    for name, size in worst["bytes"].items():
+        if size >= 0.0005 * worst["total_bytes"]:
+            rows[f"  {name}"] = f"{size / 1e9:10,.2f} GB"
+    if "fits" in held:
+        verdict = "fits" if held["fits"] else "DOES NOT FIT"
+        rows["memory"] = (
+            f"{verdict}: {held['usable_bytes'] / 1e9:,.1f} GB usable of a {values['gpu']}, headroom "
+            f"{held['headroom_bytes'] / 1e9:,.1f} GB"
+        )
+    rows["a checkpoint"] = f"{values['checkpoint_bytes'] / 1e9:,.3f} GB"
+    if "save_seconds" in values:
+        rows["a checkpoint"] += f", {values['save_seconds']:,.0f} s to save at {values['storage_gb_s']:g} GB/s"
+    rows |= _time_rows(values)
     print(values["recipe"])
     for name, value in rows.items():
-        print(f"  {name:22s}  {value}")
+        print(f"  {name:24s}  {value}")
     for deviation in values["deviations"]:
         print(f"  deviates from the recipe: {deviation}")
 
 
-def main() -> None:
-    parser = cli.Parser("The arithmetic of a recipe: parameters, batch, steps, FLOPs, memory of the model's states.")
+def _stage(values: dict[str, Any]) -> str:
+    held, stages = values["memory"], values["layout"]["pp"]
+    worst = held["worst_stage"]
+    if stages == 1:
+        return f"all ranks alike, {held['stages'][0]['blocks']} blocks"
+    why = "the most micro-batches in flight" if worst == 0 else "logits and loss" if worst == stages - 1 else "blocks"
+    return f"pipeline stage {worst + 1} of {stages} ({held['stages'][worst]['blocks']} blocks, {why})"
+
+
+def _time_rows(values: dict[str, Any]) -> dict[str, str]:
+    if "time" not in values:
+        return {"time": "not predicted: no GPU of the catalogue; give --gpu"}
+    time = values["time"]
+    rows = {"a step": f"{time['step_seconds']:,.3f} s, of which"}
+    for name, seconds in time["step_parts"].items():
+        if abs(seconds) >= 0.0005 * time["step_seconds"]:
+            rows[f"  {name}"] = f"{seconds:10,.3f} s  {100 * seconds / time['step_seconds']:5.1f}%"
+    rows["speed"] = (
+        f"{time['tokens_per_second']:,.0f} tokens/s; {time['model_tflops_per_gpu']:,.1f} model TFLOP/s a GPU = "
+        f"{100 * time['mfu']:.1f}% of peak ({time['hardware_tflops_per_gpu']:,.1f} with recomputation)"
+    )
+    rows["the run"] = (
+        f"{time['days']:,.1f} days, {time['gpu_hours']:,.0f} GPU-hours, at most {time['megawatt_hours']:,.0f} MWh"
+    )
+    if "cost" in values:
+        rows["cost"] = f"{values['cost']:,.0f} at {values['price']:g} a GPU-hour"
+    return rows
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = cli.Parser("What a recipe needs: memory of every rank, time, cost; without a GPU.")
     parser.add_argument("recipe", help=f"one of {', '.join(names())}")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="DeepSpeed JSON; by default the recipe's")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
-    parser.add_argument("--world-size", type=int, help="how many ranks; by default the recipe's reference cluster")
+    parser.add_argument("--gpu", help=f"{', '.join(CATALOGUE)}; by default the recipe's")
+    parser.add_argument("--nodes", type=int, help="by default the recipe's")
+    parser.add_argument("--gpus-per-node", type=int, help="by default the recipe's, or usual for --gpu")
+    parser.add_argument("--world-size", type=int, help="ranks in all, instead of --nodes")
+    parser.add_argument("--seq-length", type=int, help="by default the recipe's")
+    parser.add_argument("--network", type=float, metavar="GB/S", help="of a node; by default usual for the GPU")
+    parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
+    parser.add_argument("--storage", type=float, default=20.0, metavar="GB/S", help="speed of saving a checkpoint")
+    parser.add_argument("--verify", action="store_true", help="build every distinct rank on the meta device and compare")
+    parser.add_argument("--search", action="store_true", help="the best layouts for this cluster")
+    parser.add_argument("--top", type=int, default=10, help="how many of them")
+    parser.add_argument("--plot", metavar="PNG", help="a picture of the pipeline's schedule and of the memory")
     parser.add_argument("--json", action="store_true", help="print as JSON")
-    args = parser.parse_args()
+    return parser
+
+
+def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
+    """The recipe and the machine that the flags describe. Errors: `ValueError` for values that cannot be."""
+    for name in ("nodes", "gpus_per_node", "world_size", "seq_length", "network", "price", "storage", "top"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            least = "at least 1" if isinstance(value, int) else "above 0"
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {least}")
+    if args.nodes is not None and args.world_size is not None:
+        raise ValueError("--nodes and --world-size are both given; give one of them")
+    recipe = override(load(args.recipe), args.settings)
+    if args.seq_length is not None:
+        recipe = override(recipe, [f"model.seq_length={args.seq_length}"])
+    cluster = recipe.cluster
+    if args.gpu is not None:
+        gpu = find(args.gpu)
+        cluster = dataclasses.replace(cluster, gpu=gpu.name, gpus_per_node=gpu.gpus_per_node)
+    per_node = cluster.gpus_per_node if args.gpus_per_node is None else args.gpus_per_node
+    world = args.world_size
+    nodes = cluster.nodes if args.nodes is None else args.nodes
+    if world is not None:
+        per_node = min(per_node, world)
+        nodes = -(-world // per_node)
+    cluster = dataclasses.replace(cluster, nodes=nodes, gpus_per_node=per_node)
+    if args.gpu is None and cluster.gpu == "cpu":
+        return dataclasses.replace(recipe, cluster=cluster), None
+    return dataclasses.replace(recipe, cluster=cluster), cluster_machine(cluster, args.network)
+
+
+def with_costs(values: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Adds what depends on a price and on the storage."""
+    values["storage_gb_s"] = args.storage
+    values["save_seconds"] = values["checkpoint_bytes"] / args.storage / GIGA
+    if args.price is not None and "time" in values:
+        values |= {"price": args.price, "cost": args.price * values["time"]["gpu_hours"]}
+    return values
+
+
+def main() -> None:
+    args = parser().parse_args()
 
     def job() -> None:
-        recipe = override(load(args.recipe), args.settings)
-        world = recipe.cluster.world_size if args.world_size is None else args.world_size
-        if world < 1:
-            raise ValueError(f"--world-size is {world}; it must be at least 1")
+        recipe, machine = wanted(args)
         path = Path(args.deepspeed_config or ROOT / recipe.engine)
-        values = plan(recipe, path, world)
-        print(json.dumps(values)) if args.json else show(values)
+        world = args.world_size or recipe.cluster.world_size
+        if args.search:
+            from recipes import search
+
+            search.run(recipe, path, world, machine, args.top, args.json)
+            return
+        values = with_costs(plan(recipe, path, world, machine), args)
+        if args.verify:
+            from recipes.verify import verify
+
+            values["verified"] = verify(recipe, path, world)
+        if args.plot:
+            from recipes.plan_plot import draw
+
+            draw(recipe, path, world, machine, Path(args.plot))
+        if args.json:
+            print(json.dumps(values))
+            return
+        show(values)
+        if args.verify:
+            from recipes.verify import show as show_verified
+
+            show_verified(values["verified"])
+        if args.plot:
+            print(f"  picture                   {args.plot}")
+        if machine is not None and not values["memory"]["fits"]:
+            from recipes.search import remedy
+
+            print(f"  {remedy(recipe, path, machine)}")
 
     cli.run_job(job)
 

@@ -25,6 +25,7 @@ SCORES = 13.0
 FUSED_BACKWARD = 2.5  # five matrix products for two (Dao et al. 2022, arXiv:2205.14135)
 KERNELS = 14  # kernels of a block's forward pass beside its matrix products
 OPTIMIZER = 30.0  # bytes a parameter: fp32 weights and two moments read and written, gradient read, weights written
+BACKWARD = 2 / 3  # of a micro-batch's time
 PCIE, HOST = 20 * GIGA, 150 * GIGA  # bytes/s a GPU to its host, and of a node's memory: offload
 
 
@@ -43,7 +44,7 @@ class StepTime:
     """Seconds of a step: the parts add up to `seconds`."""
 
     parts: dict[str, Number]
-    stage_seconds: Number  # of a micro-batch, forward and backward, on the slowest stage
+    pieces: "Pieces"
 
     @property
     def seconds(self) -> Number:
@@ -183,74 +184,120 @@ def gather_seconds(work: Work, machine: Machine) -> Any:
     return ring + 3 * work.num_layers * machine.gpu.rates.collective_seconds
 
 
-def step_time(work: Work, machine: Machine) -> StepTime:
-    """One optimiser step."""
-    gpu, rates = machine.gpu, machine.gpu.rates
-    again, core_again = work.full, work.full + work.selective
-    forward, backward, recomputed = products_seconds(work, gpu)
-    products = forward + recomputed * again + backward
-    forward, backward = attention_seconds(work, gpu)
-    attention = forward * (1 + core_again) + backward
-    forward, backward = elementwise_seconds(work, gpu)
-    elementwise = forward * (1 + again) + backward
-    tensor = tensor_seconds(work, machine) * (2 + again * np.where(work.early_stop, 0.5, 1.0))
-    block = products + attention + elementwise + tensor
+def accumulation_seconds(work: Work, gpu: GPU) -> Any:
+    """Adding a block's gradients to an fp32 sum that stands beside them, as DeepSpeed's bf16 optimizer does.
 
-    m, p, v = work.micro_batches, work.pp, work.virtual_stages
-    head = head_seconds(work, gpu)
-    embedding = 12.0 * work.tokens * work.hidden_size / memory_rate(gpu)
-    first, last = work.blocks(0), work.last_blocks
-    slowest = np.where(np.asarray(p) > 1, np.maximum(first * block + embedding, last * block + head), 0.0)
-    slowest = np.where(np.asarray(p) > 1, slowest, work.num_layers * block + head + embedding)
-    all_stages = work.num_layers * block + head + embedding
+    The gradient is read, the sum read and written. Where there is one copy only, the matrix product adds to it, and the
+    rate of matrix products has that in it.
+    """
+    beside = np.asarray(work.gradient_bytes) > 4
+    seconds = work.block_matrices / work.tp * (work.weight_bytes + 8.0) / memory_rate(gpu)
+    return np.where(beside & (np.asarray(work.zero_stage) < 2), seconds, 0.0)
 
-    # Point-to-point: an activation forward and a gradient back, each tensor rank its part, for every chunk.
-    stride = work.tp * work.copies
-    rate = axis_rate(machine, 2, stride, rates.network)
-    message = 2.0 * work.tokens * work.hidden_size / work.tp / rate + rates.collective_seconds
-    sent = np.where(np.asarray(p) > 1, 2 * v * message, 0.0)
 
-    slowest = np.asarray(slowest, float)
-    # ZeRO stage 3 hides its gathers behind computation.
-    gathers = np.where(np.asarray(work.zero_stage) == 3, gather_seconds(work, machine), 0.0)
-    exposed = hidden(gpu, slowest, gathers) - slowest
+@dataclass(frozen=True)
+class Pieces:
+    """Seconds of one micro-batch: the parts of a block, forward, backward and recomputed; the ends of the model."""
 
+    products: Number
+    attention: Number
+    elementwise: Number
+    tensor: Number
+    forward: Number  # of a block, all of these parts
+    accumulation: Number  # of a block's gradients
+    head: Number
+    embedding: Number
+
+    @property
+    def block(self) -> Number:
+        """A block, there and back."""
+        return self.products + self.attention + self.elementwise + self.tensor + self.accumulation
+
+
+def pieces(work: Work, machine: Machine) -> Pieces:
+    """A micro-batch on one rank."""
+    gpu, again = machine.gpu, work.full
+    products, products_back, recomputed = products_seconds(work, gpu)
+    attention, attention_back = attention_seconds(work, gpu)
+    elementwise, elementwise_back = elementwise_seconds(work, gpu)
+    tensor = tensor_seconds(work, machine)
+    return Pieces(
+        products=products + recomputed * again + products_back,
+        attention=attention * (1 + again + work.selective) + attention_back,
+        elementwise=elementwise * (1 + again) + elementwise_back,
+        # The second of a block's two collectives comes after the last product.
+        tensor=tensor * (2 + again * np.where(work.early_stop, 0.5, 1.0)),
+        forward=products + attention + elementwise + tensor,
+        accumulation=accumulation_seconds(work, gpu),
+        head=head_seconds(work, gpu),
+        embedding=12.0 * work.tokens * work.hidden_size / memory_rate(gpu),
+    )
+
+
+def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
+    """What data ranks send once a step: gradients scattered, and weights gathered (ZeRO 1, 2) or gradients (ZeRO 0).
+
+    Without a pipeline it hides behind the last micro-batch's backward pass, `behind` seconds. ZeRO stage 2 gives
+    gradients away after every micro-batch; stage 3 sends nothing here.
+    """
+    zero, parameters = np.asarray(work.zero_stage), work.parameters(0)
+    rate = axis_rate(machine, work.copies, work.tp, machine.gpu.rates.network)
+    scatter = collective_seconds(machine, parameters * work.reduce_bytes, work.copies, rate, 1)
+    back = np.where(zero == 0, work.reduce_bytes, work.weight_bytes)
+    gather = collective_seconds(machine, parameters * back, work.copies, rate, 1)
+    exposed = hidden(machine.gpu, behind, scatter + gather) - behind
+    every = work.micro_batches * (hidden(machine.gpu, behind, scatter) - behind) + gather
+    seconds = np.where(np.asarray(work.pp) > 1, scatter + gather, np.where(zero == 2, every, exposed))
+    return np.where(zero == 3, 0.0, seconds)
+
+
+def optimizer_seconds(work: Work, machine: Machine) -> Any:
+    """The update of the parameters that a rank owns, on the GPU or, offloaded, at the speed of the host's memory."""
     parameters = work.parameters(0)
-    rate = axis_rate(machine, work.copies, work.tp, rates.network)
-    reduction = collective_seconds(machine, parameters * work.reduce_bytes, work.copies, rate, 1)
-    spread = collective_seconds(
-        machine, parameters * np.where(np.asarray(work.zero_stage) == 0, work.reduce_bytes, work.weight_bytes),
-        work.copies, rate, 1,
-    )  # fmt: skip
-    rounds = np.where(np.asarray(work.zero_stage) == 2, m, 1.0)  # stage 2 gives gradients away after every micro-batch
-    data = np.where(np.asarray(work.zero_stage) == 3, 0.0, reduction * rounds + spread)
-    # Without a pipeline the reduction hides behind the last micro-batch's backward pass.
-    behind = hidden(gpu, slowest * 2 / 3, reduction + spread) - slowest * 2 / 3
-    data = np.where((np.asarray(p) == 1) & (np.asarray(work.zero_stage) < 2), behind, data)
-
     owned = parameters / np.where(np.asarray(work.zero_stage) >= 1, work.copies, 1)
-    update = owned * OPTIMIZER / memory_rate(gpu)
+    update = owned * OPTIMIZER / memory_rate(machine.gpu)
     offloaded = owned * (OPTIMIZER / (HOST / machine.gpus_per_node) + 2.0 * work.weight_bytes / PCIE)
-    optimizer = np.where(work.offload_optimizer, offloaded, update)
-    optimizer = optimizer + 2.0 * parameters * work.gradient_bytes / memory_rate(gpu)  # norm and clipping
+    clipping = 2.0 * parameters * work.gradient_bytes / memory_rate(machine.gpu)
+    return np.where(work.offload_optimizer, offloaded, update) + clipping
 
-    # The slowest stage sets the pace of all micro-batches; filling and draining passes every other stage once.
-    bubble = np.where(np.asarray(p) > 1, (all_stages - slowest) / v + (p - 1) / v * sent, 0.0)
-    share = m * np.where(np.asarray(p) > 1, slowest, all_stages) / all_stages  # of all blocks, on the slowest stage
+
+def message_seconds(work: Work, machine: Machine) -> Any:
+    """Point-to-point, a micro-batch: an activation forward and a gradient back, each tensor rank its part, for every
+    chunk of an interleaved pipeline."""
+    rate = axis_rate(machine, 2, work.tp * work.copies, machine.gpu.rates.network)
+    message = 2.0 * work.tokens * work.hidden_size / work.tp / rate + machine.gpu.rates.collective_seconds
+    return np.where(np.asarray(work.pp) > 1, 2 * work.virtual_stages * message, 0.0)
+
+
+def step_time(work: Work, machine: Machine) -> StepTime:
+    """One optimiser step: the slowest pipeline stage sets the pace of all micro-batches; filling and draining passes
+    every other stage once (Narayanan et al. 2021, arXiv:2104.04473, section 2.2: (p - 1) / (v m) of the ideal time)."""
+    gpu, piece = machine.gpu, pieces(work, machine)
+    m, v, single = work.micro_batches, work.virtual_stages, np.asarray(work.pp) == 1
+    ends = piece.head + piece.embedding
+    whole = work.num_layers * piece.block + ends
+    first, last = work.blocks(0) * piece.block + piece.embedding, work.last_blocks * piece.block + piece.head
+    slowest = np.where(single, whole, np.maximum(first, last))
+    sent = message_seconds(work, machine)
+    bubble = np.where(single, 0.0, (whole - slowest + (work.pp - 1) * sent) / v)
+    gathers = np.where(np.asarray(work.zero_stage) == 3, gather_seconds(work, machine), 0.0)
+    # What the slowest stage computes, said in the proportions of the whole model.
+    share = m * slowest / whole
     layers = work.num_layers * share
     return StepTime(
         parts={
-            "matrix products": layers * products,
-            "attention": layers * attention,
-            "element-wise": layers * elementwise,
-            "tensor ranks": layers * tensor,
-            "head and embedding": share * (head + embedding),
+            "matrix products": layers * piece.products,
+            "attention": layers * piece.attention,
+            "element-wise": layers * piece.elementwise,
+            "tensor ranks": layers * piece.tensor,
+            "gradient accumulation": layers * piece.accumulation,
+            "head and embedding": share * ends,
             "pipeline bubble": bubble,
             "pipeline messages": m * sent,
-            "stage 3 gathers": m * exposed,
-            "data ranks": data,
-            "optimizer": optimizer,
-            "the rest": rates.step_seconds + 0.0 * m,
+            "stage 3 gathers": m * (hidden(gpu, slowest, gathers) - slowest),
+            "data ranks": data_seconds(work, machine, slowest * BACKWARD),
+            "optimizer": optimizer_seconds(work, machine),
+            "the rest": gpu.rates.step_seconds + 0.0 * m,
         },
-        stage_seconds=slowest,
+        pieces=piece,
     )
