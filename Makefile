@@ -8,7 +8,7 @@ SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test lint recipes rehearse evaluate generate export report bench $(SIZES)
+.PHONY: help setup demo test lint recipes rehearse evaluate generate export report bench bench-planner bench-search $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ lint: setup  ## ruff and mypy
 $(SIZES): setup
 	$(PY) -m recipes.gpt_$(subst .,_,$@) $(FLAGS)
 
-plan-%: setup  ## what a recipe needs, without a GPU: make plan-345m
+plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m recipes.plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
 
 data-%: setup  ## fetch and tokenise a recipe's data: make data-345m
@@ -69,6 +69,12 @@ report: setup  ## the summary and the curve of a run: RUN=…
 
 bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
 	$(PY) -m bench.plain $(ARGS)
+
+bench-planner: setup  ## the planner's predictions beside published runs: ARGS="mine.csv --out predictions.csv"
+	$(PY) -m bench.planner $(ARGS)
+
+bench-search: setup  ## layouts that the planner's search judges in a minute
+	$(PY) -m bench.search $(ARGS)
 
 .DEFAULT:
 	@echo "error: there is no target $@; see make help, or make recipes for the sizes" >&2; exit 2

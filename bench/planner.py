@@ -9,7 +9,6 @@ the fit.
 import csv
 import dataclasses
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,8 +25,10 @@ from recipes.recipe import ROOT
 from recipes.timing import Machine, step_time
 
 PUBLISHED = ROOT / "bench" / "published" / "throughput.csv"
-NEEDED = ("row_id", "gpu", "layers", "hidden", "heads", "seq", "vocab", "tp", "pp", "dp", "microbatch", "global_batch")
-NEEDED += ("recompute", "precision")
+NEEDED = (
+    "row_id", "gpu", "layers", "hidden", "heads", "seq", "vocab", "tp", "pp", "dp", "microbatch", "global_batch",
+    "recompute", "precision",
+)  # fmt: skip
 PRECISIONS = ("fp8", "bf16", "fp16")
 LINK_GENERATION = {"v100": 2, "a100": 3, "h100": 4, "h200": 4, "b200": 5}
 LINK_GB_S = 25  # a single NVLink of generations 2 to 4, one direction
@@ -133,7 +134,7 @@ def read(path: Path) -> list[Row]:
 
 def _row(cells: Cells) -> Row:
     try:
-        gpu = find(cells.text("gpu"), cells.number("gpu_mem_gb", 0.0) or None)
+        gpu = find(cells.text("gpu"), cells.number("gpu_mem_gb", 0.0) or None, nearest=True)
     except ValueError as error:
         raise cells.fail("gpu", str(error)) from None
     work = _work(cells, gpu)
@@ -352,7 +353,9 @@ def report(rows: list[Row], seconds: Any, memory_gb: Any) -> None:
     place = [index for index, row in enumerate(rows) if row.memory_gb]
     if place:
         wrong = abs(memory_gb[place] / np.array([rows[index].memory_gb for index in place]) - 1) * 100
-        print(f"memory of the fullest rank: {len(place)} rows, mean error {wrong.mean():.1f}%, largest {wrong.max():.1f}%")
+        print(
+            f"memory of the fullest rank: {len(place)} rows, mean error {wrong.mean():.1f}%, largest {wrong.max():.1f}%"
+        )
 
 
 def write(path: Path, rows: list[Row], seconds: Any, memory_gb: Any) -> None:
@@ -402,4 +405,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -81,6 +81,7 @@ class GPU:
     fused_attention: bool = True  # what software of its time uses where a source does not say
     bf16: bool = True
 
+
 # Fitted by `python -m bench.planner --fit` to bench/published/throughput.csv, 2026-11-22.
 A100 = Rates(
     matmul=0.722,
@@ -110,8 +111,14 @@ H100 = Rates(
     collective_seconds=2e-05,
     step_seconds=0.0441,
 )
+V100 = replace(PRIOR, matmul=0.60)
+AMD = replace(PRIOR, matmul=0.50, attention=0.25)
 
 _NVIDIA_A100 = "NVIDIA A100 data sheet, DGX A100 user guide; ceiling: ml-engineering, MAMF"
+_NVIDIA_V100 = (
+    "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors, products as in arXiv:1909.08053 on one GPU"
+)
+# half, fp8 and vector TFLOP/s; processors; memory GB and TB/s; link GB/s; a node's GPUs, network GB/s and watts; ceiling
 _CATALOGUE = (
     GPU("a100-80gb", 312, 0, 19.5, 108, 80, 2.039, 300, 8, 200, 6500, 271.2, _NVIDIA_A100, A100, False),
     GPU("a100-40gb", 312, 0, 19.5, 108, 40, 1.555, 300, 8, 200, 6500, 271.2, _NVIDIA_A100, A100, False),
@@ -130,28 +137,31 @@ _CATALOGUE = (
     GPU(
         "mi250x", 191.5, 0, 23.95, 110, 64, 1.638, 100, 8, 100, 3200, 0,
         "AMD MI250X data sheet, one of its two dies, which is what a framework sees; network: Frontier user guide; "
-        "rates: priors", replace(PRIOR, matmul=0.50, attention=0.25),
+        "rates: priors", AMD,
     ),
     GPU(
         "mi300x", 1307.4, 2614.9, 163.4, 304, 192, 5.3, 448, 8, 400, 10000, 0,
-        "AMD MI300X data sheet; rates: priors", replace(PRIOR, matmul=0.50, attention=0.25),
+        "AMD MI300X data sheet; rates: priors", AMD,
     ),
     GPU(
         "v100-32gb", 125, 0, 15.7, 80, 32, 0.9, 150, 8, 50, 3500, 0,
-        "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors", replace(PRIOR, matmul=0.70), False, False,
+        _NVIDIA_V100,
+        V100, False, False,
     ),
     GPU(
         "v100-16gb", 125, 0, 15.7, 80, 16, 0.9, 150, 8, 50, 3500, 0,
-        "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors", replace(PRIOR, matmul=0.70), False, False,
+        _NVIDIA_V100,
+        V100, False, False,
     ),
 )  # fmt: skip
 CATALOGUE = {gpu.name: gpu for gpu in _CATALOGUE}
 
 
-def find(name: str, memory_gb: float | None = None) -> GPU:
+def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GPU:
     """The GPU of that name, however it is spelt (`A100-80GB-SXM`, `h100`, `NVIDIA A100`).
 
-    Of a kind with several memories the one nearest to `memory_gb`, or to a memory in the name; else the first listed.
+    Of a kind with several memories the one of `memory_gb`, or of the memory in the name, or the one nearest to it where
+    `nearest` says so; else the first listed.
     Errors: `ValueError` that names the nearest.
     """
     words = re.findall(r"[a-z]+\d+[a-z]*|\d+|[a-z]+", name.lower())
@@ -161,11 +171,11 @@ def find(name: str, memory_gb: float | None = None) -> GPU:
         close = difflib.get_close_matches(name.lower(), [*CATALOGUE, *kinds], n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(CATALOGUE)}"
         raise ValueError(f"there is no GPU {name!r} in launch/hardware.py; {hint}")
-    stated = next((float(size) for size in re.findall(r"(\d+)\s*gb", name.lower())), memory_gb)
+    stated = memory_gb or next((float(size) for size in re.findall(r"(\d+)\s*gb?\b", name.lower())), None)
     same = [gpu for gpu in _CATALOGUE if gpu.name.split("-")[0] == kind]
     if stated is None:
         return same[0]
-    if memory_gb is None and all(gpu.memory_gb != stated for gpu in same):
+    if not nearest and all(gpu.memory_gb != stated for gpu in same):
         raise ValueError(
             f"there is no {kind} with {stated:g} GB in launch/hardware.py; there are "
             f"{', '.join(f'{gpu.name} ({gpu.memory_gb:g} GB)' for gpu in same)}"

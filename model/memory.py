@@ -16,12 +16,12 @@ CONTEXT = 2.5e9  # bytes: driver context, communication library, libraries' work
 FRAGMENTS = 0.05  # of what is allocated, that the caching allocator holds besides
 
 
-def block_bytes(work: Work) -> Any:
+def block_bytes(work: Work) -> tuple[Any, Any]:
     """Activations that one block keeps of a micro-batch for its backward pass.
 
-    Korthikanti et al. 2022, equations 1 to 4: s b h (34 + 5 a s / h) on one rank; with tensor parallelism 10 of the 34 stay
-    whole, unless the sequence is split too. The scores' part falls away where attention is fused or recomputed. The 34
-    are those of a four times wider feed-forward layer, of which that layer takes 16 + 2 of its activations' dropout.
+    Korthikanti et al. 2022, equations 1 to 4: s b h (34 + 5 a s / h) on one rank; with tensor parallelism 10 of the 34
+    stay whole, unless the sequence is split too. The 24 sliced ones are queries, keys, values, attention's output and
+    the feed-forward layer's 16 at four times the width. Returned are the two terms; fused attention lacks the second.
     """
     size = work.tokens * work.hidden_size * work.weight_bytes / 2
     whole = np.where(work.sequence_parallel, 10.0 / work.tp, 10.0)

@@ -1,14 +1,21 @@
 """The pipeline form: the same pieces as `model/gpt.py`, listed for DeepSpeed's PipelineModule."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any
 
+import deepspeed
+import torch
+import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from model.config import GPTConfig
-from model.gpt import Block
+from model.gpt import GPT, Block
+from model.grid import Grid, make_grid
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
 from model.layout import Layout, stage_boundaries
 from model.loss import weighted_loss
@@ -70,3 +77,39 @@ def _loss(vocab_size: int, parallel: Parallel, logits_BSV: Tensor, targets: tupl
     labels_BS, weights_BS = targets
     # DeepSpeed averages over data ranks, Ulysses ranks among them: each of those holds a part of the sum.
     return weighted_loss(logits_BSV, labels_BS, weights_BS, vocab_size, parallel.tp) * parallel.ulysses.size
+
+
+class _MetaPipeline(GPTPipeline):
+    """The pipeline on torch's meta device: shapes without memory."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "_MetaPipeline":
+        """Stay: PipelineModule moves itself to the accelerator when it is built, which meta tensors cannot."""
+        return self
+
+
+@contextmanager
+def pretended_world(layout: Layout, world_size: int, rank: int) -> Iterator[Grid]:
+    """A rank's place in a world of that size, by itself: process groups that send nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    os.environ.setdefault("LOCAL_RANK", "0")  # PipelineModule asks for it
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        deepspeed.init_distributed(dist_backend="fake")
+        yield make_grid(layout)
+    finally:
+        dist.destroy_process_group()
+        deepspeed.comm.comm.cdb = None  # its own note of the group, which it would go on to use
+
+
+def meta_model(config: GPTConfig, grid: Grid, recompute: tuple[str, ...], dtype: torch.dtype) -> nn.Module:
+    """A rank's part of the model on the meta device, as training builds it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            if grid.layout.pp == 1:
+                return GPT(config, grid.parallel, recompute)
+            return _MetaPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute)
+    finally:
+        torch.set_default_dtype(before)

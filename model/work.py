@@ -27,7 +27,7 @@ class Work:
     of the weights in forward and backward, of everything kept of the gradients, and of what data ranks send.
     `fused` attention never stores its scores. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of
     the keys, `position_rows` the learned positions, `biases` 0 where the linear layers have none.
-    `logit_bytes`: of a logit and what the loss keeps of it: half-precision, fp32, its softmax; 4 where the loss is fused.
+    `logit_bytes`: of a logit and what the loss keeps of it: half precision, fp32, its softmax; less in a fused loss.
     `early_stop`: recomputation ends where the last needed tensor is there, before a block's last product, as torch's
     non-reentrant checkpoints do.
     """

@@ -48,7 +48,7 @@ def memory(step: Work, gpu: GPU | None) -> dict[str, Any]:
     """Bytes of a rank of every pipeline stage by part; the worst stage, and whether it fits."""
     stages = np.arange(int(step.pp))
     parts = {name: np.broadcast_to(size, stages.shape) for name, size in rank_bytes(step, stages).items()}
-    totals = sum(parts.values())
+    totals = np.sum(list(parts.values()), axis=0)
     worst = int(np.argmax(totals))
     largest = max(parts, key=lambda name: float(parts[name][worst]))
     parameters = np.broadcast_to(step.parameters(stages), stages.shape)
@@ -93,6 +93,12 @@ def duration(recipe: Recipe, step: Work, machine: Machine) -> dict[str, Any]:
         "gpu_hours": run_seconds / HOURS * gpus,
         "megawatt_hours": run_seconds / HOURS * gpus * gpu.node_watts / gpu.gpus_per_node / 1e6,
     }
+
+
+def own_step(recipe: Recipe, config_path: Path, world_size: int) -> Work:
+    """The step of the recipe's own layout. Errors: `ValueError` where it does not go with the world size."""
+    resolved = resolve_engine(recipe, engine_config.read(config_path), config_path, world_size)
+    return work(recipe.model, recipe.layout, resolved.json, data_degree(recipe, world_size))
 
 
 def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | None = None) -> dict[str, Any]:
@@ -214,7 +220,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--network", type=float, metavar="GB/S", help="of a node; by default usual for the GPU")
     parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
     parser.add_argument("--storage", type=float, default=20.0, metavar="GB/S", help="speed of saving a checkpoint")
-    parser.add_argument("--verify", action="store_true", help="build every distinct rank on the meta device and compare")
+    parser.add_argument(
+        "--verify", action="store_true", help="build every distinct rank on the meta device and compare"
+    )
     parser.add_argument("--search", action="store_true", help="the best layouts for this cluster")
     parser.add_argument("--top", type=int, default=10, help="how many of them")
     parser.add_argument("--plot", metavar="PNG", help="a picture of the pipeline's schedule and of the memory")
@@ -279,7 +287,8 @@ def main() -> None:
         if args.plot:
             from recipes.plan_plot import draw
 
-            draw(recipe, path, world, machine, Path(args.plot))
+            title = f"{recipe.name} on {world:,} {machine.gpu.name if machine else 'ranks'}"
+            draw(own_step(recipe, path, world), machine, values["memory"], title, Path(args.plot))
         if args.json:
             print(json.dumps(values))
             return

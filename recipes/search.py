@@ -14,9 +14,8 @@ from model import engine_config
 from model.layout import Layout, stage_boundaries
 from model.memory import peak_bytes, rank_bytes
 from model.work import Number, Work, work
-from recipes.plan import USABLE
+from recipes.plan import USABLE, own_step
 from recipes.recipe import Recipe
-from recipes.run import resolve_engine
 from recipes.timing import Machine, StepTime, step_time
 
 TENSOR = (1, 2, 4, 8, 16)
@@ -103,13 +102,6 @@ def judge(step: Work, machine: Machine) -> Judged:
 def usable_bytes(gpu: GPU) -> float:
     """What a run may take of a GPU's memory."""
     return USABLE * gpu.memory_gb * GIGA
-
-
-def own_step(recipe: Recipe, path: Path, world: int) -> Work:
-    """The recipe's own layout. Errors: `ValueError` where it does not go with the world size."""
-    config = resolve_engine(recipe, engine_config.read(path), path, world)
-    degree = recipe.layout.data_degree(world)
-    return work(recipe.model, recipe.layout, config.json, degree)
 
 
 def _base(recipe: Recipe, path: Path) -> Work:

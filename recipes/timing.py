@@ -13,7 +13,7 @@ import numpy as np
 from launch.hardware import GIGA, GPU, TERA
 from model.work import Number, Work
 
-# Shapes of the output tiles that a matrix product is cut into, and what the smaller ones keep of the larger ones' speed.
+# Shapes of the output tiles of a matrix product, and what the smaller ones keep of the larger ones' speed.
 TILES = ((256, 128, 1.0), (128, 128, 0.92), (64, 64, 0.65))
 TILE_DEPTH = 128  # elements of the inner dimension that filling and draining a tile costs
 # Element-wise traffic of a block's forward pass, bytes a token and unit of width (each kernel reads and writes 2 bytes
@@ -52,7 +52,9 @@ class StepTime:
         return sum(self.parts.values())
 
 
-def matmul_seconds(gpu: GPU, rows: Number, columns: Number, depth: Number, batch: Number = 1.0, fp8: Number = 0.0) -> Any:
+def matmul_seconds(
+    gpu: GPU, rows: Number, columns: Number, depth: Number, batch: Number = 1.0, fp8: Number = 0.0
+) -> Any:
     """`batch` products [rows, depth] x [depth, columns].
 
     A product is computed in tiles, so many at a time as the GPU has processors: the last wave and the tiles at the
@@ -104,7 +106,7 @@ def axis_rate(machine: Machine, degree: Number, stride: Number, share: float) ->
 
 
 def hidden(gpu: GPU, computation: Number, communication: Number) -> Any:
-    """Time of both where they overlap: the longer one if they differ much, more if they compete for the same moments."""
+    """Seconds of both where they overlap: the longer one if they differ much, more if they are alike."""
     k = gpu.rates.overlap
     return (computation**k + communication**k) ** (1 / k)
 
@@ -160,7 +162,9 @@ def tensor_seconds(work: Work, machine: Machine) -> Any:
     queries, keys and values and one back (Jacobs et al. 2023).
     """
     size = 2.0 * work.tokens * work.hidden_size
-    reduce = 2 * collective_seconds(machine, size, work.tp, axis_rate(machine, work.tp, 1, machine.gpu.rates.network), 2)
+    reduce = 2 * collective_seconds(
+        machine, size, work.tp, axis_rate(machine, work.tp, 1, machine.gpu.rates.network), 2
+    )
     rate = axis_rate(machine, work.ulysses, work.tp, machine.gpu.rates.network)
     exchange = 2 * collective_seconds(machine, 2.0 * size / work.ulysses, work.ulysses, rate, 1)
     return reduce + exchange
@@ -170,7 +174,9 @@ def head_seconds(work: Work, gpu: GPU) -> Any:
     """Logits, loss and their backward pass for one micro-batch."""
     h, rows, tokens = work.hidden_size, work.vocab_rows / work.tp, work.tokens
     products = (
-        matmul_seconds(gpu, tokens, rows, h) + matmul_seconds(gpu, tokens, h, rows) + matmul_seconds(gpu, rows, h, tokens)
+        matmul_seconds(gpu, tokens, rows, h)
+        + matmul_seconds(gpu, tokens, h, rows)
+        + matmul_seconds(gpu, rows, h, tokens)
     )
     return products + 2.4 * work.logit_bytes * tokens * rows / memory_rate(gpu) + 6 * gpu.rates.kernel_seconds
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from model import engine_config
-from model.work import work
+from recipes.plan import own_step
 from recipes.recipe import Recipe
 from recipes.run import resolve_engine
 
@@ -23,8 +23,7 @@ def verify(recipe: Recipe, path: Path, world: int) -> dict[str, Any]:
     `ValueError` that names the rank where the two differ.
     """
     resolved = resolve_engine(recipe, engine_config.read(path), path, world)
-    layout, degree = recipe.layout, recipe.layout.data_degree(world)
-    step = work(recipe.model, layout, resolved.json, degree)
+    layout, step = recipe.layout, own_step(recipe, path, world)
     per_stage = world // layout.pp
     began, stages = time.perf_counter(), []
     for stage in range(layout.pp):
@@ -41,7 +40,7 @@ def verify(recipe: Recipe, path: Path, world: int) -> dict[str, Any]:
         if count != expected or size != row["planned_weight_bytes"]:
             raise ValueError(
                 f"rank {row['rank']} (pipeline stage {stage + 1}) holds {count:,} parameters in {size:,} bytes where "
-                f"{expected:,} in {row['planned_weight_bytes']:,} were planned; the closed form in model/work.py is wrong"
+                f"{expected:,} in {row['planned_weight_bytes']:,} were planned; model/work.py has to be mended"
             )
         stages.append(row)
     return {"world_size": world, "built": len(stages), "seconds": time.perf_counter() - began, "ranks": stages}
@@ -50,25 +49,22 @@ def verify(recipe: Recipe, path: Path, world: int) -> dict[str, Any]:
 def _build(recipe: Recipe, engine: dict[str, Any], world: int, rank: int, dtype: str) -> tuple[int, int]:
     """Parameters of a rank's part of the model and their bytes."""
     import torch
-    import torch.distributed as dist
 
-    from model.engine import on_meta
+    from model.engine import quiet_deepspeed, recomputed_blocks
 
+    quiet_deepspeed()
+    from model.pipeline import meta_model, pretended_world
+
+    recompute = recomputed_blocks(engine.get("activation_checkpointing", {}), recipe.model.num_layers)
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    try:
-        module = on_meta(recipe.model, recipe.layout, engine, world, rank, kind)
-        parameters = list(module.parameters())
-        return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
-    finally:
-        dist.destroy_process_group()
+    with pretended_world(recipe.layout, world, rank) as grid:
+        parameters = list(meta_model(recipe.model, grid, recompute, kind).parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
 
 
 def show(verified: dict[str, Any]) -> None:
     """Print what was built."""
-    ranks = verified["ranks"]
-    total = sum(row["parameters"] for row in ranks)
     print(
-        f"  verified                  {verified['built']} distinct ranks of {verified['world_size']:,} built in "
-        f"{verified['seconds']:.1f} s: each has exactly the planned parameters ({total:,} in all of one tensor rank) and "
-        f"bytes"
+        f"  verified                  built all {verified['built']} distinct ranks of {verified['world_size']:,} in "
+        f"{verified['seconds']:.1f} s: each holds exactly the planned parameters and bytes of weights"
     )

@@ -1,0 +1,47 @@
+"""How many layouts does the search judge in a minute? `python -m bench.search` on one core."""
+
+import json
+import os
+import time
+
+from recipes import cli, plan, search
+from recipes.recipe import ROOT, load
+
+WANTED = 100_000
+
+
+def main() -> None:
+    parser = cli.Parser("Time the search over the layouts of ever larger clusters, one hundred thousand of them.")
+    parser.add_argument("recipe", nargs="?", default="gpt_530b")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    args = parser.parse_args()
+
+    def job() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        recipe = load(args.recipe)
+        machine = plan.cluster_machine(recipe.cluster)
+        base = search._base(recipe, ROOT / recipe.engine)
+        judged = fitting = nodes = 0
+        began = time.perf_counter()
+        while judged < WANTED:
+            nodes += 1
+            step = search.candidates(base, recipe, nodes * recipe.cluster.gpus_per_node)
+            if step is not None:
+                result = search.judge(step, machine)
+                judged, fitting = judged + len(result.seconds), fitting + int(result.fits.sum())
+        seconds = time.perf_counter() - began
+        values = {"layouts": judged, "fitting": fitting, "clusters": nodes, "seconds": seconds}
+        values["layouts_per_minute"] = 60 * judged / seconds
+        if args.json:
+            print(json.dumps(values))
+            return
+        print(
+            f"{judged:,} layouts of {recipe.name} on 1 to {nodes:,} nodes, {fitting:,} fit: {seconds:.1f} s on one "
+            f"core, {values['layouts_per_minute']:,.0f} a minute"
+        )
+
+    cli.run_job(job)
+
+
+if __name__ == "__main__":
+    main()

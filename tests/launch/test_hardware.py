@@ -1,0 +1,43 @@
+import dataclasses
+
+import pytest
+
+from launch.hardware import CATALOGUE, find
+
+
+@pytest.mark.parametrize(("spelt", "name"), [
+    ("a100-80gb", "a100-80gb"), ("A100-80GB-SXM", "a100-80gb"), ("A100-40GB-SXM", "a100-40gb"), ("a100", "a100-80gb"),
+    ("NVIDIA H100 SXM", "h100"), ("V100-SXM-32GB", "v100-32gb"), ("v100", "v100-32gb"), ("MI300X", "mi300x"),
+    ("a100-40g", "a100-40gb"),
+])  # fmt: skip
+def test_a_gpu_is_found_however_it_is_spelt(spelt: str, name: str) -> None:
+    assert find(spelt).name == name
+
+
+def test_a_stated_memory_chooses_the_nearest() -> None:
+    assert find("A100-SXM", 40).name == "a100-40gb"
+    assert find("H100-96GB (500W, HBM2e)", nearest=True).name == "h100"
+
+
+@pytest.mark.parametrize(("spelt", "words"), [
+    ("h10", "there is no GPU 'h10' .* did you mean h100"), ("a100-60gb", r"no a100 with 60 GB .* a100-80gb \(80 GB\)"),
+    ("tpu", "there are a100-80gb, a100-40gb, h100"), ("", "there are a100-80gb"),
+])  # fmt: skip
+def test_an_unknown_gpu_is_told_the_nearest(spelt: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        find(spelt)
+
+
+def test_the_catalogue_is_plausible() -> None:
+    """Units are easily mixed up: peaks of 100 to 3,000 TFLOP/s, links faster than a GPU's share of the network."""
+    kinds = {"a100", "h100", "h200", "b200", "mi250x", "mi300x", "v100"}
+    assert {name.split("-")[0] for name in CATALOGUE} == kinds
+    for gpu in CATALOGUE.values():
+        assert 100 <= gpu.half_tflops <= 3000 and gpu.vector_tflops < gpu.half_tflops
+        assert gpu.matmul_ceiling_tflops < gpu.half_tflops and 0.5 < gpu.memory_tb_s < 10
+        assert gpu.network_gb_s / gpu.gpus_per_node < gpu.link_gb_s
+        assert gpu.source
+        shares = ("matmul", "narrow", "memory", "attention", "link", "network", "gather", "fp8")
+        rates = dataclasses.asdict(gpu.rates)
+        assert all(0 < rates[share] <= 1 for share in shares)
+        assert not gpu.matmul_ceiling_tflops or rates["matmul"] * gpu.half_tflops < gpu.matmul_ceiling_tflops

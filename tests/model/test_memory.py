@@ -1,0 +1,97 @@
+"""What a rank holds, against the papers' formulas and tables."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from model.config import GPTConfig
+from model.layout import Layout
+from model.memory import block_bytes, checkpoint_bytes, in_flight, peak_bytes, rank_bytes
+from model.work import Work, work
+
+# 22B, 175B, 530B, 1T of Korthikanti et al. 2022, table 3.
+MODELS = {
+    "22B": Work(48, 6144, 64, 24576, 2048, 51200, 4, 4, tp=8, last_blocks=48),
+    "175B": Work(96, 12288, 96, 49152, 2048, 51200, 1, 64, tp=8, pp=8, last_blocks=12, virtual_stages=3),
+    "530B": Work(105, 20480, 128, 81920, 2048, 51200, 1, 280, tp=8, pp=35, last_blocks=3, virtual_stages=3),
+    "1T": Work(128, 25600, 160, 102400, 2048, 51200, 1, 512, tp=8, pp=64, last_blocks=2),
+}
+GIB = 2**30
+
+
+@pytest.mark.parametrize(("name", "baseline", "lean"), [
+    ("22B", 59.25, 9.56), ("175B", 66.84, 12.35), ("530B", 114.02, 23.08), ("1T", 131.25, 26.56),
+])  # fmt: skip
+def test_activations_are_those_of_korthikanti(name: str, baseline: float, lean: float) -> None:
+    """GiB of activations on the first stage, figure 1: tensor parallelism alone; with sequence parallelism and
+    selective recomputation."""
+    step = dataclasses.replace(MODELS[name], fused=False)
+    whole, scores = block_bytes(step)
+    held = step.blocks(0) * in_flight(step, 0)
+    assert held * (whole + scores) / GIB == pytest.approx(baseline, rel=1e-3)
+    split = dataclasses.replace(step, sequence_parallel=True)
+    assert held * block_bytes(split)[0] / GIB == pytest.approx(lean, rel=1e-3)
+
+
+def test_a_block_alone_is_34_sbh_and_5as() -> None:
+    step = Work(1, 1024, 16, 4096, 512, 1024, 2, 2, fused=False)
+    whole, scores = block_bytes(step)
+    sbh = 512 * 2 * 1024
+    assert whole == 34 * sbh and scores == pytest.approx(5 * 16 * 512 / 1024 * sbh)
+    assert checkpoint_bytes(step) == 2 * sbh
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.88)])
+def test_states_are_those_of_the_zero_paper(stage: int, expected: float) -> None:
+    """7.5B parameters on 64 ranks: Rajbhandari et al. 2020, figure 1 and table 1."""
+    h = 4096
+    layers = round((7.5e9 - 50304 * h) / (12 * h * h))
+    step = Work(layers, h, 32, 4 * h, 1024, 50304, 1, 64, dp=64, last_blocks=layers, zero_stage=stage)
+    parts = rank_bytes(step, 0)
+    held = parts["weights"] + parts["gradients"] + parts["optimizer states"]
+    scale = 7.5e9 / float(step.parameters(0))
+    assert held * scale / 1e9 == pytest.approx(expected, rel=0.01)
+
+
+def test_the_first_stage_has_the_most_in_flight() -> None:
+    step = MODELS["1T"]
+    assert list(in_flight(step, np.arange(64))[[0, 1, 63]]) == [64, 63, 1]
+    assert in_flight(dataclasses.replace(step, global_batch=3), 0) == 3
+    assert float(peak_bytes(step)) == pytest.approx(sum(map(float, rank_bytes(step, 0).values())))
+
+
+@pytest.mark.parametrize("pp", [1, 2, 5, 35])
+def test_stages_add_up_to_the_model(pp: int) -> None:
+    """Every parameter once, the tied embedding twice where two stages hold it."""
+    model = GPTConfig(
+        num_layers=105, hidden_size=512, num_attention_heads=8, seq_length=128, vocab_size=1000, vocab_multiple=8
+    )
+    engine = {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 8}
+    step = work(model, Layout(pp=pp), engine, 1)
+    total = sum(int(step.parameters(stage)) for stage in range(pp))
+    assert total == model.num_parameters + (pp > 1) * model.padded_vocab_size * model.hidden_size
+    assert sum(int(step.blocks(stage)) for stage in range(pp)) == 105
+    assert step.model_flops == model.flops_per_token * 8 * 128
+
+
+def test_offload_and_recomputation_take_memory_away() -> None:
+    step = dataclasses.replace(MODELS["22B"], fused=False)
+    parts = rank_bytes(step, 0)
+    assert rank_bytes(dataclasses.replace(step, offload_optimizer=True), 0)["optimizer states"] == 0
+    assert rank_bytes(dataclasses.replace(step, offload_weights=True), 0)["weights"] == 0
+    full = rank_bytes(dataclasses.replace(step, full=1.0), 0)
+    assert full["activations"] == 48 * checkpoint_bytes(step) < parts["activations"]
+    assert full["working memory"] == sum(block_bytes(step))
+
+
+@pytest.mark.parametrize(("zero", "more", "expected"), [
+    ({"stage": 1}, {}, 6), ({"stage": 2}, {}, 4),
+    ({"stage": 1}, {"bf16": {"enabled": True, "immediate_grad_update": True}}, 4),
+    ({"stage": 1, "offload_optimizer": {"device": "cpu"}}, {}, 4), ({"stage": 1}, {"data_types": {}}, 2),
+])  # fmt: skip
+def test_bf16_gradients_as_deepspeed_keeps_them(zero: dict, more: dict, expected: int) -> None:
+    model = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
+    engine = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}, "zero_optimization": zero}
+    engine |= {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1} | more
+    assert work(model, Layout(), engine, 1).gradient_bytes == expected

@@ -1,0 +1,198 @@
+"""The plan's command line: does it fit, how long, what would be better; and what it says to bad input."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import planner
+from model.work import Work
+from recipes import plan, search
+from recipes.recipe import ROOT, load, names, override
+from recipes.timing import step_time
+from recipes.verify import verify
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "recipes.plan", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def planned(name: str, *settings: str) -> dict:
+    recipe = override(load(name), list(settings))
+    machine = plan.cluster_machine(recipe.cluster)
+    return plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "gpt_tiny"])
+def test_the_readme_has_the_planned_days(name: str) -> None:
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{name}`"))
+    assert f"| {planned(name)['time']['days']:.0f} days |" in row, planned(name)["time"]["days"]
+
+
+def test_the_readme_has_530b_beside_the_paper() -> None:
+    text = (ROOT / "README.md").read_text()
+    rows = planner.read(ROOT / "bench" / "published" / "mtnlg.csv")
+    for row, theirs, ramp in zip(rows, planner.predict(rows), (32, 40, 48), strict=True):
+        nodes = int(row.row_id)
+        settings = [f"batch.ramp_start={ramp}", f"batch.ramp_increment={ramp}"]
+        recipe = override(load("530b"), settings)
+        values = plan.plan(recipe, ROOT / recipe.engine, nodes * 8, plan.cluster_machine(recipe.cluster))
+        seconds = f"{row.seconds} s | {values['time']['step_seconds']:.1f} s | {theirs:.1f} s"
+        assert f"| {nodes} | {seconds} |" in text, seconds
+
+
+def test_the_parts_are_the_whole() -> None:
+    values = planned("530b")
+    time, memory = values["time"], values["memory"]
+    assert sum(time["step_parts"].values()) == pytest.approx(time["step_seconds"])
+    assert len(memory["stages"]) == 35 and sum(stage["blocks"] for stage in memory["stages"]) == 105
+    for stage in memory["stages"]:
+        assert sum(stage["bytes"].values()) == pytest.approx(stage["total_bytes"])
+    assert memory["peak_bytes"] == max(stage["total_bytes"] for stage in memory["stages"])
+    assert memory["worst_stage"] == 0 and memory["fits"]
+    assert time["tokens_per_second"] * time["step_seconds"] == pytest.approx(values["tokens_per_step"])
+    assert time["hardware_tflops_per_gpu"] > time["model_tflops_per_gpu"] * 1.3  # full recomputation
+
+
+def test_the_ramp_s_smaller_steps_are_counted() -> None:
+    """The same tokens without a ramp take fewer and more efficient steps."""
+    recipe = load("530b")
+    steps = plan.ramp_steps(recipe, recipe.batch)
+    assert sum(count for _, count in steps) == recipe.train_steps and steps[0][0] == 32 and steps[-1][0] == 1920
+    without = planned("530b", "batch.ramp_start=0", "batch.ramp_increment=0", "batch.ramp_samples=0")
+    assert without["time"]["days"] < planned("530b")["time"]["days"]
+
+
+def test_json_is_for_programs() -> None:
+    done = command("345m", "--price", "2", "--storage", "10", "--json")
+    values = json.loads(done.stdout)
+    assert values["cost"] == pytest.approx(2 * values["time"]["gpu_hours"])
+    assert values["save_seconds"] == pytest.approx(12 * values["parameters"] / 10e9)
+    assert values["gpu"] == "a100-80gb" and values["world_size"] == 8
+
+
+def test_what_if() -> None:
+    """Another GPU, another network, twice the sequence: the numbers move the way they must."""
+    base = planned("gpt_175b")["time"]["step_seconds"]
+    recipe = load("gpt_175b")
+    hopper = plan.cluster_machine(dataclasses.replace(recipe.cluster, gpu="h100"))
+    faster = plan.plan(recipe, ROOT / recipe.engine, 1024, hopper)
+    assert faster["time"]["step_seconds"] < 0.7 * base
+    slow = plan.plan(recipe, ROOT / recipe.engine, 1024, plan.cluster_machine(recipe.cluster, network_gb_s=5))
+    assert slow["time"]["step_seconds"] > base
+    assert planned("gpt_175b", "model.seq_length=4096")["time"]["step_seconds"] > 1.8 * base
+
+
+def test_a_search_finds_only_what_runs_and_fits() -> None:
+    """Every layout that the search offers is one that recipe, JSON and model accept, at the time and size it says."""
+    recipe = load("39b")
+    machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
+    judged = search.search(recipe, path, 512, machine)
+    assert (np.diff(judged.seconds) >= 0).all()
+    for index in np.flatnonzero(judged.fits)[:: max(1, int(judged.fits.sum()) // 10)]:
+        found = search.describe(judged, int(index), machine)
+        assert found["peak_bytes"] <= judged.usable
+        settings = [f"layout.{key}={found[key]}" for key in ("tp", "pp")]
+        settings += [f"layout.sequence_parallel={found['tp'] > 1}", f"batch.micro_batch={found['micro_batch']}"]
+        chosen = override(recipe, settings)
+        chosen.layout.check(chosen.model)
+        assert chosen.layout.data_degree(512) == found["dp"]
+        if found["zero_stage"] == 1 and found["recompute_every"] == 1:
+            alone = plan.plan(chosen, path, 512, machine)
+            assert alone["time"]["step_seconds"] == pytest.approx(found["step_seconds"], rel=1e-9)
+            assert alone["memory"]["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=1e-9)
+
+
+def test_a_search_says_where_the_recipe_s_own_layout_stands() -> None:
+    values = json.loads(command("18b", "--search", "--top", "3", "--json").stdout)
+    assert len(values["layouts"]) == 3 and values["own"]["tp"] == 8 and values["own"]["runs"]
+    best = values["layouts"][0]["step_seconds"]
+    assert values["own"]["step_seconds"] == pytest.approx(best * (1 + values["own"]["slower_than_best"]))
+    more = sum(values["own"]["parts_more_than_best"].values())
+    assert more == pytest.approx(values["own"]["step_seconds"] - best)
+    assert "the recipe's own" in command("18b", "--search", "--top", "3").stdout
+
+
+def test_the_smallest_cluster_is_the_smallest() -> None:
+    recipe = load("175b")
+    machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
+    text = search.remedy(recipe, path, machine)
+    nodes = int(re.search(r"is (\d+) nodes? of 8", text)[1])  # type: ignore[index]
+    base = search._base(recipe, path)
+
+    def fits(count: int) -> bool:
+        step: Work | None = search.candidates(base, recipe, count * 8)
+        return step is not None and bool((search.judge(step, machine).fits).any())
+
+    assert fits(nodes) and not any(fits(count) for count in range(1, nodes))
+
+
+@pytest.mark.parametrize("name", ["gpt_39b", "gpt_13b", "gpt_tiny"])
+def test_every_rank_is_what_was_planned(name: str) -> None:
+    recipe = load(name)
+    world = recipe.cluster.world_size
+    verified = verify(recipe, ROOT / recipe.engine, world)
+    assert verified["built"] == recipe.layout.pp
+    assert sum(row["identical_ranks"] for row in verified["ranks"]) == world
+    assert all(row["parameters"] == row["planned_parameters"] for row in verified["ranks"])
+
+
+def test_a_closed_form_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = Work.parameters
+    monkeypatch.setattr(Work, "parameters", lambda self, stage: exact(self, stage) + (stage == 1))
+    recipe = load("39b")
+    with pytest.raises(ValueError, match=r"rank 256 \(pipeline stage 2\) holds"):
+        verify(recipe, ROOT / recipe.engine, 512)
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    done = command("175b", "--plot", str(tmp_path / "plan.png"))
+    assert done.returncode == 0 and (tmp_path / "plan.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("530b", "--gpu", "a10-80gb"), "did you mean a100-80gb"),
+    (("530b", "--gpu", "a100-60gb"), "there is no a100 with 60 GB"),
+    (("530b", "--gpu", "tpu"), "there is no GPU 'tpu'"),
+    (("530b", "--nodes", "281"), "does not divide 2248 ranks; the nearest numbers of ranks that it does: 2240, 2520"),
+    (("530b", "--nodes", "0"), "--nodes is 0; it must be at least 1"),
+    (("530b", "--nodes", "many"), "--nodes"),
+    (("530b", "--nodes", "280", "--world-size", "2240"), "--nodes and --world-size are both given"),
+    (("530b", "--price", "-1"), "--price is -1.0; it must be above 0"),
+    (("530b", "--network", "nan"), "--network is nan; it must be above 0"),
+    (("530b", "--seq-length", "2049"), "the sequence's degree 8"),
+    (("530b", "--nodes", "2", "--search"), "fits on no layout of 16 a100-80gb"),
+    (("345m", "--nodes", "29", "--search"), "no layout of gpt_345m divides 232 ranks"),
+    (("tiny", "--search"), "is planned for no GPU of the catalogue; give --gpu"),
+    (("6.7b", "--gpu", "v100"), "has no bf16; give an fp16 JSON"),
+    (("345m", "--plot", "plan.txt"), "the name must end in one of"),
+    (("345m", "--plot", "nowhere/plan.png"), "nowhere"),
+])  # fmt: skip
+def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+
+
+def test_what_does_not_fit_is_said_with_a_remedy() -> None:
+    done = command("76b", "--gpu", "v100-16gb", "--nodes", "128", "--deepspeed_config", "ds_configs/pipeline_fp16.json",
+                   "--set", "layout.pp=2")  # fmt: skip
+    assert "DOES NOT FIT" in done.stdout
+    assert re.search(r"the smallest cluster of v100-16gb where a layout of gpt_76b fits is \d+ nodes of 8", done.stdout)
+
+
+def test_a_hundred_thousand_layouts_are_one_computation() -> None:
+    """Not timed here (`python -m bench.search` is for that); only that nothing is looped over."""
+    recipe = load("530b")
+    machine = plan.cluster_machine(recipe.cluster)
+    one = plan.own_step(recipe, ROOT / recipe.engine, 2240)
+    many = search.stretch(one, 100_000)
+    seconds = step_time(many, machine).seconds
+    assert seconds.shape == (100_000,) and seconds[0] == pytest.approx(float(step_time(one, machine).seconds))

@@ -1,0 +1,127 @@
+"""The step's time: pieces worked out by hand, and the published runs that it must keep explaining."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from launch.hardware import GIGA, TERA, find
+from model.work import Work
+from recipes import timing
+from recipes.plan_plot import schedule
+
+# A machine whose rates make the arithmetic exact: every share 1, nothing costs anything besides its work.
+IDEAL = dataclasses.replace(
+    find("a100-80gb").rates, matmul=1.0, narrow=1.0, memory=1.0, attention=1.0, link=1.0, network=1.0, gather=1.0,
+    overlap=1.0, kernel_seconds=0.0, collective_seconds=0.0, step_seconds=0.0,
+)  # fmt: skip
+GPU = dataclasses.replace(find("a100-80gb"), rates=IDEAL)
+MACHINE = timing.Machine(GPU, 8, 200 * GIGA, 300 * GIGA)
+TINY = Work(
+    num_layers=4, hidden_size=1024, num_attention_heads=16, ffn_hidden_size=4096, seq_length=1024, vocab_rows=4096,
+    micro_batch=2, global_batch=8, last_blocks=4,
+)  # fmt: skip
+
+
+def test_a_matrix_product_by_hand() -> None:
+    """108 processors, tiles of 256 x 128: 12 x 9 tiles are one full wave, one column more is a second one."""
+    depth = 1 << 20  # filling and draining a tile is nothing beside it
+    full = timing.matmul_seconds(GPU, 12 * 256, 9 * 128, depth)
+    ideal = 2 * 12 * 256 * 9 * 128 * depth / (312 * TERA)
+    assert full == pytest.approx(ideal, rel=1e-3)
+    assert timing.matmul_seconds(GPU, 12 * 256, 10 * 128, depth) > 1.5 * full
+
+
+def test_a_thin_product_takes_as_long_as_reading_it() -> None:
+    seconds = timing.matmul_seconds(GPU, 8, 4096, 4096)
+    assert seconds >= 2 * (8 * 4096 + 4096 * 4096 + 8 * 4096) / (2.039 * TERA)
+
+
+def test_dimensions_that_miss_the_tensor_cores_are_slow() -> None:
+    """A head width of 108, no multiple of 8, as in three rows of BigScience's sweep."""
+    assert timing.matmul_seconds(GPU, 2048, 2048, 108, 64) > 5 * timing.matmul_seconds(GPU, 2048, 2048, 112, 64)
+
+
+def test_a_ring_by_hand() -> None:
+    """An all-reduce of 1 GB over 4 ranks at 100 GB/s: 2 x 3/4 x 10 ms; nothing over one rank."""
+    assert timing.collective_seconds(MACHINE, 1e9, 4, 1e11, 2) == pytest.approx(0.015)
+    assert timing.collective_seconds(MACHINE, 1e9, 1, 1e11, 2) == 0
+
+
+def test_rings_share_a_node_s_network() -> None:
+    """Tensor 8: a data ring has one of eight adapters. Tensor 2: four of them. Tensor 1 on 8 ranks: the links."""
+    assert timing.axis_rate(MACHINE, 4, 8, 1.0) == pytest.approx(25 * GIGA)
+    assert timing.axis_rate(MACHINE, 16, 2, 1.0) == pytest.approx(100 * GIGA)
+    assert timing.axis_rate(MACHINE, 16, 1, 1.0) == pytest.approx(200 * GIGA)
+    assert timing.axis_rate(MACHINE, 8, 1, 1.0) == pytest.approx(300 * GIGA)
+
+
+def test_one_gpu_does_its_products_and_nothing_else() -> None:
+    parts = timing.step_time(TINY, MACHINE).parts
+    for name in ("tensor ranks", "pipeline bubble", "pipeline messages", "stage 3 gathers", "data ranks", "the rest"):
+        assert parts[name] == 0, name
+    # Six FLOPs a weight and token; tiles, their filling and short waves only add to it.
+    ideal = 6 * 4 * 12 * 1024**2 * 8 * 1024 / (312 * TERA)
+    assert ideal < parts["matrix products"] < 2 * ideal
+
+
+def test_full_recomputation_is_another_forward_pass_without_its_last_product() -> None:
+    """Of a block's four products, 3 + 1 + 4 + 4 squares of the width, the last is not needed again."""
+    forward, _, again = timing.products_seconds(TINY, GPU)
+    assert again == pytest.approx(forward * 8 / 12, rel=0.1)
+    whole = timing.products_seconds(dataclasses.replace(TINY, early_stop=False), GPU)[2]
+    assert whole == pytest.approx(forward)
+
+
+@pytest.mark.parametrize(("stages", "micro_batches", "virtual"), [(4, 8, 1), (2, 2, 1), (4, 8, 2)])
+def test_the_bubble_is_that_of_the_paper(stages: int, micro_batches: int, virtual: int) -> None:
+    """(p - 1) / (v m) of the ideal time, where all stages cost the same: arXiv:2104.04473, section 2.2."""
+    even = dataclasses.replace(
+        TINY, num_layers=64, pp=stages, last_blocks=64 // stages, global_batch=2 * micro_batches, vocab_rows=256,
+        virtual_stages=virtual,
+    )  # fmt: skip
+    parts = timing.step_time(even, dataclasses.replace(MACHINE, network=np.inf, link=np.inf)).parts
+    ideal = sum(parts[name] for name in ("matrix products", "attention", "element-wise", "head and embedding"))
+    # The ends of the model are what makes the stages not quite even.
+    assert parts["pipeline bubble"] / ideal == pytest.approx((stages - 1) / (virtual * micro_batches), rel=0.05)
+
+
+@pytest.mark.parametrize(("stages", "micro_batches"), [(1, 3), (2, 2), (4, 8), (4, 2)])
+def test_the_drawn_schedule_takes_as_long(stages: int, micro_batches: int) -> None:
+    """m + p - 1 micro-batches' time, and no stage does two things at once."""
+    forward, backward = np.full(stages, 1.0), np.full(stages, 2.0)
+    begun, back = schedule(forward, backward, micro_batches)
+    assert (back + 2.0).max() == pytest.approx((micro_batches + stages - 1) * 3.0)
+    for stage in range(stages):
+        spans = sorted([(at, at + 1) for at in begun[stage]] + [(at, at + 2) for at in back[stage]])
+        assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
+        assert (back[stage] >= begun[stage] + 1).all()
+
+
+def test_communication_hides_behind_computation() -> None:
+    sharp = dataclasses.replace(GPU, rates=dataclasses.replace(IDEAL, overlap=50.0))
+    assert timing.hidden(sharp, 1.0, 0.5) == pytest.approx(1.0)
+    assert timing.hidden(sharp, 0.2, 0.5) == pytest.approx(0.5)
+    assert timing.hidden(GPU, 1.0, 0.5) == pytest.approx(1.5)  # overlap 1: nothing is hidden
+
+
+def test_sequence_parallelism_sends_the_same_and_computes_less() -> None:
+    sliced = dataclasses.replace(TINY, tp=4)
+    split = dataclasses.replace(sliced, sequence_parallel=True)
+    one, other = timing.step_time(sliced, MACHINE).parts, timing.step_time(split, MACHINE).parts
+    assert one["tensor ranks"] == other["tensor ranks"] > 0
+    assert other["element-wise"] < one["element-wise"]
+
+
+def test_arrays_are_the_same_line_of_code() -> None:
+    """Many candidates at once give the numbers that each gives alone."""
+    many = dataclasses.replace(
+        TINY, tp=np.array([1, 2, 4, 1]), dp=np.array([1, 2, 1, 4]), zero_stage=np.array([1, 1, 2, 3])
+    )
+    together = timing.step_time(many, MACHINE).seconds
+    for index in range(4):
+        alone = dataclasses.replace(
+            TINY, tp=int(many.tp[index]), dp=int(many.dp[index]), zero_stage=int(many.zero_stage[index])
+        )
+        assert timing.step_time(alone, MACHINE).seconds == pytest.approx(together[index], rel=1e-12)
