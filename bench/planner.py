@@ -234,7 +234,7 @@ def _work(cells: Cells, gpu: GPU) -> Work:
         early_stop=fused,
         fp8=precision == "fp8" and gpu.fp8_tflops > 0,
         ffn_matrices=3 if gated else 2,
-        kv_size=round(min(max(keys, h / heads), h)) if gated and parameters else h,
+        kv_size=min(max(round(keys / (h // heads)), 1), heads) * (h // heads) if gated and parameters else h,
         tied=not gated,
         biases=not gated,
     )

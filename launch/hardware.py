@@ -116,9 +116,7 @@ AMD = replace(PRIOR, matmul=0.50, attention=0.25)
 
 _NVIDIA_A100 = "NVIDIA A100 data sheet, DGX A100 user guide; ceiling: ml-engineering, MAMF"
 _NVIDIA_V100 = "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors, products as in arXiv:1909.08053"
-    "NVIDIA V100 SXM2 data sheet, DGX-1 user guide; rates: priors, products as in arXiv:1909.08053 on one GPU"
-)
-# half, fp8, vector TFLOP/s; processors; memory GB, TB/s; link GB/s; GPUs of a node, its network GB/s, its watts; ceiling
+# half, fp8, vector TFLOP/s; processors; memory GB, TB/s; link GB/s; a node's GPUs, network GB/s, watts; ceiling
 _CATALOGUE = (
     GPU("a100-80gb", 312, 0, 19.5, 108, 80, 2.039, 300, 8, 200, 6500, 271.2, _NVIDIA_A100, A100, False),
     GPU("a100-40gb", 312, 0, 19.5, 108, 40, 1.555, 300, 8, 200, 6500, 271.2, _NVIDIA_A100, A100, False),

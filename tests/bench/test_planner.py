@@ -75,7 +75,7 @@ def test_what_a_cell_means(table: Table) -> None:
         table(gpu="H100-96GB", arch="llama (GQA, SwiGLU)", layers="32", hidden="4096", heads="32", ffn="14336",
               vocab="128256", seq="8192", params_B="8.03")
     )[0]  # fmt: skip
-    assert grouped.work.ffn_matrices == 3 and grouped.work.kv_size == pytest.approx(1024, rel=0.02)
+    assert grouped.work.ffn_matrices == 3 and grouped.work.kv_size == 1024
     assert grouped.work.sequence_parallel and grouped.machine.gpu.name == "h100"
 
 
