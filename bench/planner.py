@@ -29,7 +29,7 @@ NEEDED = (
     "row_id", "gpu", "layers", "hidden", "heads", "seq", "vocab", "tp", "pp", "dp", "microbatch", "global_batch",
     "recompute", "precision",
 )  # fmt: skip
-PRECISIONS = ("fp8", "bf16", "fp16")
+PRECISIONS = ("fp8", "bf16", "fp16", "fp32")
 LINK_GENERATION = {"v100": 2, "a100": 3, "h100": 4, "h200": 4, "b200": 5}
 LINK_GB_S = 25  # a single NVLink of generations 2 to 4, one direction
 
@@ -201,7 +201,8 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     text, arch = cells.text("precision").lower(), cells.text("arch").lower()
     gated = "llama" in arch or "swiglu" in arch
     fused = gpu.fused_attention or gated or "flash" in arch
-    selective, master = recompute.startswith("selective"), precision != "fp16"
+    selective, summed = recompute.startswith("selective"), precision in ("bf16", "fp8") and zero < 3
+    single = precision == "fp32"
     width, vocabulary = cells.count("ffn", 4 * h), cells.count("vocab")
     parameters = cells.number("params_B", 0.0) * 1e9
     # Grouped queries: the keys' width is what the stated parameters leave for it.
@@ -226,9 +227,10 @@ def _work(cells: Cells, gpu: GPU) -> Work:
         # With fused attention there are no scores to recompute; what is called selective there is half of the work.
         full=1.0 if recompute.startswith("full") else 0.5 if selective and fused else 0.0,
         selective=float(selective and not fused),
-        gradient_bytes=6 if "fp32 grad" in text else 4 if master and zero < 3 else 2,
-        reduce_bytes=4 if "amp" in text or (master and zero < 3) else 2,
-        master_bytes=4 if master else 8,
+        weight_bytes=4 if single else 2,
+        gradient_bytes=6 if "fp32 grad" in text else 4 if summed or single else 2,
+        reduce_bytes=4 if "amp" in text or summed or single else 2,
+        master_bytes={"fp16": 8, "fp32": 0}.get(precision, 4),
         logit_bytes=4 if "flash" in arch else 10,
         fused=fused,
         early_stop=fused,

@@ -23,6 +23,7 @@ WHOLE, SLICED, FORWARD = 20.0, 8.0, 4.0
 # Unfused attention: bytes a score in the forward pass: product 2, scale, mask and softmax 4, dropout 5, product 2.
 SCORES = 13.0
 FUSED_BACKWARD = 2.5  # five matrix products for two (Dao et al. 2022, arXiv:2205.14135)
+LOSS = 2.4  # times that what is kept of the logits is read or written, forward and backward
 KERNELS = 14  # kernels of a block's forward pass beside its matrix products
 OPTIMIZER = 30.0  # bytes a parameter: fp32 weights and two moments read and written, gradient read, weights written
 BACKWARD = 2 / 3  # of a micro-batch's time
@@ -53,9 +54,9 @@ class StepTime:
 
 
 def matmul_seconds(
-    gpu: GPU, rows: Number, columns: Number, depth: Number, batch: Number = 1.0, fp8: Number = 0.0
+    gpu: GPU, rows: Number, columns: Number, depth: Number, peak: Number, batch: Number = 1.0, size: Number = 2
 ) -> Any:
-    """`batch` products [rows, depth] x [depth, columns].
+    """`batch` products [rows, depth] x [depth, columns] at a `peak` in FLOP/s, of elements of `size` bytes.
 
     A product is computed in tiles, so many at a time as the GPU has processors: the last wave and the tiles at the
     edges are partly idle, short inner dimensions do not fill the pipeline, dimensions that are no multiple of 64
@@ -69,11 +70,10 @@ def matmul_seconds(
         used = np.maximum(used, share * batch * rows * columns / (waves * gpu.processors * tile_rows * tile_columns))
     aligned = np.minimum(np.gcd(np.int64(columns), 64), np.gcd(np.int64(depth), 64))
     rates = gpu.rates
-    peak = np.where(fp8, gpu.fp8_tflops * rates.fp8, gpu.half_tflops) * TERA * rates.matmul
-    peak = peak * np.where(aligned >= 64, 1.0, np.where(aligned >= 16, np.sqrt(rates.narrow), rates.narrow))
+    peak = peak * rates.matmul * np.where(aligned >= 64, 1, np.where(aligned >= 16, rates.narrow**0.5, rates.narrow))
     peak = np.where(aligned < 8, gpu.vector_tflops * TERA * rates.matmul, peak)
     compute = 2.0 * batch * rows * columns * depth / (peak * used * depth / (depth + TILE_DEPTH))
-    traffic = 2.0 * batch * (rows * depth + depth * columns + rows * columns)
+    traffic = size * batch * (rows * depth + depth * columns + rows * columns)
     return np.maximum(compute, traffic / memory_rate(gpu)) + rates.kernel_seconds
 
 
@@ -111,6 +111,15 @@ def hidden(gpu: GPU, computation: Number, communication: Number) -> Any:
     return (computation**k + communication**k) ** (1 / k)
 
 
+def product(
+    work: Work, gpu: GPU, rows: Number, columns: Number, depth: Number, batch: Number = 1.0, fp8: Number = False
+) -> Any:
+    """Seconds of `batch` products in the step's precision; fp32 ones go past the tensor cores."""
+    half = np.where(fp8, gpu.fp8_tflops * gpu.rates.fp8, gpu.half_tflops)
+    peak = np.where(np.asarray(work.weight_bytes) == 4, gpu.vector_tflops, half) * TERA
+    return matmul_seconds(gpu, rows, columns, depth, peak, batch, work.weight_bytes)
+
+
 def products_seconds(work: Work, gpu: GPU) -> tuple[Any, Any, Any]:
     """Matrix products of one block and micro-batch: forward, backward (for inputs and weights), recomputed."""
     h, t, tokens = work.hidden_size, work.tp, work.tokens
@@ -120,13 +129,13 @@ def products_seconds(work: Work, gpu: GPU) -> tuple[Any, Any, Any]:
         (work.ffn_hidden_size / t, h, work.ffn_matrices - 1),
         (h, work.ffn_hidden_size / t, 1),
     )
-    forward = backward = 0.0
+    forward = backward = last = 0.0
     for outputs, inputs, count in shapes:
-        forward = forward + count * matmul_seconds(gpu, tokens, outputs, inputs, fp8=work.fp8)
-        backward = backward + count * matmul_seconds(gpu, tokens, inputs, outputs, fp8=work.fp8)
-        backward = backward + count * matmul_seconds(gpu, outputs, inputs, tokens, fp8=work.fp8)
-    down = matmul_seconds(gpu, tokens, h, work.ffn_hidden_size / t, fp8=work.fp8)
-    return forward, backward, forward - down * work.early_stop
+        last = product(work, gpu, tokens, outputs, inputs, fp8=work.fp8)
+        forward = forward + count * last
+        backward = backward + count * product(work, gpu, tokens, inputs, outputs, fp8=work.fp8)
+        backward = backward + count * product(work, gpu, outputs, inputs, tokens, fp8=work.fp8)
+    return forward, backward, forward - last * work.early_stop
 
 
 def attention_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
@@ -135,11 +144,12 @@ def attention_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
     width = work.hidden_size / work.num_attention_heads
     scores = work.micro_batch * heads * s * s
     # Half the square: the kernels skip what a causal mask hides. Narrow heads leave tensor cores idle.
-    peak = gpu.half_tflops * TERA * gpu.rates.attention * np.minimum(width / (width + 32) * 1.25, 1.0)
+    peak = gpu.half_tflops * gpu.rates.attention * np.minimum(width / (width + 32) * 1.25, 1.0)
+    peak = np.where(np.asarray(work.weight_bytes) == 4, np.minimum(peak, gpu.vector_tflops), peak) * TERA
     fused = 2.0 * scores * width / peak + gpu.rates.kernel_seconds
-    products = matmul_seconds(gpu, s, s, width, work.micro_batch * heads)
-    products = products + matmul_seconds(gpu, s, width, s, work.micro_batch * heads)
-    elementwise = SCORES * scores / memory_rate(gpu) + 3 * gpu.rates.kernel_seconds
+    products = product(work, gpu, s, s, width, work.micro_batch * heads)
+    products = products + product(work, gpu, s, width, s, work.micro_batch * heads)
+    elementwise = SCORES * work.weight_bytes / 2 * scores / memory_rate(gpu) + 3 * gpu.rates.kernel_seconds
     forward = np.where(work.fused, fused, products + elementwise)
     backward = np.where(work.fused, FUSED_BACKWARD * fused, 2.0 * products + 1.5 * elementwise)
     return forward, backward
@@ -150,7 +160,7 @@ def elementwise_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
     whole = np.where(work.sequence_parallel, work.tp, 1)
     size = work.hidden_size * (WHOLE / whole + SLICED / work.tp)
     size = size + FORWARD * work.ffn_hidden_size * (work.ffn_matrices - 1) / work.tp
-    seconds = work.tokens * size / memory_rate(gpu) + KERNELS * gpu.rates.kernel_seconds
+    seconds = work.tokens * size * work.weight_bytes / 2 / memory_rate(gpu) + KERNELS * gpu.rates.kernel_seconds
     return seconds, 1.5 * seconds
 
 
@@ -161,7 +171,7 @@ def tensor_seconds(work: Work, machine: Machine) -> Any:
     as many gathers and scatters of the same size (Korthikanti et al. 2022, section 4.2.2); for Ulysses an all-to-all of
     queries, keys and values and one back (Jacobs et al. 2023).
     """
-    size = 2.0 * work.tokens * work.hidden_size
+    size = work.weight_bytes * work.tokens * work.hidden_size
     reduce = 2 * collective_seconds(
         machine, size, work.tp, axis_rate(machine, work.tp, 1, machine.gpu.rates.network), 2
     )
@@ -173,12 +183,9 @@ def tensor_seconds(work: Work, machine: Machine) -> Any:
 def head_seconds(work: Work, gpu: GPU) -> Any:
     """Logits, loss and their backward pass for one micro-batch."""
     h, rows, tokens = work.hidden_size, work.vocab_rows / work.tp, work.tokens
-    products = (
-        matmul_seconds(gpu, tokens, rows, h)
-        + matmul_seconds(gpu, tokens, h, rows)
-        + matmul_seconds(gpu, rows, h, tokens)
-    )
-    return products + 2.4 * work.logit_bytes * tokens * rows / memory_rate(gpu) + 6 * gpu.rates.kernel_seconds
+    products = product(work, gpu, tokens, rows, h) + product(work, gpu, tokens, h, rows)
+    products = products + product(work, gpu, rows, h, tokens)
+    return products + LOSS * work.logit_bytes * tokens * rows / memory_rate(gpu) + 6 * gpu.rates.kernel_seconds
 
 
 def gather_seconds(work: Work, machine: Machine) -> Any:
@@ -271,7 +278,7 @@ def message_seconds(work: Work, machine: Machine) -> Any:
     """Point-to-point, a micro-batch: an activation forward and a gradient back, each tensor rank its part, for every
     chunk of an interleaved pipeline."""
     rate = axis_rate(machine, 2, work.tp * work.copies, machine.gpu.rates.network)
-    message = 2.0 * work.tokens * work.hidden_size / work.tp / rate + machine.gpu.rates.collective_seconds
+    message = work.weight_bytes * work.tokens * work.hidden_size / work.tp / rate + machine.gpu.rates.collective_seconds
     return np.where(np.asarray(work.pp) > 1, 2 * work.virtual_stages * message, 0.0)
 
 

@@ -105,7 +105,7 @@ def test_predictions_are_written(table: Table, tmp_path: Path) -> None:
     ("heads", "15", "line 2, column heads: 15 heads do not divide the hidden size 1024"),
     ("global_batch", "17", "line 2, column global_batch: 17 does not divide by microbatch 2 x dp 4"),
     ("gpu", "A1000", "line 2, column gpu: there is no GPU 'A1000'"),
-    ("precision", "int3", "line 2, column precision: 'int3' is none of fp8, bf16, fp16"),
+    ("precision", "int3", "line 2, column precision: 'int3' is none of fp8, bf16, fp16, fp32"),
     ("recompute", "some", "line 2, column recompute: 'some' is none of none, full, selective"),
     ("zero_stage", "4", "line 2, column zero_stage: 4 is none of 0, 1, 2, 3"),
     ("iter_time_s", "-1", "line 2, column iter_time_s: -1 is impossible"),

@@ -27,20 +27,27 @@ TINY = Work(
 def test_a_matrix_product_by_hand() -> None:
     """108 processors, tiles of 256 x 128: 12 x 9 tiles are one full wave, one column more is a second one."""
     depth = 1 << 20  # filling and draining a tile is nothing beside it
-    full = timing.matmul_seconds(GPU, 12 * 256, 9 * 128, depth)
+    full = timing.matmul_seconds(GPU, 12 * 256, 9 * 128, depth, 312 * TERA)
     ideal = 2 * 12 * 256 * 9 * 128 * depth / (312 * TERA)
     assert full == pytest.approx(ideal, rel=1e-3)
-    assert timing.matmul_seconds(GPU, 12 * 256, 10 * 128, depth) > 1.5 * full
+    assert timing.matmul_seconds(GPU, 12 * 256, 10 * 128, depth, 312 * TERA) > 1.5 * full
 
 
 def test_a_thin_product_takes_as_long_as_reading_it() -> None:
-    seconds = timing.matmul_seconds(GPU, 8, 4096, 4096)
+    seconds = timing.matmul_seconds(GPU, 8, 4096, 4096, 312 * TERA)
     assert seconds >= 2 * (8 * 4096 + 4096 * 4096 + 8 * 4096) / (2.039 * TERA)
 
 
 def test_dimensions_that_miss_the_tensor_cores_are_slow() -> None:
     """A head width of 108, no multiple of 8, as in three rows of BigScience's sweep."""
-    assert timing.matmul_seconds(GPU, 2048, 2048, 108, 64) > 5 * timing.matmul_seconds(GPU, 2048, 2048, 112, 64)
+    slow, fast = (timing.matmul_seconds(GPU, 2048, 2048, width, 312 * TERA, 64) for width in (108, 112))
+    assert slow > 5 * fast
+
+
+def test_fp32_goes_past_the_tensor_cores() -> None:
+    single = dataclasses.replace(TINY, weight_bytes=4)
+    ratio = timing.products_seconds(single, GPU)[0] / timing.products_seconds(TINY, GPU)[0]
+    assert ratio == pytest.approx(312 / 19.5)
 
 
 def test_a_ring_by_hand() -> None:
