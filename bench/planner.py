@@ -233,6 +233,7 @@ def _work(cells: Cells, gpu: GPU) -> Work:
         master_bytes={"fp16": 8, "fp32": 0}.get(precision, 4),
         logit_bytes=4 if "flash" in arch else 10,
         fused=fused,
+        dropout=not fused,
         early_stop=fused,
         fp8=precision == "fp8" and gpu.fp8_tflops > 0,
         ffn_matrices=3 if gated else 2,

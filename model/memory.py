@@ -11,7 +11,7 @@ import numpy as np
 
 from model.work import Number, Work
 
-BUCKET = 5e8  # elements: DeepSpeed's default for reductions and gathers
+BUCKET, LIVE = 5e8, 1e9  # elements: DeepSpeed's defaults for a reduction, and for what stage 3 holds gathered
 CONTEXT = 2.5e9  # bytes: driver context, communication library, libraries' workspaces; a round figure
 FRAGMENTS = 0.05  # of what is allocated, that the caching allocator holds besides
 
@@ -20,17 +20,19 @@ def block_bytes(work: Work) -> tuple[Any, Any]:
     """Activations that one block keeps of a micro-batch for its backward pass.
 
     Korthikanti et al. 2022, equations 1 to 4: s b h (34 + 5 a s / h) on one rank; with tensor parallelism 10 of the 34
-    stay whole, unless the sequence is split too. The 24 sliced ones are queries, keys, values, attention's output and
-    the feed-forward layer's 16 at four times the width. Returned are the two terms; fused attention lacks the second.
+    stay whole, 2 of them masks of dropout, unless the sequence is split too. The 24 sliced ones are queries, keys,
+    values, attention's output and the feed-forward layer's 16 at four times the width. Returned are the two terms;
+    fused attention lacks the second.
     """
-    size = work.tokens * work.hidden_size * work.weight_bytes / 2
-    whole = np.where(work.sequence_parallel, 10.0 / work.tp, 10.0)
-    feed = 4.0 * work.ffn_matrices / 2 * work.ffn_hidden_size / work.hidden_size
-    sliced = 4.0 + 4.0 * work.keys / work.hidden_size + feed
+    half = work.weight_bytes / 2  # elements of 2 bytes in the formulas; masks have one
+    masks = np.where(work.dropout, 1.0, 0.0)
+    whole = (8.0 * half + 2.0 * masks) / np.where(work.sequence_parallel, work.tp, 1)
+    feed = 2.0 * work.ffn_matrices * work.ffn_hidden_size / work.hidden_size
+    sliced = half * (4.0 + 4.0 * work.keys / work.hidden_size + feed) / work.tp
     heads = work.num_attention_heads / (work.tp * work.ulysses)
-    scores = 5.0 * work.micro_batch * heads * work.seq_length**2 * work.weight_bytes / 2
-    stored = np.where(work.fused, 0.0, scores)
-    return size * (whole + sliced / work.tp), stored
+    squares = work.micro_batch * heads * work.seq_length**2
+    scores = np.where(work.fused, 0.0, squares * (2.0 * half + masks * (1.0 + 2.0 * half)))
+    return work.tokens * work.hidden_size * (whole + sliced), scores
 
 
 def checkpoint_bytes(work: Work) -> Any:
@@ -62,7 +64,9 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Any]:
     # While a block is recomputed, or an attention's core, its activations stand beside the kept ones.
     working = np.where(work.full > 0, block + scores, np.where(work.selective > 0, scores, 0.0))
     logits = np.where(last, work.logit_bytes * tokens_logits, 0.0)
-    live = 2.0 * (work.block_matrices / work.tp) * work.weight_bytes  # two blocks gathered at once
+    # Stage 3 gathers two blocks ahead, or as much as it may, or one matrix at the least.
+    largest = np.maximum(LIVE, work.hidden_size * work.ffn_hidden_size / work.tp)
+    live = np.minimum(2.0 * work.block_matrices / work.tp, largest) * work.weight_bytes
     buckets = np.minimum(BUCKET, parameters) * work.weight_bytes
     parts = {
         "weights": parameters * work.weight_bytes / np.where(zero == 3, copies, 1),

@@ -23,13 +23,13 @@ class Work:
 
     `last_blocks` blocks are in the last pipeline stage, the others spread evenly over the stages before it, the earlier
     ones having one more where they do not divide. `full` and `selective` are the shares of the blocks that recompute
-    everything, or the attention's core alone. `weight_bytes`, `gradient_bytes` and `reduce_bytes` are bytes an element
-    of the weights in forward and backward, of everything kept of the gradients, and of what data ranks send.
-    `fused` attention never stores its scores. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of
-    the keys, `position_rows` the learned positions, `biases` 0 where the linear layers have none.
-    `logit_bytes`: of a logit and what the loss keeps of it: half precision, fp32, its softmax; less in a fused loss.
-    `early_stop`: recomputation ends where the last needed tensor is there, before a block's last product, as torch's
-    non-reentrant checkpoints do.
+    everything, or the attention's core alone; `early_stop`: recomputation ends where the last needed tensor is there,
+    before a block's last product, as torch's non-reentrant checkpoints do. Bytes an element: `weight_bytes` of the
+    weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
+    ranks send of them, `master_bytes` of what the optimiser has besides its two fp32 moments, `logit_bytes` of a logit
+    and what the loss keeps of it (half precision, fp32, its softmax; less in a fused loss). `fused` attention never
+    stores its scores; `dropout` keeps its masks. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width
+    of the keys (0: all of it), `position_rows` the learned positions, `biases` 0 where the linear layers have none.
     """
 
     num_layers: Number
@@ -55,6 +55,7 @@ class Work:
     reduce_bytes: Number = 2
     master_bytes: Number = 4
     fused: Number = True
+    dropout: Number = False
     fp8: Number = False
     ffn_matrices: Number = 2
     kv_size: Number = 0
@@ -152,6 +153,7 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         seq_length=model.seq_length,
         vocab_rows=model.padded_vocab_size,
         position_rows=model.seq_length,
+        dropout=model.dropout > 0,
         micro_batch=engine["train_micro_batch_size_per_gpu"],
         global_batch=engine["train_batch_size"],
         tp=layout.tp,

@@ -26,7 +26,7 @@ RECIPE = Recipe(
     schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
         train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
     ),
-    batch=Batch(global_batch=512, micro_batch=8),
+    batch=Batch(global_batch=512, micro_batch=4),
     cluster=Cluster(gpu="a100-80gb", nodes=8),
     engine="ds_configs/zero1_bf16.json",
     source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; batch, heads, init: Megatron-DeepSpeed",

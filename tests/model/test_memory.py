@@ -26,7 +26,7 @@ GIB = 2**30
 def test_activations_are_those_of_korthikanti(name: str, baseline: float, lean: float) -> None:
     """GiB of activations on the first stage, figure 1: tensor parallelism alone; with sequence parallelism and
     selective recomputation."""
-    step = dataclasses.replace(MODELS[name], fused=False)
+    step = dataclasses.replace(MODELS[name], fused=False, dropout=True)
     whole, scores = block_bytes(step)
     held = step.blocks(0) * in_flight(step, 0)
     assert held * (whole + scores) / GIB == pytest.approx(baseline, rel=1e-3)
@@ -35,11 +35,13 @@ def test_activations_are_those_of_korthikanti(name: str, baseline: float, lean: 
 
 
 def test_a_block_alone_is_34_sbh_and_5as() -> None:
-    step = Work(1, 1024, 16, 4096, 512, 1024, 2, 2, fused=False)
+    step = Work(1, 1024, 16, 4096, 512, 1024, 2, 2, fused=False, dropout=True)
     whole, scores = block_bytes(step)
     sbh = 512 * 2 * 1024
     assert whole == 34 * sbh and scores == pytest.approx(5 * 16 * 512 / 1024 * sbh)
     assert checkpoint_bytes(step) == 2 * sbh
+    plain = dataclasses.replace(step, dropout=False)
+    assert block_bytes(plain)[0] == 32 * sbh and block_bytes(plain)[1] == pytest.approx(2 * 16 * 512 / 1024 * sbh)
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.88)])
