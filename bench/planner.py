@@ -234,6 +234,7 @@ def _work(cells: Cells, gpu: GPU) -> Work:
         logit_bytes=4 if "flash" in arch else 10,
         fused=fused,
         dropout=not fused,
+        regathered=True,
         early_stop=fused,
         fp8=precision == "fp8" and gpu.fp8_tflops > 0,
         ffn_matrices=3 if gated else 2,
@@ -297,16 +298,23 @@ def fit(rows: list[Row], kind: str) -> Rates:
         return Rates(**dict(zip(names, np.exp(np.minimum(point, most)).tolist(), strict=True)))
 
     def residuals(point: Any) -> Any:
-        return np.log(predict(rows, {kind: rates(point)})) - measured
+        """Of the rows, each in units of its noise and bent so that outliers count less, and of the priors."""
+        wrong = (np.log(predict(rows, {kind: rates(point)})) - measured) / NOISE
+        return np.concatenate([2 * np.arcsinh(wrong / 2), (point - prior) / width])
 
     point, nudge = prior.copy(), 1e-3
-    for _ in range(25):
-        here = residuals(point)
+    here, stiffness = residuals(point), 1.0
+    for _ in range(60):  # Levenberg and Marquardt's steps
         slopes = np.stack([(residuals(point + nudge * unit) - here) / nudge for unit in np.eye(len(names))], axis=1)
-        weight = 1 / (NOISE * np.sqrt(1 + (here / (2 * NOISE)) ** 2))
-        matrix = np.vstack([slopes * weight[:, None], np.diag(1 / width)])
-        step = np.linalg.lstsq(matrix, np.concatenate([-here * weight, (prior - point) / width]), rcond=None)[0]
-        point = np.minimum(point + np.clip(step, -0.3, 0.3), most)
+        stiff = np.vstack([slopes, np.sqrt(stiffness) * np.eye(len(names))])
+        step = np.linalg.lstsq(stiff, np.concatenate([-here, np.zeros(len(names))]), rcond=None)[0]
+        there = residuals(np.minimum(point + step, most))
+        if there @ there < here @ here:
+            point, here, stiffness = np.minimum(point + step, most), there, stiffness / 4
+        else:
+            stiffness *= 8
+        if np.abs(step).max() < 1e-4:
+            break
     return rates(point)
 
 

@@ -26,7 +26,9 @@ def block_bytes(work: Work) -> tuple[Any, Any]:
     """
     half = work.weight_bytes / 2  # elements of 2 bytes in the formulas; masks have one
     masks = np.where(work.dropout, 1.0, 0.0)
-    whole = (8.0 * half + 2.0 * masks) / np.where(work.sequence_parallel, work.tp, 1)
+    split = np.where(work.sequence_parallel, work.tp, 1)
+    # The inputs of the two sliced layers, 4 of the 10, are whole in backward: gathered again, or kept from before.
+    whole = (8.0 * half + 2.0 * masks) / split + np.where(work.regathered, 0.0, 4.0 * half * (1 - 1 / split))
     feed = 2.0 * work.ffn_matrices * work.ffn_hidden_size / work.hidden_size
     sliced = half * (4.0 + 4.0 * work.keys / work.hidden_size + feed) / work.tp
     heads = work.num_attention_heads / (work.tp * work.ulysses)

@@ -28,8 +28,9 @@ class Work:
     weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
     ranks send of them, `master_bytes` of what the optimiser has besides its two fp32 moments, `logit_bytes` of a logit
     and what the loss keeps of it (half precision, fp32, its softmax; less in a fused loss). `fused` attention never
-    stores its scores; `dropout` keeps its masks. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width
-    of the keys (0: all of it), `position_rows` the learned positions, `biases` 0 where the linear layers have none.
+    stores its scores; `dropout` keeps its masks; what sequence parallelism gathers is `regathered` in the backward
+    pass, or kept. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it),
+    `position_rows` the learned positions, `biases` 0 where the linear layers have none.
     """
 
     num_layers: Number
@@ -56,6 +57,7 @@ class Work:
     master_bytes: Number = 4
     fused: Number = True
     dropout: Number = False
+    regathered: Number = False
     fp8: Number = False
     ffn_matrices: Number = 2
     kv_size: Number = 0

@@ -29,10 +29,10 @@ RECIPE = Recipe(
     schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
         train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
     ),
-    batch=Batch(global_batch=1024, micro_batch=2),
+    batch=Batch(global_batch=1024, micro_batch=4),
     cluster=Cluster(gpu="a100-80gb", nodes=32),
     layout=Layout(tp=2, sequence_parallel=True),
-    engine="ds_configs/zero1_bf16.json",
+    engine="ds_configs/zero2_bf16.json",
     source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; batch, heads, init: Megatron-DeepSpeed",
     status="planned: never run at size",
 )

@@ -82,7 +82,7 @@ def memory_rate(gpu: GPU) -> float:
     return gpu.memory_tb_s * TERA * gpu.rates.memory
 
 
-def collective_seconds(machine: Machine, size: Number, ranks: Number, bandwidth: Number, passes: int) -> Any:
+def collective_seconds(machine: Machine, size: Number, ranks: Number, bandwidth: Number, passes: Number) -> Any:
     """A ring over `ranks`: `passes` times (n - 1) / n of `size` bytes; 2 is an all-reduce, 1 a gather or a scatter."""
     alone = np.asarray(ranks) <= 1
     seconds = passes * (ranks - 1) / ranks * size / bandwidth + machine.gpu.rates.collective_seconds
@@ -255,7 +255,9 @@ def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
     """
     zero, parameters = np.asarray(work.zero_stage), work.parameters(0)
     rate = axis_rate(machine, work.copies, work.tp, machine.gpu.rates.network)
-    scatter = collective_seconds(machine, parameters * work.reduce_bytes, work.copies, rate, 1)
+    # DeepSpeed's bf16 optimizer, which keeps its fp32 sums beside the gradients, gives every rank all of them.
+    passes = np.where(np.asarray(work.gradient_bytes) > 4, 2, 1)
+    scatter = collective_seconds(machine, parameters * work.reduce_bytes, work.copies, rate, passes)
     back = np.where(zero == 0, work.reduce_bytes, work.weight_bytes)
     gather = collective_seconds(machine, parameters * back, work.copies, rate, 1)
     exposed = hidden(machine.gpu, behind, scatter + gather) - behind
