@@ -20,12 +20,12 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         recipe = load(args.recipe)
         machine = plan.cluster_machine(recipe.cluster)
-        base = search._base(recipe, ROOT / recipe.engine)
+        free = search.space(recipe, ROOT / recipe.engine)
         judged = fitting = nodes = 0
         began = time.perf_counter()
         while judged < WANTED:
             nodes += 1
-            step = search.candidates(base, recipe, nodes * recipe.cluster.gpus_per_node)
+            step = search.candidates(free, nodes * recipe.cluster.gpus_per_node)
             if step is not None:
                 result = search.judge(step, machine)
                 judged, fitting = judged + len(result.seconds), fitting + int(result.fits.sum())

@@ -79,8 +79,8 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Any]:
         "logits and loss": logits,
         "communication": np.where(zero == 3, live + buckets, np.where(copies > 1, buckets, 0.0)),
     }
-    on_host = np.asarray(work.offload_optimizer)
-    parts["optimizer states"] = np.where(on_host, 0.0, parts["optimizer states"])
+    for part in ("optimizer states", "gradients"):  # the gradients go where the states are
+        parts[part] = np.where(work.offload_optimizer, 0.0, parts[part])
     parts["weights"] = np.where(work.offload_weights, 0.0, parts["weights"])
     parts["allocator and driver"] = CONTEXT + FRAGMENTS * sum(parts.values())
     return parts

@@ -28,9 +28,10 @@ class Work:
     weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
     ranks send of them, `master_bytes` of what the optimiser has besides its two fp32 moments, `logit_bytes` of a logit
     and what the loss keeps of it (half precision, fp32, its softmax; less in a fused loss). `fused` attention never
-    stores its scores; `dropout` keeps its masks; what sequence parallelism gathers is `regathered` in the backward
-    pass, or kept. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it),
-    `position_rows` the learned positions, `biases` 0 where the linear layers have none.
+    stores its scores, and with a `causal` mask skips half of them; `dropout` keeps its masks; what sequence parallelism
+    gathers is `regathered` in the backward pass, or kept. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size`
+    the width of the keys (0: all of it), `position_rows` the learned positions, `biases` 0 where linear layers have
+    none.
     """
 
     num_layers: Number
@@ -56,6 +57,7 @@ class Work:
     reduce_bytes: Number = 2
     master_bytes: Number = 4
     fused: Number = True
+    causal: Number = True
     dropout: Number = False
     regathered: Number = False
     fp8: Number = False
@@ -137,16 +139,12 @@ class Work:
 
 def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: int) -> Work:
     """The step of a recipe under a resolved DeepSpeed JSON."""
-    half = engine_config.precision(engine) != "fp32"
-    recompute = engine.get("activation_checkpointing", {})
-    share = 0.0
-    if recompute:  # every interval-th block, as the engine does
-        share = -(-model.num_layers // recompute.get("interval", 1)) / model.num_layers
-    full = recompute.get("granularity", "full") == "full"
-    zero = engine.get("zero_optimization", {})
-    weight = 2 if half else 4
+    recompute, zero = engine.get("activation_checkpointing", {}), engine.get("zero_optimization", {})
+    kind, stage = engine_config.precision(engine), zero.get("stage", 0)
+    # Every interval-th block, as the engine does it.
+    share = -(-model.num_layers // recompute.get("interval", 1)) / model.num_layers
     cuts = stage_boundaries(model, layout.pp)
-    fixed = 2 + (2 if layout.pp == 1 else 0)
+    kept, sent = gradient_bytes(engine, stage)
     return Work(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -155,6 +153,7 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         seq_length=model.seq_length,
         vocab_rows=model.padded_vocab_size,
         position_rows=model.seq_length,
+        causal=model.objective == "causal",
         dropout=model.dropout > 0,
         micro_batch=engine["train_micro_batch_size_per_gpu"],
         global_batch=engine["train_batch_size"],
@@ -163,29 +162,39 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         dp=data_degree,
         ulysses=layout.ulysses,
         sequence_parallel=layout.sequence_parallel,
-        last_blocks=cuts[-1] - cuts[-2] - fixed,
-        zero_stage=zero.get("stage", 0),
-        full=share * full,
-        selective=share * (not full),
-        weight_bytes=weight,
-        gradient_bytes=_gradient_bytes(engine),
-        reduce_bytes=_gradient_bytes(engine) if _gradient_bytes(engine) <= 4 else 4,
+        last_blocks=last_blocks(cuts),
+        zero_stage=stage,
+        full=share * (recompute.get("granularity") == "full"),
+        selective=share * (recompute.get("granularity") == "selective"),
+        weight_bytes=4 if kind == "fp32" else 2,
+        gradient_bytes=kept,
+        reduce_bytes=sent,
         # An fp16 step has its share of the gradients in fp32 too.
-        master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[engine_config.precision(engine)],
+        master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
     )
 
 
-def _gradient_bytes(engine: dict[str, Any]) -> int:
-    """Bytes that are kept of a gradient. ZeRO stage 1 adds bf16 gradients up in fp32 beside them (DeepSpeed 0.19.8,
-    runtime/bf16_optimizer.py), unless the JSON updates at once or offloads; other stages keep one copy."""
-    zero, kind = engine.get("zero_optimization", {}), engine_config.precision(engine)
+def last_blocks(cuts: list[int]) -> int:
+    """Blocks of the last stage, given `stage_boundaries`: final norm and head are there too, and in a single stage the
+    embedding and the positions."""
+    return cuts[-1] - cuts[-2] - (4 if len(cuts) == 2 else 2)
+
+
+def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
+    """Bytes that are kept of a gradient, and sent of it, in a ZeRO stage (DeepSpeed 0.19.8).
+
+    In stage 1 bf16 gradients that are to be summed in fp32 have an optimizer of their own (runtime/bf16_optimizer.py):
+    it keeps the sums beside the gradients, unless the JSON updates at once, and sends the sums. Otherwise one copy is
+    kept, and half precision sent.
+    """
+    kind = engine_config.precision(engine)
     if kind == "fp32":
-        return 4
+        return 4, 4
     if engine.get("data_types", {}).get("grad_accum_dtype") != "fp32":
-        return 2
-    at_once = engine.get("bf16", {}).get("immediate_grad_update", False)
-    offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
-    beside = kind == "bf16" and zero.get("stage", 0) == 1 and not at_once and not offloaded
-    return 6 if beside else 4
+        return 2, 2
+    offload = engine.get("zero_optimization", {}).get("offload_optimizer", {})
+    if kind == "bf16" and stage == 1 and offload.get("device", "none") == "none":
+        return (4 if engine.get("bf16", {}).get("immediate_grad_update") else 6), 4
+    return 4, 2

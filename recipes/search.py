@@ -13,7 +13,7 @@ from launch.hardware import GIGA, GPU
 from model import engine_config
 from model.layout import Layout, stage_boundaries
 from model.memory import peak_bytes, rank_bytes
-from model.work import Number, Work, work
+from model.work import Work, gradient_bytes, last_blocks, work
 from recipes.plan import USABLE, own_step
 from recipes.recipe import Recipe
 from recipes.timing import Machine, StepTime, step_time
@@ -24,41 +24,56 @@ EVERY = (0, 1, 2, 3, 4)  # every n-th block is recomputed; 0: none
 LARGEST_CLUSTER = 1 << 16  # nodes: where the search for a cluster that fits gives up
 
 
-def candidates(base: Work, recipe: Recipe, world: Number) -> Work | None:
-    """Every layout that this project can run on `world` ranks: arrays; `base` says the rest.
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What all layouts of a recipe have in common. `gradients` are the bytes kept and sent of one, by ZeRO stage."""
+
+    recipe: Recipe
+    base: Work
+    gradients: Any
+
+
+def space(recipe: Recipe, path: Path) -> Space:
+    """The space of a recipe and its JSON, of which layout, micro-batch, recomputation and ZeRO stage are free."""
+    config = engine_config.read(path)
+    free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
+    values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
+    resolved = engine_config.resolve(free, values, 1, str(path)).json
+    base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
+    return Space(recipe, base, np.array([gradient_bytes(resolved, stage) for stage in range(4)]))
+
+
+def candidates(space: Space, world: int) -> Work | None:
+    """Every layout that this project can run on `world` ranks, as arrays; nothing where there is none.
 
     The limits are those of `Layout.check`, `engine_config.check_layout` and the batch arithmetic; a pipeline goes with
-    ZeRO stage 1. Ulysses stays as the recipe has it.
+    ZeRO stage 1 and without offload. Ulysses stays as the recipe has it.
     """
-    model, ulysses = recipe.model, recipe.layout.ulysses
-    tp, pp, micro, every, zero = (
-        axis.ravel()
-        for axis in np.meshgrid(
-            np.array(TENSOR), np.arange(1, model.num_layers + 1), np.array(MICRO), np.array(EVERY), np.arange(1, 4),
-            indexing="ij", copy=False,
-        )
-    )  # fmt: skip
+    recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
+    axes = (TENSOR, range(1, model.num_layers + 1), MICRO, EVERY, range(1, 4))
+    tp, pp, micro, every, zero = (axis.ravel() for axis in np.meshgrid(*map(np.array, axes), indexing="ij"))
     cut = tp * pp * ulysses
     good = (world % cut == 0) & (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
     good &= (model.padded_vocab_size % tp == 0) & (model.seq_length % (tp * ulysses) == 0)
-    good &= ((zero == 1) | (pp == 1)) & (base.global_batch % (np.maximum(world // cut, 1) * micro) == 0)
+    good &= base.global_batch % (np.maximum(world // cut, 1) * micro) == 0
+    piped = not (base.offload_optimizer or base.offload_weights or recipe.model.objective == "prefix")
+    good &= (pp == 1) | ((zero == 1) & piped)
     if not good.any():
         return None
     tp, pp, micro, every, zero = tp[good], pp[good], micro[good], every[good], zero[good]
-    last = {stages: _last_blocks(recipe, stages) for stages in set(pp.tolist())}
-    share = np.where(every > 0, np.ceil(model.num_layers / np.maximum(every, 1)) / model.num_layers, 0.0)
+    last = {stages: last_blocks(stage_boundaries(model, stages)) for stages in set(pp.tolist())}
     varied = {
         "tp": tp,
         "pp": pp,
         "dp": world // (tp * pp * ulysses),
         "sequence_parallel": tp > 1,
         "micro_batch": micro,
-        "full": share,
-        "selective": np.zeros(len(tp)),
+        "full": np.where(every > 0, np.ceil(model.num_layers / np.maximum(every, 1)) / model.num_layers, 0.0),
+        "selective": 0.0,
         "zero_stage": zero,
         "last_blocks": np.array([last[stages] for stages in pp.tolist()]),
-        # Only stage 1 adds bf16 gradients up in fp32 beside them; stages 2 and 3 keep one copy.
-        "gradient_bytes": np.where(zero == 1, base.gradient_bytes, np.minimum(base.gradient_bytes, 4)),
+        "gradient_bytes": space.gradients[zero, 0],
+        "reduce_bytes": space.gradients[zero, 1],
     }
     return stretch(dataclasses.replace(base, **varied), len(tp))
 
@@ -71,11 +86,6 @@ def stretch(step: Work, length: int) -> Work:
 def pick(step: Work, index: Any) -> Work:
     """Some of the candidates, or one."""
     return Work(**{f.name: getattr(step, f.name)[index] for f in dataclasses.fields(Work)})
-
-
-def _last_blocks(recipe: Recipe, stages: int) -> int:
-    cuts = stage_boundaries(recipe.model, stages)
-    return cuts[-1] - cuts[-2] - (4 if stages == 1 else 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +114,9 @@ def usable_bytes(gpu: GPU) -> float:
     return USABLE * gpu.memory_gb * GIGA
 
 
-def _base(recipe: Recipe, path: Path) -> Work:
-    """What all candidates share. Taken from the smallest world that the JSON can be resolved for."""
-    plain = dataclasses.replace(recipe, layout=Layout(ulysses=recipe.layout.ulysses))
-    config = engine_config.read(path)
-    values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
-    single = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
-    resolved = engine_config.resolve(single, values, 1, str(path))
-    return work(recipe.model, plain.layout, resolved.json, 1)
-
-
 def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
     """All candidates of a cluster, fastest first. Errors: `ValueError` where none divides the cluster, or none fits."""
-    step = candidates(_base(recipe, path), recipe, world)
+    step = candidates(space(recipe, path), world)
     if step is None:
         raise ValueError(
             f"no layout of {recipe.name} divides {world} ranks and the global batch {recipe.batch.global_batch}; "
@@ -149,10 +149,10 @@ def remedy(recipe: Recipe, path: Path, machine: Machine, judged: Judged | None =
 
 def _smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
     """Nodes of the smallest cluster on which some layout fits, 0 where none is found."""
-    base, per_node, usable = _base(recipe, path), int(machine.gpus_per_node), usable_bytes(machine.gpu)
+    free, per_node, usable = space(recipe, path), int(machine.gpus_per_node), usable_bytes(machine.gpu)
 
     def fits(nodes: int) -> bool:
-        step = candidates(base, recipe, nodes * per_node)
+        step = candidates(free, nodes * per_node)
         return step is not None and bool((peak_bytes(step) <= usable).any())
 
     high = 1

@@ -143,10 +143,10 @@ def attention_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
     s, heads = work.seq_length, work.num_attention_heads / (work.tp * work.ulysses)
     width = work.hidden_size / work.num_attention_heads
     scores = work.micro_batch * heads * s * s
-    # Half the square: the kernels skip what a causal mask hides. Narrow heads leave tensor cores idle.
+    # The kernels skip the half of the square that a causal mask hides. Narrow heads leave tensor cores idle.
     peak = gpu.half_tflops * gpu.rates.attention * np.minimum(width / (width + 32) * 1.25, 1.0)
     peak = np.where(np.asarray(work.weight_bytes) == 4, np.minimum(peak, gpu.vector_tflops), peak) * TERA
-    fused = 2.0 * scores * width / peak + gpu.rates.kernel_seconds
+    fused = np.where(work.causal, 2.0, 4.0) * scores * width / peak + gpu.rates.kernel_seconds
     products = product(work, gpu, s, s, width, work.micro_batch * heads)
     products = products + product(work, gpu, s, width, s, work.micro_batch * heads)
     elementwise = SCORES * work.weight_bytes / 2 * scores / memory_rate(gpu) + 3 * gpu.rates.kernel_seconds
@@ -189,12 +189,14 @@ def head_seconds(work: Work, gpu: GPU) -> Any:
 
 
 def gather_seconds(work: Work, machine: Machine) -> Any:
-    """ZeRO stage 3, a micro-batch: weights gathered in forward and backward, gradients scattered."""
+    """ZeRO stage 3, a micro-batch: weights gathered in forward and backward, gradients scattered; where the weights are
+    on the host, each rank's share comes from there twice."""
     parameters = work.parameters(0)
     size = parameters * (2.0 * work.weight_bytes + work.reduce_bytes)
     rate = axis_rate(machine, work.copies, work.tp, machine.gpu.rates.gather)
     ring = collective_seconds(machine, size, work.copies, rate, 1)
-    return ring + 3 * work.num_layers * machine.gpu.rates.collective_seconds
+    host = np.where(work.offload_weights, 2.0 * work.weight_bytes * parameters / work.copies / PCIE, 0.0)
+    return ring + host + 3 * work.num_layers * machine.gpu.rates.collective_seconds
 
 
 def accumulation_seconds(work: Work, gpu: GPU) -> Any:
@@ -272,7 +274,8 @@ def optimizer_seconds(work: Work, machine: Machine) -> Any:
     owned = parameters / np.where(np.asarray(work.zero_stage) >= 1, work.copies, 1)
     update = owned * OPTIMIZER / memory_rate(machine.gpu)
     offloaded = owned * (OPTIMIZER / (HOST / machine.gpus_per_node) + 2.0 * work.weight_bytes / PCIE)
-    clipping = 2.0 * parameters * work.gradient_bytes / memory_rate(machine.gpu)
+    held = np.where(np.asarray(work.zero_stage) >= 2, owned, parameters)
+    clipping = 2.0 * held * work.gradient_bytes / memory_rate(machine.gpu)
     return np.where(work.offload_optimizer, offloaded, update) + clipping
 
 

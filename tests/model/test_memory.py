@@ -80,7 +80,8 @@ def test_stages_add_up_to_the_model(pp: int) -> None:
 def test_offload_and_recomputation_take_memory_away() -> None:
     step = dataclasses.replace(MODELS["22B"], fused=False)
     parts = rank_bytes(step, 0)
-    assert rank_bytes(dataclasses.replace(step, offload_optimizer=True), 0)["optimizer states"] == 0
+    offloaded = rank_bytes(dataclasses.replace(step, offload_optimizer=True), 0)
+    assert offloaded["optimizer states"] == offloaded["gradients"] == 0
     assert rank_bytes(dataclasses.replace(step, offload_weights=True), 0)["weights"] == 0
     full = rank_bytes(dataclasses.replace(step, full=1.0), 0)
     assert full["activations"] == 48 * checkpoint_bytes(step) < parts["activations"]
@@ -88,12 +89,30 @@ def test_offload_and_recomputation_take_memory_away() -> None:
 
 
 @pytest.mark.parametrize(("zero", "more", "expected"), [
-    ({"stage": 1}, {}, 6), ({"stage": 2}, {}, 4),
-    ({"stage": 1}, {"bf16": {"enabled": True, "immediate_grad_update": True}}, 4),
-    ({"stage": 1, "offload_optimizer": {"device": "cpu"}}, {}, 4), ({"stage": 1}, {"data_types": {}}, 2),
+    ({"stage": 1}, {}, (6, 4)), ({"stage": 2}, {}, (4, 2)),
+    ({"stage": 1}, {"bf16": {"enabled": True, "immediate_grad_update": True}}, (4, 4)),
+    ({"stage": 1, "offload_optimizer": {"device": "cpu"}}, {}, (4, 2)), ({"stage": 1}, {"data_types": {}}, (2, 2)),
+    ({"stage": 1}, {"bf16": {"enabled": False}}, (4, 4)),
 ])  # fmt: skip
-def test_bf16_gradients_as_deepspeed_keeps_them(zero: dict, more: dict, expected: int) -> None:
+def test_bf16_gradients_as_deepspeed_keeps_them(zero: dict, more: dict, expected: tuple[int, int]) -> None:
     model = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
     engine = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}, "zero_optimization": zero}
     engine |= {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1} | more
-    assert work(model, Layout(), engine, 1).gradient_bytes == expected
+    step = work(model, Layout(), engine, 1)
+    assert (step.gradient_bytes, step.reduce_bytes) == expected
+
+
+@pytest.mark.parametrize(("section", "full", "selective"), [
+    ({}, 0, 0), ({"granularity": "full"}, 1, 0), ({"granularity": "full", "interval": 3}, 2 / 5, 0),
+    ({"granularity": "selective"}, 0, 1), ({"interval": 2}, 0, 0),
+])  # fmt: skip
+def test_recomputation_is_what_the_engine_reads(section: dict, full: float, selective: float) -> None:
+    """Blocks 0 and 3 of five, as `model.engine.recomputed_blocks` has it; an interval alone recomputes nothing."""
+    model = GPTConfig(num_layers=5, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
+    engine = {"activation_checkpointing": section, "train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
+    step = work(model, Layout(), engine, 1)
+    assert (step.full, step.selective) == (full, selective)
+    from model.engine import recomputed_blocks
+
+    blocks = recomputed_blocks(section, 5)
+    assert (blocks.count("full") / 5, blocks.count("selective") / 5) == (full, selective)

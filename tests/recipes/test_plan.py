@@ -133,10 +133,10 @@ def test_the_smallest_cluster_is_the_smallest() -> None:
     machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
     text = search.remedy(recipe, path, machine)
     nodes = int(re.search(r"is (\d+) nodes? of 8", text)[1])  # type: ignore[index]
-    base = search._base(recipe, path)
+    free = search.space(recipe, path)
 
     def fits(count: int) -> bool:
-        step: Work | None = search.candidates(base, recipe, count * 8)
+        step: Work | None = search.candidates(free, count * 8)
         return step is not None and bool((search.judge(step, machine).fits).any())
 
     assert fits(nodes) and not any(fits(count) for count in range(1, nodes))
