@@ -20,6 +20,8 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         recipe = load(args.recipe)
         machine = plan.cluster_machine(recipe.cluster)
+        if machine is None:
+            raise ValueError(f"{recipe.name} is planned for no GPU of the catalogue; take another recipe")
         free = search.space(recipe, ROOT / recipe.engine)
         judged = fitting = nodes = 0
         began = time.perf_counter()

@@ -26,8 +26,10 @@ HOURS = 3600.0
 USABLE = 0.95  # of a GPU's memory: the driver's own share, and what is not counted
 
 
-def cluster_machine(cluster: Cluster, network_gb_s: float | None = None) -> Machine:
-    """The hardware of a cluster. Errors: `ValueError` for a GPU that the catalogue does not know."""
+def cluster_machine(cluster: Cluster, network_gb_s: float | None = None) -> Machine | None:
+    """The hardware of a cluster, nothing for CPUs. Errors: `ValueError` for a GPU that the catalogue does not know."""
+    if cluster.gpu == "cpu":
+        return None
     gpu = find(cluster.gpu)
     network = (gpu.network_gb_s if network_gb_s is None else network_gb_s) * GIGA
     return Machine(gpu, cluster.gpus_per_node, network, gpu.link_gb_s * GIGA)
@@ -163,7 +165,7 @@ def show(values: dict[str, Any]) -> None:
     if "fits" in held:
         verdict = "fits" if held["fits"] else "DOES NOT FIT"
         rows["memory"] = (
-            f"{verdict}: {held['usable_bytes'] / 1e9:,.1f} GB usable of a {values['gpu']}, headroom "
+            f"{verdict}: {held['usable_bytes'] / 1e9:,.1f} GB usable on {values['gpu']}, headroom "
             f"{held['headroom_bytes'] / 1e9:,.1f} GB"
         )
     rows["a checkpoint"] = f"{values['checkpoint_bytes'] / 1e9:,.3f} GB"
@@ -235,7 +237,7 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
     for name in ("nodes", "gpus_per_node", "world_size", "seq_length", "network", "price", "storage", "top"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
-            least = "at least 1" if isinstance(value, int) else "above 0"
+            least = "at least 1" if isinstance(value, int) else "above 0 and finite"
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {least}")
     if args.nodes is not None and args.world_size is not None:
         raise ValueError("--nodes and --world-size are both given; give one of them")
@@ -253,8 +255,6 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
         per_node = min(per_node, world)
         nodes = -(-world // per_node)
     cluster = dataclasses.replace(cluster, nodes=nodes, gpus_per_node=per_node)
-    if args.gpu is None and cluster.gpu == "cpu":
-        return dataclasses.replace(recipe, cluster=cluster), None
     return dataclasses.replace(recipe, cluster=cluster), cluster_machine(cluster, args.network)
 
 

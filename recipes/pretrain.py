@@ -61,7 +61,8 @@ def launch(recipe: Recipe, request: Request, processes: int | None, hostfile: st
     """Check everything that can be checked, then start the ranks and see that they finish."""
     world = local.world_size(hostfile, processes, recipe.cluster.world_size)
     if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
-        plan.show(plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size))
+        machine = plan.cluster_machine(recipe.cluster)
+        plan.show(plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine))
     run = plan_run(recipe, request, world)
     arguments = ["--run-dir", str(run.path)]
     arguments += ["--deepspeed_config", request.deepspeed_config] if request.deepspeed_config else []

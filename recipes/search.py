@@ -50,7 +50,8 @@ def candidates(space: Space, world: int) -> Work | None:
     ZeRO stage 1 and without offload. Ulysses stays as the recipe has it.
     """
     recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
-    axes = (TENSOR, range(1, model.num_layers + 1), MICRO, EVERY, range(1, 4))
+    stages = np.arange(1, min(model.num_layers, world) + 1)
+    axes = (TENSOR, stages[world % stages == 0], MICRO, EVERY, range(1, 4))
     tp, pp, micro, every, zero = (axis.ravel() for axis in np.meshgrid(*map(np.array, axes), indexing="ij"))
     cut = tp * pp * ulysses
     good = (world % cut == 0) & (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
