@@ -29,7 +29,7 @@ def block_bytes(work: Work) -> tuple[Any, Any]:
     split = np.where(work.sequence_parallel, work.tp, 1)
     # The inputs of the two sliced layers, 4 of the 10, are whole in backward: gathered again, or kept from before.
     whole = (8.0 * half + 2.0 * masks) / split + np.where(work.regathered, 0.0, 4.0 * half * (1 - 1 / split))
-    feed = 2.0 * work.ffn_matrices * work.ffn_hidden_size / work.hidden_size
+    feed = 4.0 * (work.ffn_matrices - 1) * work.ffn_hidden_size / work.hidden_size  # gated: gate, its activation too
     sliced = half * (4.0 + 4.0 * work.keys / work.hidden_size + feed) / work.tp
     heads = work.num_attention_heads / (work.tp * work.ulysses)
     squares = work.micro_batch * heads * work.seq_length**2
