@@ -60,7 +60,6 @@ def _vocabulary(w: Work) -> Any:
 class Row:
     """A line that was understood: what was trained on what, and what was measured (0: nothing)."""
 
-    line: int
     row_id: str
     source: str
     quality: str
@@ -140,7 +139,6 @@ def _row(cells: Cells) -> Row:
     work = _work(cells, gpu)
     definition = cells.text("tflops_def")
     row = Row(
-        line=cells.line,
         row_id=cells.text("row_id"),
         source=cells.text("source"),
         quality=cells.text("quality"),
@@ -162,8 +160,10 @@ def _machine(cells: Cells, gpu: GPU) -> Machine:
     the number of links.
     """
     text, per_node = cells.text("interconnect"), cells.count("gpus_per_node", gpu.gpus_per_node)
-    adapters = re.search(r"(?:(\d+)\s*x\s*)?(\d+)\s*Gb/s", text)
-    network = int(adapters[1] or 1) * int(adapters[2]) / 8 if adapters else gpu.network_gb_s
+    adapters = re.search(r"(?:(\d+)\s*x\s*)?([\d.]+)\s*([GT])b(?:/s|ps|it/s)", text)
+    network = gpu.network_gb_s
+    if adapters:
+        network = int(adapters[1] or 1) * float(adapters[2]) / 8 * (1000 if adapters[3] == "T" else 1)
     links = re.search(r"NVLink (\d+)", text)
     link = gpu.link_gb_s
     if links and int(links[1]) != LINK_GENERATION.get(gpu.name.split("-")[0]):
@@ -178,7 +178,8 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     tensor parallelism comes with sequence parallelism. bf16 gradients are added up in fp32 outside ZeRO stage 3.
     """
     layers, h, heads = (cells.count(column) for column in ("layers", "hidden", "heads"))
-    tp, pp, dp, cp = (cells.count(column, 1 if column == "cp" else None) for column in ("tp", "pp", "dp", "cp"))
+    tp, pp, cp = cells.count("tp"), cells.count("pp"), cells.count("cp", 1)
+    dp = cells.count("dp", cells.count("gpus") // (tp * pp * cp) if not cells.text("dp") else None)
     micro, batch = cells.count("microbatch"), cells.count("global_batch")
     gpus = cells.count("gpus", tp * pp * dp * cp)
     if gpus != tp * pp * dp * cp:

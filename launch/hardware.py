@@ -162,9 +162,10 @@ def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GP
     `nearest` says so; else the first listed.
     Errors: `ValueError` that names the nearest.
     """
-    words = re.findall(r"[a-z]+\d+[a-z]*|\d+|[a-z]+", name.lower())
-    kinds = {gpu.name.split("-")[0]: gpu for gpu in reversed(_CATALOGUE)}
-    kind = next((word for word in words if word in kinds), None)
+    kinds = list(dict.fromkeys(gpu.name.split("-")[0] for gpu in _CATALOGUE))
+    # "8xA100", "MI250": a count before it and a missing x are no other GPU; a letter or a digit more is one.
+    spelt = {kind: rf"(?<![a-z\d])(\d+x)?{kind.removesuffix('x')}x?(?![a-z\d])" for kind in kinds}
+    kind = next((kind for kind in kinds if re.search(spelt[kind], name.lower())), None)
     if kind is None:
         close = difflib.get_close_matches(name.lower(), [*CATALOGUE, *kinds], n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(CATALOGUE)}"

@@ -45,7 +45,6 @@ class StepTime:
     """Seconds of a step: the parts add up to `seconds`."""
 
     parts: dict[str, Number]
-    pieces: "Pieces"
 
     @property
     def seconds(self) -> Number:
@@ -316,6 +315,5 @@ def step_time(work: Work, machine: Machine) -> StepTime:
             "data ranks": data_seconds(work, machine, slowest * BACKWARD),
             "optimizer": optimizer_seconds(work, machine),
             "the rest": gpu.rates.step_seconds + 0.0 * m,
-        },
-        pieces=piece,
+        }
     )

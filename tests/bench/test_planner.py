@@ -71,6 +71,8 @@ def test_what_a_cell_means(table: Table) -> None:
     assert row.work.gradient_bytes == 6 and row.work.zero_stage == 1 and not row.work.fused
     other = planner.read(table(interconnect="1600 Gb/s RoCE", arch="FlashAttention", zero_stage="3"))[0]
     assert other.machine.network == 200e9 and other.machine.link == 300e9 and other.work.fused
+    fast = planner.read(table(interconnect="3.2 Tb/s", dp=""))[0]
+    assert fast.machine.network == pytest.approx(400e9) and fast.work.dp == 4
     grouped = planner.read(
         table(gpu="H100-96GB", arch="llama (GQA, SwiGLU)", layers="32", hidden="4096", heads="32", ffn="14336",
               vocab="128256", seq="8192", params_B="8.03")

@@ -9,6 +9,7 @@ from launch.hardware import CATALOGUE, find
     ("a100-80gb", "a100-80gb"), ("A100-80GB-SXM", "a100-80gb"), ("A100-40GB-SXM", "a100-40gb"), ("a100", "a100-80gb"),
     ("NVIDIA H100 SXM", "h100"), ("V100-SXM-32GB", "v100-32gb"), ("v100", "v100-32gb"), ("MI300X", "mi300x"),
     ("a100-40g", "a100-40gb"),
+    ("8xA100 40GB", "a100-40gb"), ("MI250", "mi250x"), ("h100_sxm", "h100"),
 ])  # fmt: skip
 def test_a_gpu_is_found_however_it_is_spelt(spelt: str, name: str) -> None:
     assert find(spelt).name == name
@@ -21,7 +22,8 @@ def test_a_stated_memory_chooses_the_nearest() -> None:
 
 @pytest.mark.parametrize(("spelt", "words"), [
     ("h10", "there is no GPU 'h10' .* did you mean h100"), ("a100-60gb", r"no a100 with 60 GB .* a100-80gb \(80 GB\)"),
-    ("tpu", "there are a100-80gb, a100-40gb, h100"), ("", "there are a100-80gb"),
+    ("a1000", "did you mean a100"), ("",  "there are a100-80gb"),
+    ("GH200", "did you mean h200"), ("tpu", "there are a100-80gb, a100-40gb, h100"),
 ])  # fmt: skip
 def test_an_unknown_gpu_is_told_the_nearest(spelt: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
