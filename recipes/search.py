@@ -137,7 +137,7 @@ def remedy(recipe: Recipe, path: Path, machine: Machine, judged: Judged | None =
     where = f"the smallest cluster of {name} where a layout of {recipe.name} fits"
     tail = f"is {nodes} node{'s' * (nodes > 1)} of {per_node}" if nodes else f"has over {LARGEST_CLUSTER} nodes"
     if judged is None:
-        return f"{where} {tail}; --search lists the layouts that fit this one"
+        return f"{where} {tail}; --search says which layouts fit here, if any"
     least = pick(judged.step, int(np.argmin(judged.peak)))
     parts = {part: float(size) for part, size in rank_bytes(least, 0).items()}
     binds = max(parts, key=lambda part: parts[part])
@@ -164,7 +164,7 @@ def _smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
     return next(nodes for nodes in range(high // 2 + 1, high + 1) if fits(nodes))
 
 
-def describe(judged: Judged, index: int, machine: Machine) -> dict[str, Any]:
+def describe(judged: Judged, index: int) -> dict[str, Any]:
     """One candidate as plain values."""
     step, seconds = pick(judged.step, index), float(judged.seconds[index])
     every = round(1 / float(step.full)) if step.full else 0
@@ -193,7 +193,7 @@ def comparison(recipe: Recipe, path: Path, world: int, machine: Machine, judged:
     more = {name: float(value[0]) - best[name] for name, value in own.timed.parts.items()}
     return {
         "runs": True,
-        **describe(own, 0, machine),
+        **describe(own, 0),
         "faster_layouts": int((judged.seconds[fitting] < own.seconds[0]).sum()),
         "slower_than_best": float(own.seconds[0] / judged.seconds[fitting[0]] - 1),
         "parts_more_than_best": more,
@@ -217,7 +217,7 @@ def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: in
     judged = search(recipe, path, world, machine)
     took = time.perf_counter() - began
     own = comparison(recipe, path, world, machine, judged)
-    rows = [describe(judged, int(index), machine) for index in np.flatnonzero(judged.fits)[:top]]
+    rows = [describe(judged, int(index)) for index in np.flatnonzero(judged.fits)[:top]]
     counts = {"candidates": len(judged.seconds), "fitting": int(judged.fits.sum()), "seconds": took}
     if as_json:
         print(json.dumps({"recipe": recipe.name, "world_size": world, **counts, "layouts": rows, "own": own}))

@@ -78,6 +78,17 @@ def test_the_ramp_s_smaller_steps_are_counted() -> None:
     assert without["time"]["days"] < planned("530b")["time"]["days"]
 
 
+def test_a_plan_and_a_search_load_no_torch() -> None:
+    for flags in (["530b"], ["530b", "--search"]):
+        code = (
+            "import runpy, sys\n"
+            f"sys.argv = ['plan', *{flags!r}, '--json']\n"
+            "runpy.run_module('recipes.plan', run_name='__main__')\n"
+            "assert not {'torch', 'deepspeed'} & set(sys.modules)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
 def test_json_is_for_programs() -> None:
     done = command("345m", "--price", "2", "--storage", "10", "--json")
     values = json.loads(done.stdout)
@@ -105,7 +116,7 @@ def test_a_search_finds_only_what_runs_and_fits() -> None:
     judged = search.search(recipe, path, 512, machine)
     assert (np.diff(judged.seconds) >= 0).all()
     for index in np.flatnonzero(judged.fits)[:: max(1, int(judged.fits.sum()) // 10)]:
-        found = search.describe(judged, int(index), machine)
+        found = search.describe(judged, int(index))
         assert found["peak_bytes"] <= judged.usable
         settings = [f"layout.{key}={found[key]}" for key in ("tp", "pp")]
         settings += [f"layout.sequence_parallel={found['tp'] > 1}", f"batch.micro_batch={found['micro_batch']}"]
