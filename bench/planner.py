@@ -177,57 +177,24 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     What the columns do not state follows the software of the GPU's time: on Hopper and later attention is fused and
     tensor parallelism comes with sequence parallelism. bf16 gradients are added up in fp32 outside ZeRO stage 3.
     """
-    layers, h, heads = (cells.count(column) for column in ("layers", "hidden", "heads"))
-    tp, pp, cp = cells.count("tp"), cells.count("pp"), cells.count("cp", 1)
-    dp = cells.count("dp", cells.count("gpus") // (tp * pp * cp) if not cells.text("dp") else None)
-    micro, batch = cells.count("microbatch"), cells.count("global_batch")
-    gpus = cells.count("gpus", tp * pp * dp * cp)
-    if gpus != tp * pp * dp * cp:
-        raise cells.fail("gpus", f"{gpus} is not tp {tp} x pp {pp} x dp {dp} x cp {cp} = {tp * pp * dp * cp}")
-    if h % heads:
-        raise cells.fail("heads", f"{heads} heads do not divide the hidden size {h}")
-    if pp > layers:
-        raise cells.fail("pp", f"{pp} stages are more than the {layers} layers")
-    if batch % (micro * dp):
-        raise cells.fail("global_batch", f"{batch} does not divide by microbatch {micro} x dp {dp}")
-    precision = next((name for name in PRECISIONS if name in cells.text("precision").lower()), None)
-    if precision is None:
-        raise cells.fail("precision", f"{cells.text('precision')!r} is none of {', '.join(PRECISIONS)}")
-    recompute = cells.text("recompute").lower() or "none"
-    if not recompute.startswith(("none", "full", "selective")):
-        raise cells.fail("recompute", f"{recompute!r} is none of none, full, selective")
-    zero = cells.number("zero_stage", 1, whole=True)
-    if zero > 3:
-        raise cells.fail("zero_stage", f"{zero:g} is none of 0, 1, 2, 3")
-    text, arch = cells.text("precision").lower(), cells.text("arch").lower()
+    shape, layout, engine = _shape(cells), _layout(cells), _engine(cells)
+    arch, recompute, zero = cells.text("arch").lower(), engine["recompute"], engine["zero_stage"]
+    h, tp = shape["hidden_size"], layout["tp"]
     gated = "llama" in arch or "swiglu" in arch
     fused = gpu.fused_attention or gated or "flash" in arch
-    selective, summed = recompute.startswith("selective"), precision in ("bf16", "fp8") and zero < 3
-    single = precision == "fp32"
-    width, vocabulary = cells.count("ffn", 4 * h), cells.count("vocab")
-    parameters = cells.number("params_B", 0.0) * 1e9
-    # Grouped queries: the keys' width is what the stated parameters leave for it.
-    keys = (parameters - 2 * vocabulary * h - layers * (2 * h * h + 3 * h * width)) / (2 * layers * h)
+    # "selective+SP" is Korthikanti's, the attention's core alone. With fused attention there are no scores to save, and
+    # what else is called selective there is some half of the work.
+    core = recompute.startswith("selective") and (not fused or "sp" in recompute)
+    half = recompute.startswith("selective") and not core
+    text, precision = cells.text("precision").lower(), engine["precision"]
+    summed, single = precision in ("bf16", "fp8") and zero < 3, precision == "fp32"
     return Work(
-        num_layers=layers,
-        hidden_size=h,
-        num_attention_heads=heads,
-        ffn_hidden_size=width,
-        seq_length=cells.count("seq"),
-        vocab_rows=vocabulary,
-        micro_batch=micro,
-        global_batch=batch,
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        ulysses=cp,
+        **shape,
+        **layout,
         sequence_parallel=tp > 1 and ("sp" in recompute or gpu.fused_attention),
-        last_blocks=_last_blocks(layers, pp),
-        virtual_stages=cells.count("virtual_stages", 1),
         zero_stage=zero,
-        # With fused attention there are no scores to recompute; what is called selective there is half of the work.
-        full=1.0 if recompute.startswith("full") else 0.5 if selective and fused else 0.0,
-        selective=float(selective and not fused),
+        full=1.0 if recompute.startswith("full") else 0.5 if half else 0.0,
+        selective=float(core),
         weight_bytes=4 if single else 2,
         gradient_bytes=6 if "fp32 grad" in text else 4 if summed or single else 2,
         reduce_bytes=4 if "amp" in text or summed or single else 2,
@@ -239,10 +206,69 @@ def _work(cells: Cells, gpu: GPU) -> Work:
         early_stop=fused,
         fp8=precision == "fp8" and gpu.fp8_tflops > 0,
         ffn_matrices=3 if gated else 2,
-        kv_size=min(max(round(keys / (h // heads)), 1), heads) * (h // heads) if gated and parameters else h,
+        kv_size=_grouped_keys(cells, shape) if gated else h,
         tied=not gated,
         biases=not gated,
     )
+
+
+def _shape(cells: Cells) -> dict[str, int]:
+    layers, h, heads = (cells.count(column) for column in ("layers", "hidden", "heads"))
+    if h % heads:
+        raise cells.fail("heads", f"{heads} heads do not divide the hidden size {h}")
+    return {
+        "num_layers": layers,
+        "hidden_size": h,
+        "num_attention_heads": heads,
+        "ffn_hidden_size": cells.count("ffn", 4 * h),
+        "seq_length": cells.count("seq"),
+        "vocab_rows": cells.count("vocab"),
+    }
+
+
+def _layout(cells: Cells) -> dict[str, int]:
+    tp, pp, cp, layers = cells.count("tp"), cells.count("pp"), cells.count("cp", 1), cells.count("layers")
+    dp = cells.count("dp", None if cells.text("dp") else cells.count("gpus") // (tp * pp * cp))
+    gpus, micro, batch = cells.count("gpus", tp * pp * dp * cp), cells.count("microbatch"), cells.count("global_batch")
+    if gpus != tp * pp * dp * cp:
+        raise cells.fail("gpus", f"{gpus} is not tp {tp} x pp {pp} x dp {dp} x cp {cp} = {tp * pp * dp * cp}")
+    if pp > layers:
+        raise cells.fail("pp", f"{pp} stages are more than the {layers} layers")
+    if batch % (micro * dp):
+        raise cells.fail("global_batch", f"{batch} does not divide by microbatch {micro} x dp {dp}")
+    return {
+        "tp": tp,
+        "pp": pp,
+        "dp": dp,
+        "ulysses": cp,
+        "micro_batch": micro,
+        "global_batch": batch,
+        "last_blocks": _last_blocks(layers, pp),
+        "virtual_stages": cells.count("virtual_stages", 1),
+    }
+
+
+def _engine(cells: Cells) -> dict[str, Any]:
+    precision = next((name for name in PRECISIONS if name in cells.text("precision").lower()), None)
+    if precision is None:
+        raise cells.fail("precision", f"{cells.text('precision')!r} is none of {', '.join(PRECISIONS)}")
+    recompute = cells.text("recompute").lower() or "none"
+    if not recompute.startswith(("none", "full", "selective")):
+        raise cells.fail("recompute", f"{recompute!r} is none of none, full, selective")
+    zero = cells.number("zero_stage", 1, whole=True)
+    if zero > 3:
+        raise cells.fail("zero_stage", f"{zero:g} is none of 0, 1, 2, 3")
+    return {"precision": precision, "recompute": recompute, "zero_stage": zero}
+
+
+def _grouped_keys(cells: Cells, shape: dict[str, int]) -> int:
+    """Width of the keys where heads share them: what the stated parameters leave for it, in whole heads."""
+    parameters, layers, h = cells.number("params_B", 0.0) * 1e9, shape["num_layers"], shape["hidden_size"]
+    if not parameters:
+        return h
+    others = 2 * shape["vocab_rows"] * h + layers * (2 * h * h + 3 * h * shape["ffn_hidden_size"])
+    heads, width = shape["num_attention_heads"], h // shape["num_attention_heads"]
+    return min(max(round((parameters - others) / (2 * layers * h) / width), 1), heads) * width
 
 
 def _last_blocks(layers: int, pp: int) -> int:
