@@ -241,6 +241,9 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {least}")
     if args.nodes is not None and args.world_size is not None:
         raise ValueError("--nodes and --world-size are both given; give one of them")
+    unused = [name for name in ("verify", "plot", "price") if args.search and getattr(args, name)]
+    if unused:
+        raise ValueError(f"--search does not go with --{unused[0]}; plan the layout that is found with --set")
     recipe = override(load(args.recipe), args.settings)
     if args.seq_length is not None:
         recipe = override(recipe, [f"model.seq_length={args.seq_length}"])

@@ -184,6 +184,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     (("530b", "--nodes", "0"), "--nodes is 0; it must be at least 1"),
     (("530b", "--nodes", "many"), "--nodes"),
     (("530b", "--nodes", "280", "--world-size", "2240"), "--nodes and --world-size are both given"),
+    (("530b", "--search", "--plot", "x.png"), "--search does not go with --plot"),
     (("530b", "--price", "-1"), "--price is -1.0; it must be above 0 and finite"),
     (("530b", "--network", "nan"), "--network is nan; it must be above 0 and finite"),
     (("530b", "--seq-length", "2049"), "the sequence's degree 8"),
