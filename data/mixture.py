@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from data import prepare
 from data.blend import Blend
 from data.sampling import BlendedStream, TokenStream, windows
-from data.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Mixture:
     def training(self, seq_length: int, seed: int) -> BlendedStream:
         """The samples of a run in their order. Errors: `ValueError` where a part has too few tokens for one."""
         streams = [
-            TokenStream(Shard(part.folder / "train"), seq_length, seed, number)
+            TokenStream(prepare.shards(part.folder, "train"), seq_length, seed, number)
             for number, part in enumerate(self.parts)
         ]
         return BlendedStream(streams, [part.share for part in self.parts])
@@ -70,7 +69,8 @@ class Mixture:
 
         They come in the ratio of the blend; a part with few held-out samples repeats them rather than weigh less.
         """
-        cut = [windows(Shard(p.folder / "validation").tokens[: most * seq_length + 1], seq_length) for p in self.parts]
+        held_out = [prepare.shards(part.folder, "validation").read(0, most * seq_length + 1) for part in self.parts]
+        cut = [windows(tokens, seq_length) for tokens in held_out]
         count = min(most, sum(len(samples) for samples, _ in cut))
         parts, indices = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
         chosen = [(cut[part], index % len(cut[part][0])) for part, index in zip(parts, indices, strict=True)]

@@ -1,7 +1,8 @@
 """From a corpus to shards: tokenise every document, append its end-of-document token, write `.bin`/`.idx`.
 
-A prepared folder holds `tokeniser/`, `train.{bin,idx}`, `validation.{bin,idx}` and, written last, `manifest.json`
-with what it was made from, its counts and the hashes of its files.
+A prepared folder holds `tokeniser/`, the shards of each split and, written last, `manifest.json` with what it was made
+from, its counts and the fingerprints of its shards. While it is made it is called `….partial` and holds the shards and
+records of the tasks that are finished; whoever runs the same command again goes on from there.
 """
 
 import fcntl
@@ -10,76 +11,121 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data import corpora
-from data.shards import Shard, ShardWriter
+from data import corpora, encode
+from data.corpora import split_of
+from data.shards import PARTIAL, Shards, digest, with_suffix
+from data.sources import SPLITS, Problems, local_files
+from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of, write_whole
 
-SPLITS = ("train", "validation")
-CHUNK_DOCUMENTS = 256  # documents encoded together; the tokenizers library spreads them over the cores
 TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this much of a corpus
+HELD_OUT_SHARE = 0.05  # of a corpus too small for the split by document
+TRIAL_SHARE, MOST_TRIAL_BYTES = 0.005, 2_000_000  # of a corpus, that engines are compared on
+TRIAL_PIECES = 16
 
 Say = Callable[[str], None]
 
 
-def prepare(corpus: str, tokeniser: str, vocab_size: int, root: Path, say: Say = lambda line: None) -> Path:
+class OthersUnfinished(Exception):  # noqa: N818
+    """This node's part is done and other nodes' are not."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the work is done; none of it changes a byte of the shards but `skip`, where input is bad, and `shard_tokens`.
+
+    Of `nodes` machines this is number `node`; each does the tasks that fall to it. `workers` 0 is one a core.
+    """
+
+    workers: int = 0
+    nodes: int = 1
+    node: int = 0
+    skip: bool = False
+    engine: str = "auto"
+    shard_tokens: int = SHARD_TOKENS
+    report: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"--workers is {self.workers}; it must be at least 1, or 0 for one a core")
+        if not 0 <= self.node < self.nodes:
+            raise ValueError(f"--node is {self.node} of --nodes {self.nodes}; it must be from 0 to {self.nodes - 1}")
+
+    @property
+    def processes(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+def prepare(
+    corpus: str,
+    tokeniser: str,
+    vocab_size: int,
+    root: Path,
+    say: Say = lambda line: None,
+    options: Options | None = None,
+) -> Path:
     """Make sure that a corpus is prepared with a tokeniser below `root`; return its folder.
 
     `vocab_size` is how many entries the model has room for. Does nothing where the folder is whole and its local
     sources are unchanged. Safe when several processes arrive together: the first does the work, the others wait.
-    Errors: `ValueError` where the corpus cannot be read or the tokeniser has more entries than `vocab_size`.
+    Errors: `ValueError` where the corpus cannot be read or the tokeniser has more entries than `vocab_size`;
+    `OthersUnfinished` where this is one of several nodes and not the last to finish.
     """
+    options = options or Options()
     source = _source(corpus, tokeniser)
-    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:8]
     slug = re.sub(r"[^\w.-]+", "-", f"{Path(corpus).name}-{Path(tokeniser).name}").strip("-")
-    folder = root / f"{slug}-{digest}"
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "manifest.json").exists():
-            scratch = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
-                _build(corpus, tokeniser, vocab_size, source, scratch, say)
-                os.replace(scratch, folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    folder = root / f"{slug}-{_short_hash(source)}"
+    if not (folder / "manifest.json").exists():
+        # Without the state of the files: what was finished before one of them was mended is still good.
+        unfinished = {key: value for key, value in source.items() if key != "files"}
+        scratch = root / f"{slug}-{_short_hash(unfinished)}{PARTIAL}"
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
+            if not (folder / "manifest.json").exists():
+                _Preparation(corpus, tokeniser, vocab_size, source, scratch, folder, say, options).run()
     _check_vocabulary(tokeniser, manifest(folder)["vocab_size"], vocab_size)
     return folder
 
 
-def shared_tokeniser(names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None) -> str:
+def shared_tokeniser(
+    names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None, skip: bool = False
+) -> str:
     """A tokeniser for several corpora: `spec` itself, or where it is to be trained, the folder of one of them all."""
     if len(names) == 1 or not spec.startswith("bpe:"):
         return spec
-    sources = [_source(name, spec) for name in names]
-    digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:8]
-    folder = root / f"tokeniser-{spec.replace(':', '-')}-{digest}"
+    folder = root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}"
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(root / f".{folder.name}.lock"):
         if not folder.exists():
-            from data import tokenisers
-
             say(f"tokeniser: {spec} of {len(names)} corpora")
             budget = TOKENISER_SAMPLE_CHARACTERS // len(names)
-            trained = tokenisers.obtain(spec, (text for name in names for text in _training_texts(name, budget)))
-            scratch = folder.with_name(folder.name + ".partial")
-            tokenisers.save(trained, scratch)
-            os.replace(scratch, folder)
+            _save_tokeniser(spec, (text for name in names for text in _training_texts(name, budget, skip)), folder)
     return str(folder)
 
 
-def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
-    if entries > vocab_size:
-        raise ValueError(
-            f"tokeniser {tokeniser} has {entries} entries but the model has room for {vocab_size}; raise "
-            "model.vocab_size with --set, or use a smaller tokeniser"
-        )
+def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path) -> None:
+    """Obtain a tokeniser into a folder that appears whole."""
+    from data import tokenisers
+
+    scratch = folder.with_name(folder.name + PARTIAL)
+    tokenisers.save(tokenisers.obtain(spec, texts), scratch)
+    os.replace(scratch, folder)
+
+
+def _training_texts(corpus: str, budget: int, skip: bool) -> Iterator[str]:
+    for document in corpora.documents(corpus, Problems(skip)):
+        if budget <= 0:
+            return
+        raw = document.text.encode("utf-8", "replace")
+        if split_of(document, raw) == "train":
+            budget -= len(document.text)
+            yield raw.decode()
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -91,80 +137,244 @@ def manifest(folder: Path) -> dict[str, Any]:
     return result
 
 
+def shards(folder: Path, split: str) -> Shards:
+    """The shards of a split, as the manifest lists them, as one stream of tokens."""
+    return Shards([folder / entry["name"] for entry in manifest(folder)[split]["shards"]])
+
+
 def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any]:
     """Check that the shards are the ones the manifest describes, and the same as `expected`, an earlier manifest.
 
-    Sizes are compared always; hashes only between manifests, so that this stays fast. Returns the manifest.
+    Sizes are compared always; a fingerprint is computed again only of a shard that was written after the manifest, so
+    that this stays fast. Returns the manifest.
     """
     found = manifest(folder)
-    for part in SPLITS:
-        shard = Shard(folder / part)
-        if shard.num_tokens != found[part]["tokens"]:
+    finished_at = (folder / "manifest.json").stat().st_mtime_ns
+    for split in SPLITS:
+        if expected and _fingerprints(found, split) != _fingerprints(expected, split):
             raise ValueError(
-                f"shard {folder / part} holds {shard.num_tokens} tokens where the manifest says "
-                f"{found[part]['tokens']}; remove {folder} and prepare the data again"
+                f"the {split} shards of {folder} changed since the run began; restore them or start a new run"
             )
-        if expected and found[part]["sha256"] != expected[part]["sha256"]:
-            raise ValueError(f"shard {folder / part} changed since the run began; restore it or start a new run")
+        if not found[split]["shards"]:
+            continue
+        opened = shards(folder, split)
+        for shard, entry in zip(opened.shards, found[split]["shards"], strict=True):
+            changed = max(with_suffix(shard.prefix, suffix).stat().st_mtime_ns for suffix in (".bin", ".idx"))
+            if shard.num_tokens != entry["tokens"] or len(shard.lengths) != entry["documents"]:
+                raise ValueError(
+                    f"shard {shard.prefix} holds {shard.num_tokens:,} tokens in {len(shard.lengths):,} documents where "
+                    f"the manifest says {entry['tokens']:,} in {entry['documents']:,}; remove {folder} and prepare the "
+                    "data again"
+                )
+            if changed > finished_at and digest(shard.prefix) != entry["sha256"]:
+                raise ValueError(
+                    f"shard {shard.prefix} was changed after it was written; remove {folder} and prepare the data again"
+                )
     return found
+
+
+def _fingerprints(described: dict[str, Any], split: str) -> list[str]:
+    return [entry["sha256"] for entry in described[split]["shards"]]
+
+
+def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
+    if entries > vocab_size:
+        raise ValueError(
+            f"tokeniser {tokeniser} has {entries} entries but the model has room for {vocab_size}; raise "
+            "model.vocab_size with --set, or use a smaller tokeniser"
+        )
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
     """What identifies the input: names, and for local files their sizes and times of change."""
-    files = [] if corpus in corpora.CORPORA else corpora.local_files(corpus)
+    named = corpus in corpora.CORPORA
+    files = [] if named else local_files(corpus.partition("::")[0])
     stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    fixed = corpora.CORPORA[corpus].fixed_by if named else ""
     folder = Path(tokeniser, "tokenizer.json")
     vocabulary = hashlib.sha256(folder.read_bytes()).hexdigest() if folder.is_file() else ""
-    return {"corpus": corpus, "files": stats, "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
+    return {
+        "corpus": corpus, "fixed_by": fixed, "files": stats, "tokeniser": tokeniser, "vocabulary_sha256": vocabulary,
+    }  # fmt: skip
 
 
-def _build(corpus: str, spec: str, vocab_size: int, source: dict[str, Any], folder: Path, say: Say) -> None:
-    from data import tokenisers
-
-    say(f"tokeniser: {spec}")
-    tokeniser = tokenisers.obtain(spec, _training_texts(corpus))
-    _check_vocabulary(spec, len(tokeniser), vocab_size)
-    tokenisers.save(tokeniser, folder / "tokeniser")
-    end = tokeniser.eos_token_id
-    counts = {part: {"documents": 0, "bytes": 0} for part in SPLITS}
-    stream = corpora.split(corpora.documents(corpus))
-    vocabulary = len(tokeniser)
-    with ShardWriter(folder / "train", vocabulary) as train, ShardWriter(folder / "validation", vocabulary) as held:
-        writers = dict(zip(SPLITS, (train, held), strict=True))
-        while chunk := list(islice(stream, CHUNK_DOCUMENTS)):
-            encoded = tokeniser([document.text for document in chunk], add_special_tokens=False)["input_ids"]
-            for document, tokens in zip(chunk, encoded, strict=True):
-                writers[document.split].add([*tokens, end])
-                counts[document.split]["documents"] += 1
-                counts[document.split]["bytes"] += len(document.text.encode())
-            say(
-                f"tokenised {sum(c['documents'] for c in counts.values()):,} documents, "
-                f"{sum(c['bytes'] for c in counts.values()) / 1e6:,.1f} MB"
-            )
-        if not train.num_tokens:
-            raise ValueError(f"corpus {corpus} holds no text; give another path")
-        if held.num_tokens < 2:
-            raise ValueError(f"corpus {corpus} has {held.num_tokens} tokens to validate on; give more text")
-    parts = {
-        part: {**counts[part], "tokens": Shard(folder / part).num_tokens, "sha256": _digest(folder / part)}
-        for part in SPLITS
-    }
-    described = {"source": source, "vocab_size": vocabulary, "end_of_document": end, **parts}
-    (folder / "manifest.json").write_text(json.dumps(described, indent=2) + "\n")
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, of this machine and, where the file system's locks reach that far, of others."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def _training_texts(corpus: str, budget: int = TOKENISER_SAMPLE_CHARACTERS) -> Iterator[str]:
-    for document in corpora.split(corpora.documents(corpus)):
-        if document.split == "train" and budget > 0:
-            budget -= len(document.text)
-            yield document.text
-        elif budget <= 0:
+@dataclass
+class _Preparation:
+    """One corpus on its way into one folder."""
+
+    corpus: str
+    tokeniser: str
+    vocab_size: int
+    source: dict[str, Any]
+    scratch: Path
+    folder: Path
+    say: Say
+    options: Options
+    tasks: list[Task] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Do this node's tasks; where those were the last ones, give the folder its name."""
+        gone = corpora.CORPORA[self.corpus].gone if self.corpus in corpora.CORPORA else ""
+        if gone:
+            self.say(f"corpus {self.corpus}: {gone}")
+        try:
+            self.tasks = tasks_of(corpora.pieces(self.corpus))
+            with self._alone():
+                job = self._job()
+            self._work(job)
+            missing = len(self._unfinished(job, self.tasks))
+            if missing:
+                raise OthersUnfinished(
+                    f"node {self.options.node} of {self.options.nodes} did its part of {self.corpus}; {missing} of "
+                    f"{len(self.tasks)} tasks are not finished yet: the last node to finish puts all together"
+                )
+            with self._alone():
+                self._put_together(job)
+        except BaseException:
+            if self.options.nodes == 1 and not list(self.scratch.glob("task-*.json")):
+                shutil.rmtree(self.scratch, ignore_errors=True)  # nothing in it is worth a second start
+            raise
+
+    def _alone(self) -> Any:
+        return _locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
+
+    def _job(self) -> Job:
+        """Obtain the tokeniser, which all nodes share."""
+        from data import tokenisers
+
+        home, options = self.scratch / "tokeniser", self.options
+        self.say(f"tokeniser: {self.tokeniser}")
+        if not home.exists():
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
+            _save_tokeniser(self.tokeniser, texts, home)
+        tokeniser = tokenisers.load(str(home))
+        _check_vocabulary(self.tokeniser, len(tokeniser), self.vocab_size)
+        vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
+        end = tokeniser.eos_token_id
+        return Job(self.scratch, "", len(tokeniser), end, vocabulary, options.skip, options.shard_tokens)
+
+    def _work(self, job: Job) -> None:
+        options = self.options
+        mine = [task for task in self.tasks if task.number % options.nodes == options.node]
+        todo = self._unfinished(job, mine)
+        if len(todo) < len(mine):
+            self.say(f"going on: {len(mine) - len(todo)} of {len(mine)} tasks are finished already")
+        if not todo:
             return
+        likely = "tokenizers" if options.engine == "tokenizers" else "gigatoken"
+        with Workers(job.tokeniser, likely, min(options.processes, len(todo))) as workers:
+            engine, why = encode.choose(job.tokeniser, self._sample(), options.engine)
+            self.say(why)
+            fingerprints = [self._fingerprint(job, task) for task in todo]
+            workers.do(list(zip(todo, fingerprints, strict=True)), replace(job, engine=engine), options.report)
 
+    def _sample(self) -> list[str]:
+        """Texts from all over the corpus, to compare engines on."""
+        whole = sum(task.num_bytes for task in self.tasks)
+        chosen = self.tasks[:: -(-len(self.tasks) // TRIAL_PIECES)]
+        share = min(int(whole * TRIAL_SHARE), MOST_TRIAL_BYTES) // len(chosen) + 1
+        texts = []
+        for task in chosen:
+            left = share
+            for document in task.documents(Problems(skip=True)):
+                text = document.text[:left].encode("utf-8", "replace").decode()
+                texts.append(text)
+                left -= len(text)
+                if left <= 0:
+                    break
+        return texts
 
-def _digest(prefix: Path) -> str:
-    digest = hashlib.sha256()
-    for suffix in (".bin", ".idx"):
-        with open(prefix.with_name(prefix.name + suffix), "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    def _fingerprint(self, job: Job, task: Task) -> str:
+        identity = [task.identity(), job.vocabulary_sha256, job.end_of_document, job.shard_tokens]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def _record(self, job: Job, task: Task) -> dict[str, Any] | None:
+        """The record of a task that is finished, made from the same input, and whose shards are there."""
+        try:
+            record: dict[str, Any] = json.loads(job.record_path(task).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        if record["fingerprint"] != self._fingerprint(job, task):
+            return None
+        names = [entry["name"] for split in SPLITS for entry in record[split]]
+        whole = all(with_suffix(self.scratch / name, end).exists() for name in names for end in (".bin", ".idx"))
+        return record if whole else None
+
+    def _unfinished(self, job: Job, tasks: list[Task]) -> list[Task]:
+        return [task for task in tasks if self._record(job, task) is None]
+
+    def _put_together(self, job: Job) -> None:
+        """Write the manifest, drop what does not belong, give the folder its name."""
+        if (self.folder / "manifest.json").exists():
+            return  # another node was here first
+        described = self._described(job)
+        if not described["train"]["tokens"]:
+            raise ValueError(f"corpus {self.corpus} holds no text; give another path")
+        if described["validation"]["tokens"] < 2:
+            self._hold_out(job, described["train"]["bytes"] + described["test"]["bytes"])
+            described = self._described(job)
+        if described["validation"]["tokens"] < 2:
+            raise ValueError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
+        for kind, count in described["skipped"].items():
+            self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
+        belongs = {entry["name"] for split in SPLITS for entry in described[split]["shards"]}
+        for path in self.scratch.iterdir():
+            if path.is_file() and path.stem not in belongs:
+                path.unlink()
+        write_whole(self.scratch / "manifest.json", json.dumps(described, indent=2) + "\n")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.replace(self.scratch, self.folder)
+
+    def _records(self, job: Job) -> list[dict[str, Any]]:
+        records = [self._record(job, task) for task in self.tasks]
+        assert all(records)
+        return [record for record in records if record]
+
+    def _described(self, job: Job) -> dict[str, Any]:
+        """The manifest: what the records of all tasks say together."""
+        records = self._records(job)
+        skipped: Counter[str] = Counter()
+        first: dict[str, str] = {}
+        for record in records:
+            skipped.update(record["skipped"])
+            first = {**record["first"], **first}
+        splits = {}
+        for split in SPLITS:
+            listed = [entry for record in records for entry in record[split]]
+            sums = {key: sum(entry[key] for entry in listed) for key in ("documents", "bytes", "tokens")}
+            splits[split] = {**sums, "shards": listed}
+        return {
+            "source": {
+                **self.source,
+                "commits": corpora.commits([piece for task in self.tasks for piece in task.pieces]),
+            },
+            "vocab_size": job.vocab_size,
+            "end_of_document": job.end_of_document,
+            "engines": sorted({record["engine"] for record in records}),
+            "skipped": dict(skipped),
+            "first_skipped": first,
+            **splits,
+        }
+
+    def _hold_out(self, job: Job, num_bytes: int) -> None:
+        """No document fell to validation: the end of the last document does."""
+        records = self._records(job)
+        last = max(number for number, record in enumerate(records) if record["train"] or record["test"])
+        task = replace(self.tasks[last], hold_out_bytes=int(num_bytes * HELD_OUT_SHARE) + 1)
+        self.tasks[last] = task
+        with Workers(job.tokeniser, "tokenizers", 1) as workers:
+            engine = "gigatoken" if records[last]["engine"].startswith("gigatoken") else "tokenizers"
+            workers.do([(task, self._fingerprint(job, task))], replace(job, engine=engine))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.blend import Blend
-from data.shards import Shard
+from data.shards import Shards
 
 
 class SampleOrder:
@@ -77,19 +77,18 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class TokenStream:
-    """Samples of a shard for training: `samples(positions)` cuts the ones at these positions of its own order."""
+    """Samples of shards for training: `samples(positions)` cuts the ones at these positions of its own order."""
 
-    def __init__(self, shard: Shard, seq_length: int, seed: int, stream: int = 0) -> None:
-        self.shard, self.seq_length = shard, seq_length
+    def __init__(self, shards: Shards, seq_length: int, seed: int, stream: int = 0) -> None:
+        self.shards, self.seq_length = shards, seq_length
         try:
-            self.order = SampleOrder(shard.num_tokens, seq_length, seed, stream)
+            self.order = SampleOrder(shards.num_tokens, seq_length, seed, stream)
         except ValueError as error:
-            raise ValueError(f"shard {shard.prefix}: {error}") from None
+            raise ValueError(f"data {shards.shards[0].prefix.parent}: {error}") from None
 
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Samples [N, seq_length + 1] at `positions` [N]."""
-        starts = self.order.starts(positions)
-        return self.shard.tokens[starts[:, None] + np.arange(self.seq_length + 1)].astype(np.int64)
+        return self.shards.gather(self.order.starts(positions), self.seq_length + 1)
 
 
 class BlendedStream:

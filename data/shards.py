@@ -94,10 +94,11 @@ class ShardWriter:
         unfinished = f".{socket.gethostname()}-{os.getpid()}{PARTIAL}"
         self._bin_path, self._idx_path = (with_suffix(prefix, suffix + unfinished) for suffix in (".bin", ".idx"))
 
-    def __enter__(self) -> "ShardWriter":
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._bin = open(self._bin_path, "wb")
+        self._bin = open(self._bin_path, "wb")  # noqa: SIM115
         self._hash = hashlib.sha256()
+
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def add(self, tokens: Iterable[int]) -> None:
@@ -136,13 +137,16 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.finish()
         finally:
             self._bin.close()
             self._bin_path.unlink(missing_ok=True)
             self._idx_path.unlink(missing_ok=True)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Give the shard its name; nothing can be added any more."""
+        if self.sha256:
+            return
         self._bin.close()
         index = write_index(self._idx_path, self.dtype, np.frombuffer(self._lengths, np.int32))
         for path in (self._bin_path, self._idx_path):

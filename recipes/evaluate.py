@@ -106,14 +106,13 @@ class Text:
 
 def _texts(run: Path, data: str, tokeniser: "PreTrainedTokenizerFast") -> list[Text]:
     """What is to be evaluated: of a run's own validation set each part of the blend, else one text."""
-    from data import mixture
-    from data.shards import Shard
+    from data import mixture, prepare
 
     if data != "validation":
         return [Text(data, *_tokens(data, tokeniser))]
     opened = mixture.reopened(json.loads((run / "data.json").read_text()))
     return [
-        Text(part.corpus, Shard(part.folder / "validation").tokens, manifest["validation"]["bytes"], part.share)
+        Text(part.corpus, prepare.shards(part.folder, "validation").read(), manifest["validation"]["bytes"], part.share)
         for part, manifest in zip(opened.parts, opened.manifests, strict=True)
     ]
 

@@ -1,11 +1,17 @@
 """Prepare a recipe's data: `python -m recipes.prepare gpt_tiny`."""
 
 import json
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from data import blend, mixture, prepare
+from data import blend, corpora, mixture, prepare
+from data.encode import ENGINES
 from data.mixture import Mixture, PreparedPart
+from data.sources import SPLITS
+from data.tasks import Progress
 from recipes import cli
 from recipes.recipe import Recipe, load, override
 from recipes.run import Run, runs_root
@@ -13,14 +19,23 @@ from recipes.run import Run, runs_root
 Say = Callable[[str], None]
 
 
-def recipe_data(recipe: Recipe, say: Say) -> Mixture:
+def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None) -> Mixture:
     """The prepared data of a recipe, made now where it is missing."""
+    options = options or prepare.Options()
     data, root = recipe.data, runs_root() / "data"
     reserved = 1 if recipe.model.objective == "masked" else 0  # the last entry of the vocabulary is the mask token
     room = recipe.model.vocab_size - reserved
-    corpora = list(dict.fromkeys(part.corpus for part in data.parts))
-    tokeniser = prepare.shared_tokeniser(corpora, data.tokeniser, root, say)
-    made = {corpus: prepare.prepare(corpus, tokeniser, room, root, say) for corpus in corpora}
+    wanted = list(dict.fromkeys(part.corpus for part in data.parts))
+    tokeniser = prepare.shared_tokeniser(wanted, data.tokeniser, root, say, options.skip)
+    made: dict[str, Path] = {}
+    unfinished: list[str] = []
+    for corpus in wanted:
+        try:
+            made[corpus] = prepare.prepare(corpus, tokeniser, room, root, say, options)
+        except prepare.OthersUnfinished as state:
+            unfinished.append(str(state))
+    if unfinished:
+        raise prepare.OthersUnfinished("; ".join(unfinished))
     folders = [made[part.corpus] for part in data.parts]
     weights = [part.weight for part in data.parts]
     if not any(weights):
@@ -41,29 +56,96 @@ def run_data(run: Run, say: Say) -> Mixture:
     return Mixture(recipe_data(run.recipe, say).parts, began_with)
 
 
+class Bar:
+    """Progress as a live bar on a terminal, else as a line now and then."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self, say: Say) -> None:
+        self.say, self.said = say, time.monotonic()
+        self.bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Live
+
+            if self.bar is None:
+                self.bar = Live(BarColumn(), TextColumn("{task.description}"))
+                self.bar.add_task("")
+                self.bar.start()
+            self.bar.update(0, total=progress.total_bytes, completed=progress.done_bytes, description=str(progress))
+        elif now - self.said >= self.EVERY_SECONDS:
+            self.said = now
+            self.say(str(progress))
+
+    def stop(self) -> None:
+        """Leave the bar."""
+        if self.bar:
+            self.bar.stop()
+
+
+def list_corpora() -> None:
+    """Print the registry."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("corpus", "what", "text in GB", "licence", "from", "fixed by")
+    for corpus in corpora.CORPORA.values():
+        size = f"{corpus.size_gb:,.3g}" if corpus.size_gb else "?"
+        what = f"{corpus.description}. {corpus.gone}" if corpus.gone else corpus.description
+        table.add_row(corpus.name, what, size, corpus.licence, str(corpus.hub or "fetched"), corpus.fixed_by)
+    Console().print(table)
+
+
 def main() -> None:
     parser = cli.Parser(
-        "Fetch, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there."
+        "Fetch, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there. After an "
+        "interruption the same command goes on where it was."
     )
-    parser.add_argument("recipe", help="for example gpt_tiny, or tiny")
+    parser.add_argument("recipe", nargs="?", help="for example gpt_tiny, or tiny")
+    parser.add_argument("--corpora", action="store_true", help="list the corpora known by name, and end")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--workers", type=int, default=0, help="processes that tokenise; 0 is one a core")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that share the work, without a coordinator")
+    parser.add_argument("--node", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="what encodes")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     args = parser.parse_args()
 
     def job() -> None:
+        if args.corpora:
+            list_corpora()
+            return
+        if not args.recipe:
+            raise ValueError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
+        say: Say = (lambda line: None) if args.json else print
+        bar = Bar(say)
+        report = None if args.json else bar
+        skip = args.on_error == "skip"
+        options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)
         recipe = override(load(args.recipe), args.settings)
-        described = recipe_data(recipe, (lambda line: None) if args.json else print).described
+        try:
+            described = recipe_data(recipe, say, options).described
+        except prepare.OthersUnfinished as state:
+            print(json.dumps({"unfinished": str(state)}) if args.json else state)
+            return
+        finally:
+            bar.stop()
         if args.json:
             print(json.dumps(described))
             return
         total = sum(part["share"] for part in described["parts"])
         for part in described["parts"]:
-            for split in prepare.SPLITS:
+            for split in SPLITS:
                 facts = part[split]
-                print(
-                    f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
-                    f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
-                )
+                if facts["tokens"]:
+                    print(
+                        f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
+                        f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+                    )
             share = part["share"] / total
             epochs = share * recipe.schedule.train_tokens / part["train"]["tokens"]
             print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")

@@ -32,7 +32,7 @@ def test_one_tokeniser_knows_all_parts(parts: list[PreparedPart]) -> None:
 def test_samples_come_in_the_ratio_of_the_blend(parts: list[PreparedPart]) -> None:
     mixture = Mixture(parts)
     stream = mixture.training(seq_length=8, seed=1)
-    lower = mixture.training(8, 1).streams[1].shard.tokens
+    lower = mixture.training(8, 1).streams[1].shards.read()
     taken = stream.batch(0, 40)
     assert taken.shape == (40, 9)
     assert [bool(np.isin(sample[:-1], lower).all()) for sample in taken].count(True) == 10

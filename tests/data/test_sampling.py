@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from data.sampling import BlendedStream, SampleOrder, TokenStream, shuffled, windows
-from tests.data.test_shards import write
+from data.shards import Shards
+from tests.data.test_shards import write as write_shard
+
+
+def write(prefix: Path, documents: list[list[int]]) -> Shards:
+    return Shards([write_shard(prefix, documents).prefix])
 
 
 def starts(order: SampleOrder, first: int, count: int) -> list[int]:

@@ -1,0 +1,127 @@
+"""Texts to token ids. The tokenizers library is the judge; gigatoken does the work where it gives the same ids.
+
+Both read the `tokenizer.json` of the prepared folder. A special token's name inside a document is plain text: only the
+end of a document is an end-of-document token.
+"""
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.integer[Any]]
+CACHE_BYTES = 160 << 20  # gigatoken remembers every word it met; with this much gained it begins anew
+# What engines have been seen to differ in: contractions, runs of spaces, line ends, digits, scripts without spaces,
+# combining marks, joined emoji, control characters, ends of words, the names of special tokens.
+TRIALS = (
+    "I'll say we've it's HE'S we're", "a  b   c\t\td \n\n e\r\n\r\nf   ", "x=1234567.89e-10", "", " ", "\n",
+    "漢字かな交じり文。한국어", "العربية עברית हिन्दी ไทย", "e\u0301 n\u0303 \u0e33\u0e01", "naïve—café… “q”",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e8\U0001f1f3", "\x00\x01\x7f\x85\xa0\u2028\u3000\ufeff",
+    "<|endoftext|> </s> <s> [MASK] <unk>", "\U0010ffff\ue000",
+)  # fmt: skip
+
+
+class Encoder(Protocol):
+    """Encodes a batch: the ids of all texts end to end, and how many each text has."""
+
+    name: str
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]: ...
+
+
+class Judge:
+    """The tokenizers library."""
+
+    def __init__(self, tokeniser: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.name = f"tokenizers {importlib.metadata.version('tokenizers')}"
+        self._tokenizer = Tokenizer.from_file(str(tokeniser / "tokenizer.json"))
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        found = [each.ids for each in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        tokens = np.empty(int(lengths.sum()), np.uint32)
+        end = 0
+        for ids in found:
+            tokens[end : end + len(ids)] = ids
+            end += len(ids)
+        return tokens, lengths
+
+
+class Gigatoken:
+    """The gigatoken library. Its memory of words grows with the corpus, so it is dropped when it has grown too far."""
+
+    def __init__(self, tokeniser: Path) -> None:
+        self.name = f"gigatoken {importlib.metadata.version('gigatoken')}"
+        described = json.loads((tokeniser / "tokenizer.json").read_text())
+        described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
+        self._described = json.dumps(described)
+        self._begin()
+
+    def _begin(self) -> None:
+        import gigatoken
+
+        self._tokenizer: Any = None  # the old one goes before the new one comes
+        self._tokenizer = gigatoken.Tokenizer.from_json(self._described)
+        self._began_at = _resident_bytes()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        layout = self._tokenizer.encode_batch(list(texts), parallel=False).layout
+        offsets = np.asarray(layout.offsets.data)
+        tokens = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        if _resident_bytes() > self._began_at + CACHE_BYTES:
+            self._begin()
+        return tokens, np.diff(offsets)
+
+
+ENGINES: dict[str, Callable[[Path], Encoder]] = {"gigatoken": Gigatoken, "tokenizers": Judge}
+
+
+def choose(tokeniser: Path, sample: Sequence[str], wanted: str = "auto") -> tuple[str, str]:
+    """The engine to encode a corpus with, by its key in `ENGINES`, and a line that says why.
+
+    With "auto", gigatoken where it gives the judge's ids on `sample`, texts of the corpus, and on our own trials.
+    Errors: `ValueError` where gigatoken was asked for and cannot do it.
+    """
+    if wanted == "tokenizers":
+        return wanted, f"encoding with {Judge(tokeniser).name}, as asked for"
+    try:
+        fast: Encoder = Gigatoken(tokeniser)
+    except (ImportError, importlib.metadata.PackageNotFoundError):
+        reason = "gigatoken is not installed"
+    except Exception as error:  # whatever it raises for a tokeniser that it does not know
+        reason = f"gigatoken does not read this tokeniser ({str(error).splitlines()[0]})"
+    else:
+        judge = Judge(tokeniser)
+        texts = [*TRIALS, *sample]
+        if _same(fast, judge, texts):
+            return "gigatoken", f"encoding with {fast.name}: the ids of {judge.name} on {_size(texts)} of this corpus"
+        reason = f"{fast.name} gives other ids than {judge.name} on this corpus"
+    if wanted != "auto":
+        raise ValueError(f"engine {wanted} cannot encode this corpus: {reason}; leave --engine out")
+    return "tokenizers", f"encoding with {Judge(tokeniser).name}, the slower engine: {reason}"
+
+
+def _same(one: Encoder, other: Encoder, texts: Sequence[str]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one(texts), other(texts), strict=True))
+
+
+def _size(texts: Sequence[str]) -> str:
+    return f"{sum(len(text.encode()) for text in texts) / 1e6:.2f} MB"
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,140 @@
+"""Data sets of the Hugging Face hub, streamed by split and revision; each of their files is a piece.
+
+Where `$STAGECRAFT_HUB/<owner>/<name>` is a folder, it is read in the place of the hub: a copy for machines without a
+network.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.sources import KIND, SPLITS, Document, Problems, value
+
+FILE_BYTES = 1 << 28  # a guess, where a data set does not say how much it holds
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the hub, or the part of one whose `where` field has one value."""
+
+    name: str
+    subset: str = ""
+    revision: str = "main"
+    field: str = "text"
+    where: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        subset = f":{self.subset}" if self.subset else ""
+        return self.name + subset + (f"@{self.revision}" if self.revision != "main" else "")
+
+
+@dataclass(frozen=True)
+class HubPiece:
+    """File `index` of `count` of one split. `own` is whether the data set has splits of its own."""
+
+    hub: Hub
+    split: str
+    index: int
+    count: int
+    num_bytes: int
+    own: bool
+
+    def identity(self) -> list[object]:
+        hub = self.hub
+        return [hub.name, hub.subset, hub.revision, hub.field, hub.where, self.split, self.index, self.count]
+
+    def documents(self, problems: Problems) -> Iterator[Document]:
+        hub = self.hub
+        for number, row in enumerate(self._rows()):
+            if hub.where and value(row, hub.where[0]) != hub.where[1]:
+                continue
+            text, place = value(row, hub.field), f"{self.split} file {self.index} row {number}"
+            if not isinstance(text, str):
+                fields = ", ".join(row)
+                problems.report(KIND["field"], f'data set {hub} {place} has no field "{hub.field}" (it has {fields})')
+            elif text and not text.isspace():
+                yield Document(f"{self.split}/{self.index}:{number}", text, self.split if self.own else "")
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        rows = _load(self.hub, self.split)
+        if self.count > 1:
+            rows = rows.shard(num_shards=self.count, index=self.index)
+        try:
+            yield from rows
+        except _failures() as error:
+            raise _no_data(self.hub, error) from None
+
+
+def hub_pieces(hub: Hub) -> list[HubPiece]:
+    """The files of a data set, its splits one after the other, at the commit that its revision means now.
+
+    Errors: `ValueError` where the hub is out of reach, or the data set has no train split.
+    """
+    hub = _pinned(hub)
+    splits = _splits(hub)
+    pieces = []
+    for split in splits:
+        rows = _load(hub, split)
+        count = int(rows.num_shards)
+        told = (rows.info.splits or {}).get(split)
+        size = told.num_bytes // count if told and told.num_bytes else FILE_BYTES
+        pieces += [HubPiece(hub, split, index, count, size, len(splits) > 1) for index in range(count)]
+    return pieces
+
+
+def _pinned(hub: Hub) -> Hub:
+    """The data set with the commit in the place of a branch or tag, so that all processes read the same."""
+    if Path(_source(hub)).is_dir():
+        return hub
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(hub.name, revision=hub.revision).sha
+    except _failures() as error:
+        raise _no_data(hub, error) from None
+    return replace(hub, revision=commit or hub.revision)
+
+
+def _source(hub: Hub) -> str:
+    root = os.environ.get("STAGECRAFT_HUB")
+    local = Path(root, hub.name) if root else None
+    return str(local) if local and local.is_dir() else hub.name
+
+
+def _splits(hub: Hub) -> list[str]:
+    from datasets import get_dataset_split_names
+
+    try:
+        found = get_dataset_split_names(_source(hub), hub.subset or None, revision=hub.revision)
+    except _failures() as error:
+        raise _no_data(hub, error) from None
+    if "train" not in found:
+        raise ValueError(
+            f"data set {hub} has no train split (it has {', '.join(found)}); give another subset as name:subset"
+        )
+    return [split for split in SPLITS if split in found]
+
+
+def _load(hub: Hub, split: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(_source(hub), hub.subset or None, split=split, revision=hub.revision, streaming=True)
+    except _failures() as error:
+        raise _no_data(hub, error) from None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the hub's libraries raise where a name, a network or a file is wrong."""
+    from datasets.exceptions import DatasetsError
+
+    return (DatasetsError, OSError, ValueError, RuntimeError)
+
+
+def _no_data(hub: Hub, error: Exception) -> ValueError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(
+        f"data set {hub} cannot be read from the hub: {reason}; check the name and the network, or give a local path"
+    )

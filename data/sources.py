@@ -1,0 +1,390 @@
+"""Local files as pieces, each read in one go by one process, and the documents of a piece.
+
+A piece is a file, or a range of bytes of a large plain one: JSON lines and plain text are cut where a line ends. What
+the pieces are depends on the files alone, so that any number of processes reads the same documents in the same order.
+"""
+
+import glob
+import io
+import json
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+SPLITS = ("train", "validation", "test")
+PACKED = (".gz", ".zst")
+UNPACKED_RATIO = 4  # text expands about so much; it only serves to guess how much there is to do
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+TABLES = (".parquet", ".arrow")
+TEXT_BYTES = 1 << 22  # a plain text file is cut into documents of about this, so that memory stays flat
+ROWS = 128  # of a table read together
+PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 22, 1 << 32  # of a corpus, and of a piece
+
+KIND = {"json": "not JSON", "field": "no text", "utf-8": "not UTF-8", "empty": "empty file", "file": "unreadable file"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `split` is "train", "validation", "test" or "" where the source does not say."""
+
+    name: str
+    text: str
+    split: str = ""
+
+
+@dataclass
+class Problems:
+    """What becomes of input that cannot be read: an error at the first, or skipped and counted by kind."""
+
+    skip: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def report(self, kind: str, message: str) -> None:
+        """Skip what the message is about. Errors: `ValueError` with the message where nothing is to be skipped."""
+        if not self.skip:
+            raise ValueError(message)
+        self.counts[kind] += 1
+        self.first.setdefault(kind, message)
+
+
+class Piece(Protocol):
+    """A part of a corpus that one process reads in one go; pickled, it goes to that process."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much text it holds."""
+
+    def identity(self) -> list[object]:
+        """What its documents depend on, as JSON."""
+
+    def documents(self, problems: Problems) -> Iterator[Document]:
+        """Its documents, in order. Errors: `ValueError` that names the file, the place and the field."""
+
+
+@dataclass(frozen=True)
+class FilePiece:
+    """The bytes from `start` to `stop` of a file of `size` bytes, last changed at `mtime_ns`."""
+
+    path: Path
+    field: str
+    start: int
+    stop: int
+    size: int
+    mtime_ns: int
+
+    @property
+    def num_bytes(self) -> int:
+        return (self.stop - self.start) * (UNPACKED_RATIO if _kind(self.path)[1] else 1)
+
+    def identity(self) -> list[object]:
+        return [str(self.path.resolve()), self.field, self.start, self.stop, self.size, self.mtime_ns]
+
+    def documents(self, problems: Problems) -> Iterator[Document]:
+        self._check_unchanged("since it was listed")
+        if not self.size:
+            problems.report(KIND["empty"], f"corpus file {self.path} is empty; remove it or give another path")
+            return
+        kind = _kind(self.path)[0]
+        read = {".parquet": _read_table, ".arrow": _read_table}.get(kind, _read_text)
+        read = _read_json_lines if kind in JSON_LINES else read
+        try:
+            yield from read(self, problems)
+        except (OSError, EOFError, zlib.error) as error:
+            self._check_unchanged("while it was read")
+            reason = f"corpus file {self.path} cannot be read: {error}; check that it is whole"
+            problems.report(KIND["file"], reason)
+        except ValueError:
+            self._check_unchanged("while it was read")  # the likelier cause of a line that ends too soon
+            raise
+        self._check_unchanged("while it was read")
+
+    def _check_unchanged(self, when: str) -> None:
+        now = self.path.stat()
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise ValueError(
+                f"corpus file {self.path} changed {when}: it had {self.size:,} bytes and has {now.st_size:,}; wait "
+                "until it is written, then run the same command again"
+            )
+
+
+def local_files(corpus: str) -> list[Path]:
+    """The files behind a path, a directory or a glob, sorted; empty where it names none.
+
+    Errors: `ValueError` for a directory without files.
+    """
+    path = Path(corpus).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+        if not files:
+            raise ValueError(f"corpus {corpus} is a directory without files; put text, JSON lines or Parquet into it")
+        return files
+    if path.is_file():
+        return [path]
+    return sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+
+
+def _hidden(path: Path) -> bool:
+    """Names that begin with a dot or an underscore are not data, as Hadoop, Spark and Arrow have it."""
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def piece_bytes(total: int) -> int:
+    """How much of a corpus of `total` bytes makes a piece: enough pieces for many processes, few enough files.
+
+    A power of two, so that a corpus that grows a little is cut as before.
+    """
+    return max(LEAST_BYTES, min(MOST_BYTES, 1 << max(total // PIECES, 1).bit_length()))
+
+
+def file_pieces(files: list[Path], text_field: str) -> list[FilePiece]:
+    """The files as pieces, those that can be cut in several. Files that cannot be cut are one each."""
+    stats = [path.stat() for path in files]
+    most = piece_bytes(sum(stat.st_size for stat in stats))
+    pieces = []
+    for path, stat in zip(files, stats, strict=True):
+        kind, packed = _kind(path)
+        whole = packed or kind in TABLES
+        step = max(stat.st_size, 1) if whole else most if kind in JSON_LINES else TEXT_BYTES
+        for start in range(0, max(stat.st_size, 1), step):
+            stop = min(start + step, stat.st_size)
+            pieces.append(FilePiece(path, text_field, start, stop, stat.st_size, stat.st_mtime_ns))
+    return pieces
+
+
+def _kind(path: Path) -> tuple[str, bool]:
+    """The suffix that says what a file holds, and whether it is packed."""
+    packed = path.suffix.lower() in PACKED
+    return Path(path.stem if packed else path.name).suffix.lower(), packed
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, unpacking `.gz` and `.zst`."""
+    if path.suffix.lower() in PACKED:
+        import pyarrow as pa
+
+        kind = {".gz": "gzip", ".zst": "zstd"}[path.suffix.lower()]
+        with pa.input_stream(str(path), compression=kind) as stream:
+            yield io.BufferedReader(stream, 1 << 20)
+    else:
+        with open(path, "rb") as plain:
+            yield plain
+
+
+# --- JSON lines and text ---------------------------------------------------------------------------------------------
+
+
+def _lines(piece: FilePiece, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin in a piece, each with the position of its first byte."""
+    position = piece.start
+    if position:
+        stream.seek(position - 1)
+        position += len(stream.readline()) - 1
+    if _kind(piece.path)[1]:
+        for line in stream:
+            yield position, line
+            position += len(line)
+        return
+    while position < piece.stop and (line := stream.readline()):
+        yield position, line
+        position += len(line)
+
+
+def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]:
+    path, name = piece.path, piece.path.name
+
+    def problem(kind: str, position: int, what: str) -> None:
+        problems.report(KIND[kind], f"corpus file {path} line {_line_number(path, position)} {what}")
+
+    with open_bytes(path) as stream:
+        for position, raw in _lines(piece, stream):
+            if raw.isspace():
+                continue
+            try:
+                record = json.loads(raw)
+            except UnicodeDecodeError as error:
+                problem("utf-8", position, f"is not UTF-8 at byte {error.start}; {_convert(path)}")
+                continue
+            except (json.JSONDecodeError, RecursionError) as error:
+                reason = getattr(error, "msg", "nested too deeply")
+                problem("json", position, f"is not JSON ({reason}); mend the line, or go on with --on-error skip")
+                continue
+            if isinstance(record, list) and not position:
+                hint = f"is one JSON array, not JSON lines; convert it: jq -c '.[]' {name} > {path.stem}.jsonl"
+                problem("json", position, hint)
+                continue
+            text = value(record, piece.field)
+            if not isinstance(text, str):
+                problem("field", position, f'has no string field "{piece.field}" ({_fields(record)}); {_rename(piece)}')
+            elif (b"\\ud" in raw or b"\\uD" in raw) and not _is_unicode(text):
+                problem("utf-8", position, f'has half a surrogate pair in field "{piece.field}"; mend the line')
+            elif not text.isspace() and text:
+                yield Document(f"{name}@{position}", text, _own_split(record))
+
+
+def _own_split(record: dict[str, Any]) -> str:
+    """The split that a record names itself, as cleaned corpora do."""
+    split = record.get("split")
+    return split if split in SPLITS else ""
+
+
+def value(record: object, path: str) -> object:
+    """The field of a record at a dotted path; None where there is none."""
+    for key in path.split("."):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def _fields(record: object) -> str:
+    return f"it has {', '.join(map(str, record)) or 'none'}" if isinstance(record, dict) else "it is no object"
+
+
+def _rename(piece: FilePiece) -> str:
+    return f"name the field as {piece.path.name}::FIELD"
+
+
+def _convert(path: Path) -> str:
+    return f"convert the file, for example with iconv -f latin1 -t utf-8 {path.name}"
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can say half a surrogate pair, which no encoding of Unicode can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _line_number(path: Path, position: int) -> int:
+    """Counted only for a message: the number of the line that begins at a position of the unpacked file."""
+    number, left = 1, position
+    with open_bytes(path) as stream:
+        while left and (block := stream.read(min(left, 1 << 20))):
+            number, left = number + block.count(b"\n"), left - len(block)
+    return number
+
+
+def _read_text(piece: FilePiece, problems: Problems) -> Iterator[Document]:
+    """One document a piece; of a packed file, one for every `TEXT_BYTES`, cut where a line ends."""
+    held: list[bytes] = []
+    size, begin = 0, piece.start
+    with open_bytes(piece.path) as stream:
+        for position, line in _lines(piece, stream):
+            if not held:
+                begin = position
+            held.append(line)
+            size += len(line)
+            if size >= TEXT_BYTES and _kind(piece.path)[1]:
+                yield from _text(piece, b"".join(held), begin, problems)
+                held, size = [], 0
+    yield from _text(piece, b"".join(held), begin, problems)
+
+
+def _text(piece: FilePiece, raw: bytes, position: int, problems: Problems) -> Iterator[Document]:
+    path = piece.path
+    if not position and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        hint = f"corpus file {path} is UTF-16; convert it with iconv -f utf-16 -t utf-8 {path.name}"
+        problems.report(KIND["utf-8"], hint)
+        return
+    try:
+        text = raw.decode("utf-8-sig" if not position else "utf-8")
+    except UnicodeDecodeError as error:
+        at = position + error.start
+        line = _line_number(path, at)
+        problems.report(
+            KIND["utf-8"], f"corpus file {path} line {line} is not UTF-8 at byte {at} of the file; {_convert(path)}"
+        )
+        return
+    if text and not text.isspace():
+        yield Document(path.name if piece.size <= TEXT_BYTES else f"{path.name}@{position}", text)
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+
+def _read_table(piece: FilePiece, problems: Problems) -> Iterator[Document]:
+    path, row = piece.path, 0
+    with _unpacked(path) as plain, _batches(plain, piece) as batches:
+        if isinstance(batches, str):
+            problems.report(*_table_problem(path, batches, piece))
+            return
+        for texts in batches:
+            for text in texts.to_pylist():
+                row += 1
+                if not isinstance(text, str):
+                    kind = "null" if text is None else type(text).__name__
+                    problems.report(
+                        KIND["field"],
+                        f'corpus file {path} row {row} has {kind} in column "{piece.field}", not a text; mend the row, '
+                        "or go on with --on-error skip",
+                    )
+                elif text and not text.isspace():
+                    yield Document(f"{path.name}:{row}", text)
+
+
+def _table_problem(path: Path, names: str, piece: FilePiece) -> tuple[str, str]:
+    return KIND["field"], (
+        f'corpus file {path} has no column "{piece.field}" (it has {names}); name the column as {path.name}::COLUMN'
+    )
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """A table is read from several places, so a packed one is unpacked beside the system's temporary files."""
+    if path.suffix.lower() not in PACKED:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as plain, open_bytes(path) as stream:
+        shutil.copyfileobj(stream, plain, 1 << 20)
+        plain.flush()
+        yield Path(plain.name)
+
+
+@contextmanager
+def _batches(plain: Path, piece: FilePiece) -> Iterator[Any]:
+    """The text column in batches; where there is none, the names of the columns that there are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet = _kind(piece.path)[0] == ".parquet"
+    try:
+        table = pq.ParquetFile(plain) if parquet else _open_arrow(plain)
+    except pa.ArrowInvalid as error:
+        name = "a Parquet" if parquet else "an Arrow"
+        raise OSError(f"it is not {name} file ({str(error).splitlines()[0]})") from None
+    schema = table.schema_arrow if parquet else table.schema
+    if piece.field not in schema.names:
+        yield ", ".join(schema.names)
+    elif parquet:
+        yield (batch.column(0) for batch in table.iter_batches(ROWS, columns=[piece.field], use_threads=False))
+    else:
+        stream = isinstance(table, pa.RecordBatchReader)
+        batches = table if stream else map(table.get_batch, range(table.num_record_batches))
+        columns = (batch.column(piece.field) for batch in batches)
+        yield (column.slice(first, ROWS) for column in columns for first in range(0, len(column), ROWS))
+
+
+def _open_arrow(path: Path) -> Any:
+    """Arrow's file format, or the streaming one, which the datasets library keeps its cache in."""
+    import pyarrow as pa
+
+    source = pa.OSFile(str(path))  # not mapped: a mapped file that shrinks kills its reader
+    try:
+        return pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return pa.ipc.open_stream(source)
+
+
+def read_pieces(pieces: Sequence[Piece], problems: Problems | None = None) -> Iterator[Document]:
+    """All documents of the pieces, in order."""
+    for piece in pieces:
+        yield from piece.documents(problems or Problems())
