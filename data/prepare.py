@@ -151,7 +151,7 @@ def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any
     found = manifest(folder)
     finished_at = (folder / "manifest.json").stat().st_mtime_ns
     for split in SPLITS:
-        if expected and _fingerprints(found, split) != _fingerprints(expected, split):
+        if expected and found[split]["sha256"] != expected[split]["sha256"]:
             raise ValueError(
                 f"the {split} shards of {folder} changed since the run began; restore them or start a new run"
             )
@@ -171,10 +171,6 @@ def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any
                     f"shard {shard.prefix} was changed after it was written; remove {folder} and prepare the data again"
                 )
     return found
-
-
-def _fingerprints(described: dict[str, Any], split: str) -> list[str]:
-    return [entry["sha256"] for entry in described[split]["shards"]]
 
 
 def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
@@ -355,7 +351,8 @@ class _Preparation:
         for split in SPLITS:
             listed = [entry for record in records for entry in record[split]]
             sums = {key: sum(entry[key] for entry in listed) for key in ("documents", "bytes", "tokens")}
-            splits[split] = {**sums, "shards": listed}
+            whole = hashlib.sha256("".join(entry["sha256"] for entry in listed).encode()).hexdigest()
+            splits[split] = {**sums, "sha256": whole, "shards": listed}
         return {
             "source": {
                 **self.source,

@@ -1,14 +1,30 @@
+import errno
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from data import prepare, tokenisers
-from data.shards import Shard
+from data import prepare, sources, tasks, tokenisers
+from data.prepare import Options, OthersUnfinished
+from data.shards import ShardWriter
+from data.tasks import Progress
 
-LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(120)]
+LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
+
+
+@pytest.fixture(scope="module")
+def tokeniser(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokeniser")
+    tokenisers.save(tokenisers.train_bpe(LINES, 300), folder)
+    return str(folder)
 
 
 @pytest.fixture
@@ -18,20 +34,86 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A corpus of four files, each a task of its own."""
+    monkeypatch.setattr(tasks, "piece_bytes", lambda total: 1)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(4):
+        part = LINES[number * 100 : number * 100 + 100]
+        (folder / f"{number}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in part))
+    return folder
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*-*")) if path.is_file()}
+
+
 def test_shards_hold_the_documents_in_order_each_with_its_end(corpus: Path, tmp_path: Path) -> None:
     folder = prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
     described = prepare.check(folder)
     tokeniser = tokenisers.load(str(folder / "tokeniser"))
-    train, held = Shard(folder / "train"), Shard(folder / "validation")
-    end = tokeniser.eos_token_id
-    texts = tokeniser.decode(train.tokens.tolist()).split(tokeniser.eos_token)
-    assert texts[-1] == ""
-    assert texts[:-1] == [line for i, line in enumerate(LINES) if i not in (49, 99)]
-    assert tokeniser.decode(held.tokens.tolist()) == LINES[49] + tokeniser.eos_token + LINES[99] + tokeniser.eos_token
-    assert (train.tokens[np.cumsum(train.lengths) - 1] == end).all()
-    assert described["train"]["documents"] == 118 and described["validation"]["documents"] == 2
-    assert described["train"]["bytes"] == sum(len(t.encode()) for t in texts)
-    assert described["train"]["tokens"] == train.num_tokens
+    found: dict[str, list[str]] = {}
+    for split in ("train", "validation", "test"):
+        opened = prepare.shards(folder, split)
+        tokens = opened.read()
+        assert (tokens[np.cumsum(opened.lengths) - 1] == tokeniser.eos_token_id).all()
+        *texts, last = tokeniser.decode(tokens.tolist()).split(tokeniser.eos_token)
+        assert last == ""
+        found[split] = texts
+        facts = described[split]
+        assert facts["documents"] == len(texts) == len(opened.lengths)
+        assert facts["bytes"] == sum(len(text.encode()) for text in texts)
+        assert facts["tokens"] == opened.num_tokens == len(tokens)
+    assert sorted(text for texts in found.values() for text in texts) == sorted(LINES)
+    assert all(texts == [line for line in LINES if line in set(texts)] for texts in found.values())
+    assert 1 <= len(found["validation"]) <= 20 and 1 <= len(found["test"]) <= 12
+
+
+def test_a_corpus_too_small_to_split_holds_out_its_end(tmp_path: Path, tokeniser: str) -> None:
+    text = "".join(LINES)
+    (tmp_path / "a.txt").write_text(text)
+    folder = prepare.prepare(str(tmp_path / "a.txt"), tokeniser, 300, tmp_path / "out")
+    loaded = tokenisers.load(tokeniser)
+    train, held = (loaded.decode(prepare.shards(folder, split).read().tolist()) for split in ("train", "validation"))
+    end = loaded.eos_token
+    assert train.removesuffix(end) + held.removesuffix(end) == text
+    assert 0.03 < len(held) / len(text) < 0.07 and held.startswith("Document")
+
+
+def test_shards_are_the_same_for_any_number_of_processes_and_nodes(files: Path, tmp_path: Path, tokeniser: str) -> None:
+    said: list[str] = []
+    reports: list[Progress] = []
+    alone = prepare.prepare(str(files), tokeniser, 300, tmp_path / "1", options=Options(workers=1))
+    many = Options(workers=3, report=reports.append)
+    together = prepare.prepare(str(files), tokeniser, 300, tmp_path / "3", said.append, many)
+    assert len(contents(alone)) >= 8 and contents(together) == contents(alone)
+    assert reports[-1].documents == len(LINES) and reports[-1].text_bytes == len("".join(LINES))
+    assert reports[-1].done_bytes == reports[-1].total_bytes and "MB/s" in str(reports[-1])
+
+    root = tmp_path / "nodes"
+    with pytest.raises(OthersUnfinished, match=r"node 1 of 2 did its part of .*; 2 of 4 tasks are not finished yet"):
+        prepare.prepare(str(files), tokeniser, 300, root, options=Options(workers=1, nodes=2, node=1))
+    split = prepare.prepare(str(files), tokeniser, 300, root, options=Options(workers=1, nodes=2, node=0))
+    assert contents(split) == contents(alone) and left_in(root) == [split.name]
+    one, two = prepare.manifest(split), prepare.manifest(alone)
+    assert one == two
+
+
+def test_shards_are_of_a_bounded_size(
+    corpus: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "BATCH_DOCUMENTS", 10)
+    whole = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "whole")
+    cut = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "cut", options=Options(shard_tokens=2000))
+    sizes = [shard.num_tokens for shard in prepare.shards(cut, "train").shards]
+    assert len(sizes) > 3 and max(sizes) < 2600 and min(sizes[:-1]) >= 2000
+    assert np.array_equal(prepare.shards(cut, "train").read(), prepare.shards(whole, "train").read())
 
 
 def test_prepared_data_is_used_again_until_its_source_changes(corpus: Path, tmp_path: Path) -> None:
@@ -47,12 +129,130 @@ def test_prepared_data_is_used_again_until_its_source_changes(corpus: Path, tmp_
     assert prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out") != first
 
 
-def test_a_corpus_that_breaks_half_way_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
+def test_bad_input_stops_or_is_skipped_and_what_was_finished_is_kept(
+    files: Path, tmp_path: Path, tokeniser: str
+) -> None:
+    with open(files / "2.jsonl", "a") as stream:
+        stream.write("not json\n")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"2\.jsonl line 101 is not JSON"):
+        prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
+    (unfinished,) = left_in(out)
+    assert unfinished.endswith(".partial")
+    before = (out / unfinished / "train-00000-00.bin").stat().st_mtime_ns
+    said: list[str] = []
+    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1, skip=True))
+    assert any("going on: 2 of 4 tasks are finished already" in line for line in said)
+    assert any("skipped 1 times, not JSON; the first: " in line and "line 101" in line for line in said)
+    assert prepare.manifest(folder)["skipped"] == {"not JSON": 1}
+    assert (folder / "train-00000-00.bin").stat().st_mtime_ns == before
+    assert left_in(out) == [folder.name]
+    assert not [name for name in left_in(folder) if "partial" in name or name.startswith("task")]
+
+
+def test_an_error_in_a_worker_ends_the_others_and_is_one_line(files: Path, tmp_path: Path, tokeniser: str) -> None:
+    (files / "1.jsonl").write_text("not json\n")
+    with pytest.raises(ValueError, match=r"1\.jsonl line 1 is not JSON"):
+        prepare.prepare(str(files), tokeniser, 300, tmp_path / "out", options=Options(workers=2))
+
+
+def test_a_corpus_that_breaks_at_once_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
     with open(corpus, "a") as stream:
         stream.write("not json\n")
-    with pytest.raises(ValueError, match="line 121 is not JSON"):
+    with pytest.raises(ValueError, match="line 401 is not JSON"):
         prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
-    assert [p for p in (tmp_path / "out").iterdir() if not p.name.endswith(".lock")] == []
+    assert left_in(tmp_path / "out") == []
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from data import prepare, tasks
+tasks.piece_bytes = lambda total: 1
+encode = tasks._encode
+def slowly(batch, parts, job, encoder):
+    result = encode(batch, parts, job, encoder)
+    if len(list(job.folder.glob("task-*.json"))) == 2:
+        print("here", flush=True)
+        time.sleep(60)
+    return result
+tasks._encode = slowly
+prepare.prepare(sys.argv[1], sys.argv[2], 300, Path(sys.argv[3]), options=prepare.Options(workers=1))
+"""
+
+
+def test_a_killed_run_is_gone_on_with(files: Path, tmp_path: Path, tokeniser: str) -> None:
+    out = tmp_path / "out"
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", SLOW, str(files), tokeniser, str(out)]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGKILL)
+    (scratch,) = out.glob("*.partial")
+    assert list(scratch.glob("*.bin.*partial"))  # half a shard
+    kept = {path.name: path.stat().st_mtime_ns for path in scratch.glob("train-*.bin")}
+    assert len(kept) == 2
+    said: list[str] = []
+    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
+    assert any("going on: 2 of 4 tasks" in line for line in said)
+    assert all((folder / name).stat().st_mtime_ns == when for name, when in kept.items())
+    fresh = prepare.prepare(str(files), tokeniser, 300, tmp_path / "fresh", options=Options(workers=1))
+    assert contents(folder) == contents(fresh) and left_in(out) == [folder.name]
+
+
+def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: str) -> None:
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from data.tasks import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    workers = Workers(Path(sys.argv[1]), 'tokenizers', 2)\n"
+        "    print(workers._pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, str(script), tokeniser]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        worker = int(process.stdout.readline())
+        process.kill()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_shard(
+    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = ShardWriter.finish
+
+    def full(writer: ShardWriter) -> None:
+        if writer.prefix.name.startswith("train-00002"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finish(writer)
+
+    monkeypatch.setattr(ShardWriter, "finish", full)
+    with pytest.raises(ValueError, match=r"no room left to write .*: No space left on device; free some"):
+        prepare.prepare(str(files), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
+    (scratch,) = (tmp_path / "out").glob("*.partial")
+    assert not [name for name in left_in(scratch) if "00002" in name or "partial" in name]
+
+
+def test_a_file_that_was_mended_is_done_again_and_the_others_are_not(
+    files: Path, tmp_path: Path, tokeniser: str
+) -> None:
+    (files / "3.jsonl").write_text("not json\n")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="is not JSON"):
+        prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
+    (files / "3.jsonl").write_text('{"text": "mended"}\n' * 100)
+    said: list[str] = []
+    prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
+    assert any("going on: 3 of 4 tasks" in line for line in said)
 
 
 def test_processes_that_arrive_together_get_one_result(corpus: Path, tmp_path: Path) -> None:
@@ -62,21 +262,37 @@ def test_processes_that_arrive_together_get_one_result(corpus: Path, tmp_path: P
     prepare.check(folders[0])
 
 
-def test_a_shard_that_changed_is_noticed(corpus: Path, tmp_path: Path) -> None:
-    folder = prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
+def test_a_shard_that_changed_is_noticed(corpus: Path, tmp_path: Path, tokeniser: str) -> None:
+    folder = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "out")
     before = prepare.manifest(folder)
-    (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-2])
-    with pytest.raises(ValueError, match="truncated"):
-        prepare.check(folder)
     other = prepare.prepare(str(corpus), "bpe:299", 300, tmp_path / "out")
     with pytest.raises(ValueError, match="changed since the run began"):
         prepare.check(other, expected=before)
+    path = folder / "train-00000-00.bin"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-2] + b"\x01\x00")
+    os.utime(path, ns=(2**62, 2**62))  # clocks of file systems are coarse
+    with pytest.raises(ValueError, match="train-00000-00 was changed after it was written"):
+        prepare.check(folder)
+    path.write_bytes(raw[:-2])
+    with pytest.raises(ValueError, match="truncated"):
+        prepare.check(folder)
 
 
-def test_a_corpus_of_nothing_but_blank_lines_is_refused(tmp_path: Path) -> None:
+def test_an_index_of_other_shards_of_the_same_size_is_noticed(corpus: Path, tmp_path: Path, tokeniser: str) -> None:
+    folder = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "out")
+    prefix = folder / "train-00000-00"
+    tokens, lengths = prepare.shards(folder, "train").read().copy(), prepare.shards(folder, "train").lengths.copy()
+    with ShardWriter(prefix, 300) as writer:
+        writer.add_many(tokens, np.concatenate(([lengths[0] + lengths[1]], lengths[2:])))
+    with pytest.raises(ValueError, match=r"holds .* tokens in .* documents where the manifest says"):
+        prepare.check(folder)
+
+
+def test_a_corpus_of_nothing_but_blank_lines_is_refused(tmp_path: Path, tokeniser: str) -> None:
     (tmp_path / "a.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="holds no text"):
-        prepare.prepare(str(tmp_path / "a.jsonl"), "gpt2", 50257, tmp_path / "out")
+        prepare.prepare(str(tmp_path / "a.jsonl"), tokeniser, 300, tmp_path / "out")
     with pytest.raises(ValueError, match="not a prepared data folder"):
         prepare.manifest(tmp_path)
 
@@ -84,7 +300,27 @@ def test_a_corpus_of_nothing_but_blank_lines_is_refused(tmp_path: Path) -> None:
 def test_a_tokeniser_too_large_for_the_model_is_refused_before_and_after_the_work(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bpe:300 has \d+ entries but the model has room for 200"):
         prepare.prepare(str(corpus), "bpe:300", 200, tmp_path / "out")
-    assert [p for p in (tmp_path / "out").iterdir() if not p.name.endswith(".lock")] == []
+    assert left_in(tmp_path / "out") == []
     prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
     with pytest.raises(ValueError, match="raise model"):
         prepare.prepare(str(corpus), "bpe:300", 200, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [({"workers": -1}, "--workers is -1"), ({"nodes": 2, "node": 2}, "--node is 2 of --nodes 2")]
+)
+def test_options_that_cannot_be_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Options(**wrong)
+
+
+def test_a_large_file_is_several_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Path, tokeniser: str
+) -> None:
+    whole = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "whole")
+    for module in (sources, tasks):
+        monkeypatch.setattr(module, "piece_bytes", lambda total: 5000)
+    cut = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "cut", options=Options(workers=1))
+    assert len(prepare.manifest(cut)["train"]["shards"]) > 3
+    for split in ("train", "validation", "test"):
+        assert np.array_equal(prepare.shards(cut, split).read(), prepare.shards(whole, split).read())

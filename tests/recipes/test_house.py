@@ -60,7 +60,7 @@ def test_help_and_reading_recipes_load_nothing_heavy(module: str) -> None:
 def test_every_requirement_is_pinned_and_says_why() -> None:
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     for line in lines:
-        assert re.fullmatch(r"[\w-]+==[\d.]+ +# .+", line), line
+        assert re.fullmatch(r'[\w-]+==[\d.]+( ; python_version < "[\d.]+")? +# .+', line), line
 
 
 def test_the_readme_names_only_what_exists() -> None:

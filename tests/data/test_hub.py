@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.corpora import CORPORA, documents
+from data.hub import Hub, hub_pieces
+from data.sources import Problems, read_pieces
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local copy of the hub's data set some/set, with two files to train on."""
+    monkeypatch.setenv("STAGECRAFT_HUB", str(tmp_path))
+    folder = tmp_path / "some" / "set"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["one", " "]}), folder / "train-00000-of-00002.parquet")
+    pq.write_table(pa.table({"text": ["two"]}), folder / "train-00001-of-00002.parquet")
+    pq.write_table(pa.table({"text": ["held"]}), folder / "validation-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_data_set_is_streamed_by_split_and_file(copy: Path) -> None:
+    pieces = hub_pieces(Hub("some/set"))
+    assert [(piece.split, piece.index, piece.count) for piece in pieces] == [
+        ("train", 0, 2), ("train", 1, 2), ("validation", 0, 1),
+    ]  # fmt: skip
+    assert [[document.text for document in read_pieces([piece])] for piece in pieces] == [["one"], ["two"], ["held"]]
+    assert [(d.text, d.split) for d in documents("some/set@main")] == [
+        ("one", "train"), ("two", "train"), ("held", "validation"),
+    ]  # fmt: skip
+
+
+def test_a_data_set_with_one_split_leaves_the_split_open(copy: Path) -> None:
+    (copy / "validation-00000-of-00001.parquet").unlink()
+    assert {document.split for document in documents("some/set")} == {""}
+
+
+def test_a_data_set_without_text_lists_its_fields(copy: Path) -> None:
+    pq.write_table(pa.table({"body": ["one"]}), copy / "train-00000-of-00002.parquet")
+    for name in ("train-00001-of-00002", "validation-00000-of-00001"):
+        (copy / f"{name}.parquet").unlink()
+    with pytest.raises(ValueError, match=r'train file 0 row 0 has no field "text" \(it has body\)'):
+        list(documents("some/set"))
+    problems = Problems(skip=True)
+    assert [document.text for document in documents("some/set", problems)] == []
+    assert problems.counts == {"no text": 1}
+    assert [document.text for document in documents("some/set::body")] == ["one"]
+
+
+def test_a_data_set_without_training_data_says_what_it_has(copy: Path) -> None:
+    for path in copy.glob("train*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="data set some/set has no train split"):
+        documents("some/set")
+
+
+def test_a_hub_id_out_of_reach_is_one_line() -> None:
+    with pytest.raises(ValueError, match="data set some-body/some-thing@v2 cannot be read from the hub") as caught:
+        documents("some-body/some-thing@v2")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_a_data_set_is_taken_by_a_field_s_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGECRAFT_HUB", str(tmp_path))
+    arxiv = CORPORA["arxiv"].hub
+    assert arxiv and arxiv.where == ("meta.pile_set_name", "ArXiv")
+    folder = tmp_path / arxiv.name
+    folder.mkdir(parents=True)
+    rows = [("one", "ArXiv"), ("two", "Github"), ("three", "ArXiv")]
+    lines = [json.dumps({"text": text, "meta": {"pile_set_name": part}}) for text, part in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    assert [document.text for document in documents("arxiv")] == ["one", "three"]

@@ -1,0 +1,210 @@
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data import sources
+from data.corpora import documents
+from data.sources import Problems, file_pieces, local_files, piece_bytes, read_pieces
+
+TEXTS = ["First, a text.\nOf two lines.", "Second: ünïcödé, 漢字.", "Third."]
+
+
+def json_lines() -> str:
+    return "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(TEXTS))
+
+
+def write_zst(path: Path, content: str) -> None:
+    """In two frames, as parallel compressors write."""
+    half = len(content) // 2
+    parts = []
+    for text in (content[:half], content[half:]):
+        with pa.BufferOutputStream() as sink:
+            with pa.CompressedOutputStream(sink, "zstd") as stream:
+                stream.write(text.encode())
+            parts.append(sink.getvalue().to_pybytes())
+    path.write_bytes(b"".join(parts))
+
+
+def write_gz(path: Path, content: str) -> None:
+    half = len(content) // 2
+    path.write_bytes(gzip.compress(content[:half].encode()) + gzip.compress(content[half:].encode()))
+
+
+def write_parquet(path: Path, content: str) -> None:
+    pq.write_table(pa.table({"text": TEXTS}), path)
+
+
+def write_parquet_gz(path: Path, content: str) -> None:
+    write_parquet(path, content)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def write_arrow(path: Path, content: str) -> None:
+    table = pa.table({"text": TEXTS})
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_arrow_stream(path: Path, content: str) -> None:
+    table = pa.table({"text": TEXTS})
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.jsonl", Path.write_text),
+        ("a.jsonl.gz", write_gz),
+        ("a.jsonl.zst", write_zst),
+        ("a.parquet", write_parquet),
+        ("a.parquet.gz", write_parquet_gz),
+        ("a.arrow", write_arrow),
+        ("b.arrow", write_arrow_stream),
+    ],
+)
+def test_every_form_gives_the_same_documents(name: str, write: Callable[[Path, str], None], tmp_path: Path) -> None:
+    write(tmp_path / name, json_lines())
+    assert [document.text for document in documents(str(tmp_path / name))] == TEXTS
+
+
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz", "txt.zst"])
+def test_a_text_file_is_a_document(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    {"txt": Path.write_text, "txt.gz": write_gz, "txt.zst": write_zst}[suffix](path, TEXTS[0])
+    assert [document.text for document in documents(str(path))] == [TEXTS[0]]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_large_text_file_is_several_documents_cut_between_lines(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "TEXT_BYTES", 100)
+    text = "".join(f"Line {i} of a text.\n" for i in range(40))
+    raw = text.encode()
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(gzip.compress(raw) if suffix else raw)
+    found = [document.text for document in documents(str(path))]
+    assert "".join(found) == text and len(found) > 5
+    assert all(part.endswith("\n") and len(part) < 130 for part in found)
+
+
+def test_directories_and_globs(tmp_path: Path) -> None:
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i}.txt").write_text(text)
+    for hidden in (".hidden", "_work", ".git/config", "_cleaning/report.json"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_text("no")
+    assert [document.text for document in documents(str(tmp_path))] == TEXTS
+    assert [document.text for document in documents(str(tmp_path / "[12].txt"))] == TEXTS[1:]
+
+
+def test_a_field_of_another_name_and_a_split_of_its_own(tmp_path: Path) -> None:
+    rows = [{"body": {"en": "one"}, "split": "validation"}, {"body": {"en": "two"}, "split": "other"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = list(documents(f"{tmp_path}/a.jsonl::body.en"))
+    assert [(document.text, document.split) for document in found] == [("one", "validation"), ("two", "")]
+    pq.write_table(pa.table({"body": TEXTS}), tmp_path / "a.parquet")
+    assert [document.text for document in documents(f"{tmp_path}/a.parquet::body")] == TEXTS
+
+
+@pytest.mark.parametrize("step", [1, 7, 40, 41, 42, 1000])
+def test_lines_fall_to_the_piece_they_begin_in(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "piece_bytes", lambda total: step)
+    texts = ["x" * (i * 5 % 31) + "." for i in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts)[:-1])
+    pieces = file_pieces([tmp_path / "a.jsonl"], "text")
+    assert len(pieces) == -(-(tmp_path / "a.jsonl").stat().st_size // step)
+    assert [document.text for document in read_pieces(pieces)] == texts
+
+
+def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
+    mib = 1 << 20
+    assert [piece_bytes(size * mib) for size in (0, 16, 250, 1000, 1030, 10**6)] == [
+        size * mib for size in (4, 4, 4, 16, 32, 4096)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", b"", "is empty"),
+        ("a.txt", b"caf\xe9", r"a\.txt line 1 is not UTF-8 at byte 3 of the file; convert the file, for example"),
+        ("a.txt", b"one\ntwo\ncaf\xe9", r"a\.txt line 3 is not UTF-8 at byte 11"),
+        ("a.txt", "Köln".encode("utf-16"), "is UTF-16; convert it with iconv -f utf-16"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2 is not JSON"),
+        ("a.jsonl", b'{"text": "x"}\n\xff\n', "line 2 is not UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', "line 2 is not UTF-8 at byte 13"),
+        ("a.jsonl", b'{"body": "x", "id": 1}\n', 'line 1 has no string field "text" \\(it has body, id\\); name'),
+        ("a.jsonl", b'{"text": null}\n', 'line 1 has no string field "text"'),
+        ("a.jsonl", b"3\n", 'line 1 has no string field "text" \\(it is no object\\)'),
+        ("a.json", b'[{"text": "x"}]\n', "line 1 is one JSON array, not JSON lines; convert it: jq"),
+        ("a.jsonl", b"[" * 100_000, "line 1 is not JSON .nested too deeply"),
+        ("a.jsonl", b'{"text": "\\ud83d"}', 'line 1 has half a surrogate pair in field "text"'),
+        ("a.parquet", b"PAR1 not really", "not a Parquet file"),
+        ("a.arrow", b"ARROW1 not really", "not an Arrow file"),
+        ("a.txt.gz", b"not packed", "cannot be read"),
+        ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "cannot be read"),
+        ("a.jsonl.zst", b"not packed", "cannot be read"),
+    ],
+)
+def test_bad_files_say_file_and_place(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        list(documents(str(path)))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    problems = Problems(skip=True)
+    assert len(list(documents(str(path), problems))) <= 1
+    assert sum(problems.counts.values()) == 1 and str(path) in next(iter(problems.first.values()))
+
+
+def test_a_packed_file_that_lacks_its_end_is_noticed(tmp_path: Path) -> None:
+    write_zst(tmp_path / "a.jsonl.zst", json_lines() * 1000)
+    whole = (tmp_path / "a.jsonl.zst").read_bytes()
+    (tmp_path / "a.jsonl.zst").write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.zst"):
+        list(documents(str(tmp_path / "a.jsonl.zst")))
+
+
+def test_a_parquet_without_the_column_lists_its_own(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": TEXTS}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r'no column "text" \(it has body\); name the column as a.parquet::COLUMN'):
+        list(documents(str(tmp_path / "a.parquet")))
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match='row 1 has int in column "text", not a text'):
+        list(documents(str(tmp_path / "a.parquet")))
+
+
+def test_what_is_skipped_is_counted_by_kind(tmp_path: Path) -> None:
+    lines = [b'{"text": "one"}', b"{", b'{"text": "two"}', b"{}", b"nonsense", b'{"text": "caf\xe9"}', b'{"text": "3"}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    problems = Problems(skip=True)
+    assert [document.text for document in documents(str(tmp_path / "a.jsonl"), problems)] == ["one", "two", "3"]
+    assert problems.counts == {"not JSON": 2, "no text": 1, "not UTF-8": 1}
+    assert "line 2 is not JSON" in problems.first["not JSON"]
+
+
+@pytest.mark.parametrize(("size", "words"), [(40, "changed while it was read"), (200, "changed since it was listed")])
+def test_a_file_that_changes_while_it_is_read_is_noticed(size: int, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "some words"}\n' * 100_000)
+    (piece,) = file_pieces([path], "text")
+    reader = piece.documents(Problems())
+    if size == 40:
+        next(reader)
+    with open(path, "r+b") as stream:
+        stream.truncate(2_000_010)
+    with pytest.raises(ValueError, match=words):
+        list(reader)
+
+
+def test_a_directory_without_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(ValueError, match="directory without files"):
+        local_files(str(tmp_path))
