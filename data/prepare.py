@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data import corpora, encode
 from data.corpora import split_of
 from data.shards import PARTIAL, Shards, digest, with_suffix
 from data.sources import SPLITS, Problems, local_files
 from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of, write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this much of a corpus
 HELD_OUT_SHARE = 0.05  # of a corpus too small for the split by document
@@ -109,13 +112,15 @@ def shared_tokeniser(
     return str(folder)
 
 
-def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path) -> None:
-    """Obtain a tokeniser into a folder that appears whole."""
+def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path) -> "PreTrainedTokenizerFast":
+    """Obtain a tokeniser, into a folder that appears whole."""
     from data import tokenisers
 
     scratch = folder.with_name(folder.name + PARTIAL)
-    tokenisers.save(tokenisers.obtain(spec, texts), scratch)
+    tokeniser = tokenisers.obtain(spec, texts)
+    tokenisers.save(tokeniser, scratch)
     os.replace(scratch, folder)
+    return tokeniser
 
 
 def _training_texts(corpus: str, budget: int, skip: bool) -> Iterator[str]:
@@ -252,11 +257,12 @@ class _Preparation:
 
         home, options = self.scratch / "tokeniser", self.options
         self.say(f"tokeniser: {self.tokeniser}")
-        if not home.exists():
+        if home.exists():
+            tokeniser = tokenisers.load(str(home))
+        else:
             self.scratch.mkdir(parents=True, exist_ok=True)
             texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
-            _save_tokeniser(self.tokeniser, texts, home)
-        tokeniser = tokenisers.load(str(home))
+            tokeniser = _save_tokeniser(self.tokeniser, texts, home)
         _check_vocabulary(self.tokeniser, len(tokeniser), self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
         end = tokeniser.eos_token_id

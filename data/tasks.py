@@ -119,7 +119,7 @@ class Stopped(Exception):  # noqa: N818
 class Counters:
     """Numbers that all processes of a job share."""
 
-    NAMES = ("done", "text", "documents", "tokens", "stop")
+    NAMES = ("done", "text", "documents", "tokens", "ready", "stop")
 
     def __init__(self, context: Any) -> None:
         self._array = context.Array(ctypes.c_int64, len(self.NAMES))
@@ -341,6 +341,7 @@ def _start_worker(tokeniser: Path, engine: str, counters: Counters) -> None:
         _encoder(engine, tokeniser)(["warm"])
     except Exception:  # it is loaded again for the first task, which says what is wrong
         _encoders.clear()
+    counters.add(ready=1)
 
 
 def _end_with_parent() -> None:
