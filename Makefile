@@ -8,7 +8,7 @@ SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test lint recipes rehearse evaluate generate export report bench bench-planner bench-search $(SIZES)
+.PHONY: help setup demo test lint recipes rehearse evaluate generate export report bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-planner: setup  ## the planner's predictions beside published runs: ARGS="
 
 bench-search: setup  ## layouts that the planner's search judges in a minute
 	$(PY) -m bench.search $(ARGS)
+
+bench-data: setup  ## preparing and reading data beside other tools
+	$(PY) -m bench.data $(ARGS)
 
 .DEFAULT:
 	@echo "error: there is no target $@; see make help, or make recipes for the sizes" >&2; exit 2
