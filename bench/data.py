@@ -289,16 +289,18 @@ def samples(scratch: Path, rounds: int) -> list[Row]:
 
 def memory(scratch: Path, gigabytes: float, workers: int) -> list[Row]:
     """The most memory that preparing so much text takes, over all its processes, in each quarter of the way."""
-    text = [document.text for document in corpora.documents("linux-doc")]
+    text = [document.text.split(" ") for document in corpora.documents("linux-doc")]
     source, size, draw = scratch / "long.jsonl", 0, np.random.default_rng(0)
+    letters = draw.integers(97, 123, 50_000_000, np.uint8).tobytes().decode()
     with open(source, "w") as stream:
         while size < gigabytes * 1e9:
             # New words all the time, as a web crawl has them: what remembers words must forget some.
-            words = text[draw.integers(len(text))].split(" ")
-            for place in draw.integers(0, len(words), len(words) // 20):
-                words[place] = "".join(map(chr, draw.integers(97, 123, 9)))
+            words = text[draw.integers(len(text))].copy()
+            starts = draw.integers(0, len(letters) - 9, len(words) // 20).tolist()
+            for place, start in zip(draw.integers(0, len(words), len(starts)).tolist(), starts, strict=True):
+                words[place] = letters[start : start + 9]
             line = " ".join(words)
-            size += len(line.encode())
+            size += len(line)
             stream.write(json.dumps({"text": line}) + "\n")
     began = time.perf_counter()
     with _started(PREPARE, scratch, [source, scratch / "gpt2", scratch / "long", workers]) as process:

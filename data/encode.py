@@ -7,6 +7,7 @@ end of a document is an end-of-document token.
 import importlib.metadata
 import json
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,14 +48,10 @@ class Judge:
         self._tokenizer.no_padding()
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
-        found = [each.ids for each in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        tokens = np.empty(int(lengths.sum()), np.uint32)
-        end = 0
-        for ids in found:
-            tokens[end : end + len(ids)] = ids
-            end += len(ids)
-        return tokens, lengths
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [array("I", each.ids) for each in found]  # twice as fast as by way of numpy
+        tokens = np.concatenate([np.frombuffer(part, np.uint32) for part in ids])
+        return tokens, np.fromiter(map(len, ids), np.int64, len(ids))
 
 
 class Gigatoken:

@@ -223,7 +223,7 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
             text = value(record, piece.field)
             if not isinstance(text, str):
                 problem("field", position, f'has no string field "{piece.field}" ({_fields(record)}); {_rename(piece)}')
-            elif (b"\\ud" in raw or b"\\uD" in raw) and not _is_unicode(text):
+            elif not text.isascii() and not _is_unicode(text):
                 problem("utf-8", position, f'has half a surrogate pair in field "{piece.field}"; mend the line')
             elif not text.isspace() and text:
                 yield Document(f"{name}@{position}", text, _own_split(record))
