@@ -80,7 +80,7 @@ class Tokenising:
         shutil.copytree(self.tokeniser, folder / "tokeniser")
         job = Job(folder, engine, 50_257, self.end, "")
         todo = [(task, "") for task in tasks_of(corpora.pieces(str(self.source)))]
-        with Workers(self.tokeniser, engine, self.workers) as workers:
+        with Workers(job.tokeniser, engine, self.workers) as workers:
             while workers.counters["ready"] < self.workers:
                 time.sleep(0.05)
             began = time.perf_counter()

@@ -12,12 +12,12 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.fetch import cache_directory, fetch_debian, fetch_wheel
-from data.hub import Hub, HubPiece, hub_pieces
+from data.hub import Hub, hub_pieces
 from data.sources import Document as Document
 from data.sources import Piece, Problems, file_pieces, read_pieces
 from data.sources import local_files as local_files
@@ -94,11 +94,6 @@ def pieces(corpus: str) -> list[Piece]:
         f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines, Parquet or "
         "Arrow, or a Hugging Face data set id such as allenai/c4:en"
     )
-
-
-def commits(pieces: Sequence[Piece]) -> list[str]:
-    """The commits of the hub that pieces were read at."""
-    return sorted({f"{piece.hub.name}@{piece.hub.revision}" for piece in pieces if isinstance(piece, HubPiece)})
 
 
 def split_of(document: Document, raw: bytes) -> str:

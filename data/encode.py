@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.integer[Any]]
-CACHE_BYTES = 160 << 20  # gigatoken remembers every word it met; with this much gained it begins anew
+CACHE_BYTES = 64 << 20  # gigatoken remembers every word it met; with this much gained it begins anew
 # What engines have been seen to differ in: contractions, runs of spaces, line ends, digits, scripts without spaces,
 # combining marks, joined emoji, control characters, ends of words, the names of special tokens.
 TRIALS = (

@@ -18,10 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data import corpora, encode
 from data.corpora import split_of
-from data.shards import PARTIAL, Shards, digest, with_suffix
-from data.sources import SPLITS, Problems, local_files
+from data.fetch import file_sha256
+from data.hub import HubPiece
+from data.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
+from data.sources import SPLITS, FilePiece, Problems, local_files
 from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of, write_whole
 
 if TYPE_CHECKING:
@@ -255,14 +259,17 @@ class _Preparation:
         """Obtain the tokeniser, which all nodes share."""
         from data import tokenisers
 
-        home, options = self.scratch / "tokeniser", self.options
+        options, home, made_for = self.options, self.scratch / "tokeniser", self.scratch / "tokeniser.source"
         self.say(f"tokeniser: {self.tokeniser}")
-        if home.exists():
+        wanted = _short_hash(self.source)  # one that was trained before a file was mended is trained again
+        if home.exists() and made_for.exists() and made_for.read_text() == wanted:
             tokeniser = tokenisers.load(str(home))
         else:
+            shutil.rmtree(home, ignore_errors=True)
             self.scratch.mkdir(parents=True, exist_ok=True)
             texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
             tokeniser = _save_tokeniser(self.tokeniser, texts, home)
+            write_whole(made_for, wanted)
         _check_vocabulary(self.tokeniser, len(tokeniser), self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
         end = tokeniser.eos_token_id
@@ -311,9 +318,13 @@ class _Preparation:
             return None
         if record["fingerprint"] != self._fingerprint(job, task):
             return None
-        names = [entry["name"] for split in SPLITS for entry in record[split]]
-        whole = all(with_suffix(self.scratch / name, end).exists() for name in names for end in (".bin", ".idx"))
-        return record if whole else None
+        return record if all(self._whole(job, entry) for split in SPLITS for entry in record[split]) else None
+
+    def _whole(self, job: Job, entry: dict[str, Any]) -> bool:
+        """Whether a shard is there, as long as it was when its task was finished."""
+        tokens, index = (with_suffix(self.scratch / entry["name"], suffix) for suffix in (".bin", ".idx"))
+        size = entry["tokens"] * np.dtype(token_dtype(job.vocab_size)).itemsize
+        return tokens.exists() and index.exists() and tokens.stat().st_size == size
 
     def _unfinished(self, job: Job, tasks: list[Task]) -> list[Task]:
         return [task for task in tasks if self._record(job, task) is None]
@@ -360,10 +371,7 @@ class _Preparation:
             whole = hashlib.sha256("".join(entry["sha256"] for entry in listed).encode()).hexdigest()
             splits[split] = {**sums, "sha256": whole, "shards": listed}
         return {
-            "source": {
-                **self.source,
-                "commits": corpora.commits([piece for task in self.tasks for piece in task.pieces]),
-            },
+            "source": {**self.source, "versions": self._versions()},
             "vocab_size": job.vocab_size,
             "end_of_document": job.end_of_document,
             "engines": sorted({record["engine"] for record in records}),
@@ -371,6 +379,13 @@ class _Preparation:
             "first_skipped": first,
             **splits,
         }
+
+    def _versions(self) -> list[str]:
+        """The state of the corpus that was read, where its name leaves that open: commits of the hub, files in the cache."""
+        pieces = [piece for task in self.tasks for piece in task.pieces]
+        fetched = {p.path for p in pieces if isinstance(p, FilePiece) and self.corpus in corpora.CORPORA}
+        commits = {f"{p.hub.name}@{p.hub.revision}" for p in pieces if isinstance(p, HubPiece)}
+        return sorted(commits | {f"{path.name} sha256 {file_sha256(path)}" for path in fetched})
 
     def _hold_out(self, job: Job, num_bytes: int) -> None:
         """No document fell to validation: the end of the last document does."""

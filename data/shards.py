@@ -29,6 +29,7 @@ DTYPES: dict[int, type[np.generic]] = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 MOST_TOKENS = np.iinfo(np.int32).max  # of a document: its length is an i32
 BLOCK = 1 << 16
+MANY_SHARDS = 64
 PARTIAL = ".partial"  # how the names of files end that are not finished
 AGAIN = "remove its folder and prepare the data again"
 
@@ -214,7 +215,8 @@ class Shards:
     def __init__(self, prefixes: Sequence[Path]) -> None:
         if not prefixes:
             raise ValueError(f"there is no shard to read; {AGAIN}")
-        _allow_open_files(4 * len(prefixes))
+        if len(prefixes) > MANY_SHARDS:
+            _allow_open_files()
         self.shards = [Shard(prefix) for prefix in prefixes]
         self.dtype = self.shards[0].dtype
         for shard in self.shards:
@@ -267,10 +269,9 @@ class Shards:
         return result
 
 
-def _allow_open_files(needed: int) -> None:
-    """Every mapped file holds a descriptor, and the usual limit of 1,024 is soft."""
+def _allow_open_files() -> None:
+    """Every mapped file holds a descriptor, and the usual limit of 1,024 may be raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed + 1024
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    most = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

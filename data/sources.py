@@ -22,6 +22,7 @@ PACKED = (".gz", ".zst")
 UNPACKED_RATIO = 4  # text expands about so much; it only serves to guess how much there is to do
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 TABLES = (".parquet", ".arrow")
+ABOUT_ARROW = ("dataset_info.json", "dataset_dict.json", "state.json")
 TEXT_BYTES = 1 << 22  # a plain text file is cut into documents of about this, so that memory stays flat
 ROWS = 128  # of a table read together
 PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 22, 1 << 32  # of a corpus, and of a piece
@@ -100,9 +101,12 @@ class FilePiece:
             self._check_unchanged("while it was read")
             reason = f"corpus file {self.path} cannot be read: {error}; check that it is whole"
             problems.report(KIND["file"], reason)
-        except ValueError:
+        except ValueError as error:
             self._check_unchanged("while it was read")  # the likelier cause of a line that ends too soon
-            raise
+            if not type(error).__module__.startswith("pyarrow"):
+                raise
+            reason = str(error).splitlines()[0]
+            problems.report(KIND["file"], f"corpus file {self.path} cannot be read: {reason}; check that it is whole")
         self._check_unchanged("while it was read")
 
     def _check_unchanged(self, when: str) -> None:
@@ -131,8 +135,11 @@ def local_files(corpus: str) -> list[Path]:
 
 
 def _hidden(path: Path) -> bool:
-    """Names that begin with a dot or an underscore are not data, as Hadoop, Spark and Arrow have it."""
-    return any(part.startswith((".", "_")) for part in path.parts)
+    """Names that begin with a dot or an underscore are not data, as Hadoop, Spark and Arrow have it.
+
+    Neither is what the datasets library writes beside its Arrow files.
+    """
+    return path.name in ABOUT_ARROW or any(part.startswith((".", "_")) for part in path.parts)
 
 
 def piece_bytes(total: int) -> int:

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 import time
 import traceback
@@ -335,6 +336,7 @@ def _encoder(engine: str, tokeniser: Path) -> Encoder:
 def _start_worker(tokeniser: Path, engine: str, counters: Counters) -> None:
     global _counters
     _counters = counters
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

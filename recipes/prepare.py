@@ -19,9 +19,39 @@ from recipes.run import Run, runs_root
 Say = Callable[[str], None]
 
 
+class Bar:
+    """Progress as a line now and then, or where it is `live` as a bar."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self, say: Say, live: bool = False) -> None:
+        self.say, self.live, self.said = say, live, time.monotonic()
+        self.bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self.live:
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Live
+
+            if self.bar is None:
+                self.bar = Live(BarColumn(), TextColumn("{task.description}"))
+                self.bar.add_task("")
+                self.bar.start()
+            self.bar.update(0, total=progress.total_bytes, completed=progress.done_bytes, description=str(progress))
+        elif now - self.said >= self.EVERY_SECONDS:
+            self.said = now
+            self.say(str(progress))
+
+    def stop(self) -> None:
+        """Leave the bar."""
+        if self.bar:
+            self.bar.stop()
+
+
 def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None) -> Mixture:
     """The prepared data of a recipe, made now where it is missing."""
-    options = options or prepare.Options()
+    options = options or prepare.Options(report=Bar(say))
     data, root = recipe.data, runs_root() / "data"
     reserved = 1 if recipe.model.objective == "masked" else 0  # the last entry of the vocabulary is the mask token
     room = recipe.model.vocab_size - reserved
@@ -54,36 +84,6 @@ def run_data(run: Run, say: Say) -> Mixture:
     if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
         return mixture.reopened(began_with)
     return Mixture(recipe_data(run.recipe, say).parts, began_with)
-
-
-class Bar:
-    """Progress as a live bar on a terminal, else as a line now and then."""
-
-    EVERY_SECONDS = 10.0
-
-    def __init__(self, say: Say) -> None:
-        self.say, self.said = say, time.monotonic()
-        self.bar: Any = None
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if sys.stdout.isatty():
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Live
-
-            if self.bar is None:
-                self.bar = Live(BarColumn(), TextColumn("{task.description}"))
-                self.bar.add_task("")
-                self.bar.start()
-            self.bar.update(0, total=progress.total_bytes, completed=progress.done_bytes, description=str(progress))
-        elif now - self.said >= self.EVERY_SECONDS:
-            self.said = now
-            self.say(str(progress))
-
-    def stop(self) -> None:
-        """Leave the bar."""
-        if self.bar:
-            self.bar.stop()
 
 
 def list_corpora() -> None:
@@ -122,7 +122,7 @@ def main() -> None:
         if not args.recipe:
             raise ValueError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
         say: Say = (lambda line: None) if args.json else print
-        bar = Bar(say)
+        bar = Bar(say, live=sys.stdout.isatty())
         report = None if args.json else bar
         skip = args.on_error == "skip"
         options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)

@@ -14,6 +14,18 @@ from data.sources import Problems, file_pieces, local_files, piece_bytes, read_p
 TEXTS = ["First, a text.\nOf two lines.", "Second: ünïcödé, 漢字.", "Third."]
 
 
+def corrupt_parquet() -> bytes:
+    """A table whose footer is good and whose only page is not."""
+    with pa.BufferOutputStream() as sink:
+        pq.write_table(pa.table({"text": ["some text" * 50]}), sink, compression="zstd")
+        raw = bytearray(sink.getvalue().to_pybytes())
+    raw[30:60] = bytes(30)
+    return bytes(raw)
+
+
+CORRUPT = corrupt_parquet()
+
+
 def json_lines() -> str:
     return "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(TEXTS))
 
@@ -97,7 +109,7 @@ def test_a_large_text_file_is_several_documents_cut_between_lines(
 def test_directories_and_globs(tmp_path: Path) -> None:
     for i, text in enumerate(TEXTS):
         (tmp_path / f"{i}.txt").write_text(text)
-    for hidden in (".hidden", "_work", ".git/config", "_cleaning/report.json"):
+    for hidden in (".hidden", "_work", ".git/config", "_cleaning/report.json", "state.json"):
         (tmp_path / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / hidden).write_text("no")
     assert [document.text for document in documents(str(tmp_path))] == TEXTS
@@ -147,6 +159,7 @@ def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON .nested too deeply"),
         ("a.jsonl", b'{"text": "\\ud83d"}', 'line 1 has half a surrogate pair in field "text"'),
         ("a.parquet", b"PAR1 not really", "not a Parquet file"),
+        ("a.parquet", CORRUPT, "cannot be read: .*; check that it is whole"),
         ("a.arrow", b"ARROW1 not really", "not an Arrow file"),
         ("a.txt.gz", b"not packed", "cannot be read"),
         ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "cannot be read"),
