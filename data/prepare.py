@@ -381,7 +381,7 @@ class _Preparation:
         }
 
     def _versions(self) -> list[str]:
-        """The state of the corpus that was read, where its name leaves that open: commits of the hub, files in the cache."""
+        """The state of the corpus that was read, where its name leaves that open: commits of the hub, files fetched."""
         pieces = [piece for task in self.tasks for piece in task.pieces]
         fetched = {p.path for p in pieces if isinstance(p, FilePiece) and self.corpus in corpora.CORPORA}
         commits = {f"{p.hub.name}@{p.hub.revision}" for p in pieces if isinstance(p, HubPiece)}

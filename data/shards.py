@@ -238,13 +238,18 @@ class Shards:
         """The tokens from `start` to `stop`, at most to the end; a view of the file where they lie in one shard."""
         stop = self.num_tokens if stop is None else min(stop, self.num_tokens)
         parts = []
-        for shard, end in zip(self.shards, self.ends.tolist(), strict=True):
-            begin = end - shard.num_tokens
-            if begin < stop and start < end:
-                parts.append(shard.tokens[max(start - begin, 0) : stop - begin])
+        for home in range(int(np.searchsorted(self.ends, start, side="right")), len(self.shards)):
+            shard, begin = self.shards[home], self._begin(home)
+            if begin >= stop:
+                break
+            parts.append(shard.tokens[max(start - begin, 0) : stop - begin])
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def _begin(self, home: int) -> int:
+        """Where a shard begins in the stream."""
+        return int(self.ends[home]) - self.shards[home].num_tokens
 
     def gather(self, starts: Ints, length: int, dtype: "type[np.generic] | None" = np.int64) -> NDArray[Any]:
         """The `length` tokens from each start on, across shards: [len(starts), length].
@@ -261,7 +266,7 @@ class Shards:
         homes = np.searchsorted(self.ends, starts, side="right")
         for row, (start, home) in enumerate(zip(starts.tolist(), homes.tolist(), strict=True)):
             shard = self.shards[home]
-            offset = start - (int(self.ends[home]) - shard.num_tokens)
+            offset = start - self._begin(home)
             if offset + length <= shard.num_tokens:
                 result[row] = shard.tokens[offset : offset + length]
             else:
