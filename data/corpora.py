@@ -316,7 +316,7 @@ CORPORA: dict[str, Corpus] = {
             "103M words of Wikipedia's good articles (Merity et al. 2016)",
             "CC BY-SA 3.0",
             0.54,
-            "the hub's data set Salesforce/wikitext, which is archived",
+            "the hub's data set Salesforce/wikitext",
             stream=lambda: _articles(read_pieces([*hub_pieces(Hub("Salesforce/wikitext", "wikitext-103-raw-v1"))])),
         ),
         _hub(
@@ -359,7 +359,7 @@ CORPORA: dict[str, Corpus] = {
             "bookcorpus2",
             "BookCorpusOpen: 17,868 books of free authors",
             "each author's own",
-            6.8,
+            None,
             Hub("lucadiliello/bookcorpusopen"),
             "BookCorpus2 is no longer at its source; BookCorpusOpen, made the same way from the same site, stands in",
         ),

@@ -86,17 +86,32 @@ def run_data(run: Run, say: Say) -> Mixture:
     return Mixture(recipe_data(run.recipe, say).parts, began_with)
 
 
-def list_corpora() -> None:
+def list_corpora(as_json: bool) -> None:
     """Print the registry."""
+    known: list[dict[str, Any]] = [
+        {
+            "name": corpus.name,
+            "what": corpus.description,
+            "gone": corpus.gone,
+            "from": f"hub {corpus.hub}" if corpus.hub else "fetched",
+            "size_gb": corpus.size_gb,
+            "licence": corpus.licence,
+            "fixed_by": corpus.fixed_by,
+        }
+        for corpus in corpora.CORPORA.values()
+    ]
+    if as_json:
+        print(json.dumps(known))
+        return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("corpus", "what", "text in GB", "licence", "from", "fixed by")
-    for corpus in corpora.CORPORA.values():
-        size = f"{corpus.size_gb:,.3g}" if corpus.size_gb else "?"
-        what = f"{corpus.description}. {corpus.gone}" if corpus.gone else corpus.description
-        table.add_row(corpus.name, what, size, corpus.licence, str(corpus.hub or "fetched"), corpus.fixed_by)
-    Console().print(table)
+    table = Table(Column("corpus", no_wrap=True), "what", "from", "GB", "licence", "fixed by")
+    for entry in known:
+        what = f"{entry['what']}. {entry['gone']}" if entry["gone"] else entry["what"]
+        size = "?" if entry["size_gb"] is None else f"{entry['size_gb']:.3g}"
+        table.add_row(entry["name"], what, entry["from"], size, entry["licence"], entry["fixed_by"])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def main() -> None:
@@ -112,12 +127,12 @@ def main() -> None:
     parser.add_argument("--node", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="what encodes")
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the corpora, as JSON")
     args = parser.parse_args()
 
     def job() -> None:
         if args.corpora:
-            list_corpora()
+            list_corpora(args.json)
             return
         if not args.recipe:
             raise ValueError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
