@@ -25,7 +25,7 @@ TABLES = (".parquet", ".arrow")
 ABOUT_ARROW = ("dataset_info.json", "dataset_dict.json", "state.json")
 TEXT_BYTES = 1 << 22  # a plain text file is cut into documents of about this, so that memory stays flat
 ROWS = 128  # of a table read together
-PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 22, 1 << 32  # of a corpus, and of a piece
+PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 21, 1 << 32  # of a corpus, and of a piece
 
 KIND = {"json": "not JSON", "field": "no text", "utf-8": "not UTF-8", "empty": "empty file", "file": "unreadable file"}
 

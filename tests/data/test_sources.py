@@ -138,7 +138,7 @@ def test_lines_fall_to_the_piece_they_begin_in(step: int, tmp_path: Path, monkey
 def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
     mib = 1 << 20
     assert [piece_bytes(size * mib) for size in (0, 16, 250, 1000, 1030, 10**6)] == [
-        size * mib for size in (4, 4, 4, 16, 32, 4096)
+        size * mib for size in (2, 2, 4, 16, 32, 4096)
     ]
 
 
