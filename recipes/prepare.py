@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data import blend, corpora, mixture, prepare
+from data import blend, clean, corpora, mixture, prepare
 from data.encode import ENGINES
 from data.mixture import Mixture, PreparedPart
 from data.sources import SPLITS
+from data.stages import Settings
 from data.tasks import Progress
 from recipes import cli
 from recipes.recipe import Recipe, load, override
@@ -55,13 +56,16 @@ def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None
     data, root = recipe.data, runs_root() / "data"
     reserved = 1 if recipe.model.objective == "masked" else 0  # the last entry of the vocabulary is the mask token
     room = recipe.model.vocab_size - reserved
-    wanted = list(dict.fromkeys(part.corpus for part in data.parts))
-    tokeniser = prepare.shared_tokeniser(wanted, data.tokeniser, root, say, options.skip)
+    texts = {part.corpus: part.corpus for part in data.parts}
+    if data.clean:
+        settings = [Settings(corpus, data.clean, options.skip) for corpus in texts]  # all checked before any work
+        texts = {each.corpus: str(clean.cleaned(each, root, options.processes, say)) for each in settings}
+    tokeniser = prepare.shared_tokeniser(list(texts.values()), data.tokeniser, root, say, options.skip)
     made: dict[str, Path] = {}
     unfinished: list[str] = []
-    for corpus in wanted:
+    for corpus, text in texts.items():
         try:
-            made[corpus] = prepare.prepare(corpus, tokeniser, room, root, say, options)
+            made[corpus] = prepare.prepare(text, tokeniser, room, root, say, options)
         except prepare.OthersUnfinished as state:
             unfinished.append(str(state))
     if unfinished:
@@ -116,8 +120,8 @@ def list_corpora(as_json: bool) -> None:
 
 def main() -> None:
     parser = cli.Parser(
-        "Fetch, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there. After an "
-        "interruption the same command goes on where it was."
+        "Fetch, clean, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there. After "
+        "an interruption the same command goes on where it was."
     )
     parser.add_argument("recipe", nargs="?", help="for example gpt_tiny, or tiny")
     parser.add_argument("--corpora", action="store_true", help="list the corpora known by name, and end")

@@ -36,8 +36,9 @@ class Data:
     parts are drawn in proportion to their tokens to the power of 1 / `temperature` (Conneau et al. 2020,
     arXiv:1911.02116, section 3.1): 1 takes them as they are, more favours the small ones.
 
-    With `separate_documents` the documents that were packed into one sample do not see each other, and positions
-    begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the masked
+    `clean` names the stages by which each corpus is cleaned before it is tokenised, in the words of `python -m
+    recipes.clean`. With `separate_documents` the documents that were packed into one sample do not see each other, and
+    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the masked
     objective: the share of the tokens that is to be guessed, and how much of it becomes the mask token (the last entry
     of the vocabulary) or a random one.
     """
@@ -45,6 +46,7 @@ class Data:
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     corpus: str | tuple[Part, ...]
     tokeniser: str
+    clean: tuple[str, ...] = ()
     temperature: float = 1.0
     separate_documents: bool = False
     masked_share: float = 0.10
@@ -335,7 +337,8 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
             close = difflib.get_close_matches(path, known, n=2, cutoff=0.4)
             raise ValueError(f"--set {setting}: there is no field {path}; did you mean {' or '.join(close or known)}?")
-        holder[key] = _corpus(value) if path == "data.corpus" else _parsed(holder[key], value.strip(), setting)
+        own = {"data.corpus": _corpus, "data.clean": _stages}.get(path)
+        holder[key] = own(value) if own else _parsed(holder[key], value.strip(), setting)
         if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
             values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
     return from_dict(values, "--set")
@@ -358,6 +361,10 @@ def _corpus(text: str) -> Any:
         except ValueError:
             parts.append({"corpus": piece.strip()})
     return parts[0]["corpus"] if len(parts) == 1 and "weight" not in parts[0] else parts
+
+
+def _stages(text: str) -> Any:
+    return [stage.strip() for stage in text.split(",") if stage.strip()]
 
 
 def _parsed(old: Any, text: str, setting: str) -> Any:
