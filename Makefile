@@ -8,7 +8,8 @@ SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test lint recipes rehearse evaluate generate export report bench bench-planner bench-search bench-data $(SIZES)
+.PHONY: help setup demo test lint recipes rehearse clean-corpus inspect evaluate generate export report \
+	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +45,14 @@ $(SIZES): setup
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m recipes.plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
 
-data-%: setup  ## fetch and tokenise a recipe's data: make data-345m
+data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
 	$(PY) -m recipes.prepare $* $(ARGS)
+
+clean-corpus: setup  ## a cleaner corpus: CORPUS=my/texts OUT=cleaned ARGS="--stages default language:en"
+	$(PY) -m recipes.clean $(CORPUS) --out $(OUT) $(ARGS)
+
+inspect: setup  ## look at prepared data: DATA=tiny, a run or prepared folders
+	@$(PY) -m recipes.inspect $(DATA) $(ARGS)
 
 rehearse-%: setup  ## walk a recipe narrow on this machine: make rehearse-530b
 	@$(PY) -m recipes.rehearse $* $(ARGS)

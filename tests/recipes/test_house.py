@@ -14,7 +14,10 @@ ROOMS = ("recipes", "model", "data", "launch")
 HEAVY = ("torch", "deepspeed", "transformers", "datasets")
 COMMANDS = [
     "recipes",
-    *(f"recipes.{job}" for job in ("plan", "prepare", "evaluate", "generate", "export", "rehearse", "report")),
+    *(
+        f"recipes.{job}"
+        for job in ("plan", "prepare", "evaluate", "generate", "export", "rehearse", "report", "clean", "inspect")
+    ),
 ]
 SOURCES = [path for room in (*ROOMS, "bench", "tests") for path in sorted((ROOT / room).rglob("*.py"))]
 
