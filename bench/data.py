@@ -17,17 +17,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data import corpora, tokenisers
+from data.blend import Blend, shares
 from data.encode import Judge
+from data.sampling import SampleOrder
 from data.shards import Shards, ShardWriter, write_index
 from data.tasks import Job, Workers, tasks_of
 from recipes import cli
-from recipes.recipe import ROOT
+from recipes.recipe import ROOT, load
 
 TEXT_BYTES = 16_000_000
 DOCUMENTS = 10_000_000
@@ -287,6 +290,101 @@ def samples(scratch: Path, rounds: int) -> list[Row]:
     return [(name, SAMPLES / statistics.median(each), "/s") for name, each in alternate(ways, 10 * rounds).items()]
 
 
+MTNLG = tuple(part.weight for part in load("530b").data.parts)
+BLENDED, ORDERED = 100_000_000, 10_000_000_000  # samples of a blend, tokens of a corpus
+CHUNK = 1 << 14
+
+
+def order(scratch: Path, rounds: int) -> list[Row]:
+    """What it takes to know which sample comes when, of one corpus of 10^10 tokens: seconds, MB."""
+    return _orders({"ours, every position": _our_index, "ours, first batch": partial(_our_index, most=512),
+                    "megatron-core": _their_index}, scratch, rounds)  # fmt: skip
+
+
+def blend(scratch: Path, rounds: int) -> list[Row]:
+    """The same of a blend of 15 parts and 10^8 samples."""
+    return _orders({"ours, every position": _our_blend, "ours, first batch": partial(_our_blend, most=512),
+                    "megatron-core": _their_blend}, scratch, rounds)  # fmt: skip
+
+
+def _orders(ways: dict[str, Any], scratch: Path, rounds: int) -> list[Row]:
+    """megatron-core builds arrays and saves them; here a position is computed when it is wanted."""
+    seconds = alternate({name: partial(_alone, way, scratch) for name, way in ways.items()}, rounds)
+    rows = [(name, statistics.median(each), "s") for name, each in seconds.items()]
+    return rows + [(name, max(1.0, _alone(way, scratch, peak=True)), "MB") for name, way in ways.items()]
+
+
+def _alone(way: Any, scratch: Path, peak: bool = False) -> float:
+    """Seconds, or the most MB, that an order takes in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_measured, args=(way, scratch, queue))
+    process.start()
+    seconds, most = queue.get()
+    process.join()
+    return float(most if peak else seconds)
+
+
+def _measured(way: Any, scratch: Path, queue: Any) -> None:
+    import resource
+    import warnings
+
+    warnings.simplefilter("ignore")
+    work = way(scratch)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    queue.put((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3))
+
+
+def _our_index(scratch: Path, most: int = ORDERED) -> Callable[[], None]:
+    def work() -> None:
+        made = SampleOrder(ORDERED, SAMPLE - 1, seed=1)
+        for first in range(0, min(made.samples_per_epoch, most), CHUNK):
+            made.starts(np.arange(first, min(first + CHUNK, made.samples_per_epoch, most)))
+
+    return work
+
+
+def _our_blend(scratch: Path, most: int = BLENDED) -> Callable[[], None]:
+    def work() -> None:
+        made = Blend(shares(MTNLG))
+        for first in range(0, most, CHUNK):
+            made.place(np.arange(first, min(first + CHUNK, most)))
+
+    return work
+
+
+def _their_index(scratch: Path) -> Callable[[], None]:
+    from megatron.core.datasets import helpers
+
+    lengths = np.full(ORDERED // 1000, 1000, np.int32)
+
+    def work() -> None:
+        draw = np.random.RandomState(1)
+        documents = np.arange(len(lengths), dtype=np.int32)
+        draw.shuffle(documents)
+        index = helpers.build_sample_idx(lengths, documents, SAMPLE - 1, 1, ORDERED)
+        shuffled = np.arange(len(index) - 1, dtype=np.uint32)
+        draw.shuffle(shuffled)
+        for name, array in (("documents", documents), ("samples", index), ("shuffled", shuffled)):
+            np.save(scratch / f"{name}.npy", array)
+
+    return work
+
+
+def _their_blend(scratch: Path) -> Callable[[], None]:
+    from megatron.core.datasets import helpers
+
+    def work() -> None:
+        parts, places = np.zeros(BLENDED, np.int16), np.zeros(BLENDED, np.int64)
+        helpers.build_blending_indices(parts, places, list(MTNLG), len(MTNLG), BLENDED, False)
+        for name, array in (("parts", parts), ("places", places)):
+            np.save(scratch / f"{name}.npy", array)
+
+    return work
+
+
 def memory(scratch: Path, gigabytes: float, workers: int) -> list[Row]:
     """The most memory that preparing so much text takes, over all its processes, in each quarter of the way."""
     text = [document.text.split(" ") for document in corpora.documents("linux-doc")]
@@ -327,7 +425,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of text, to watch the memory of preparing")
-    parser.add_argument("--only", nargs="+", choices=("tokenising", "index", "samples", "memory"))
+    parser.add_argument("--only", nargs="+", choices=("tokenising", "index", "samples", "order", "blend", "memory"))
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
@@ -339,16 +437,19 @@ def main() -> None:
                 "tokenising": lambda: tokenising(scratch, args.rounds, args.workers),
                 "index": lambda: index(scratch, args.rounds),
                 "samples": lambda: samples(scratch, args.rounds),
+                "order": lambda: order(scratch, args.rounds),
+                "blend": lambda: blend(scratch, args.rounds),
                 "memory": lambda: memory(scratch, args.gigabytes, args.workers),
             }
             values = {name: part() for name, part in parts.items() if name in (args.only or parts)}
         if args.json:
-            print(json.dumps({name: {row[0]: row[1] for row in rows} for name, rows in values.items()}))
+            print(json.dumps({name: {f"{row[0]}, {row[2]}": row[1] for row in rows} for name, rows in values.items()}))
             return
         for name, rows in values.items():
             print(name)
             for label, figure, unit in rows:
-                print(f"  {label:40s} {figure:12,.2f} {unit:5s} {rows[0][1] / figure:8.2f}")
+                ours = next(row[1] for row in rows if row[2] == unit)
+                print(f"  {label:40s} {figure:12,.2f} {unit:5s} {ours / figure:8.2f}")
         if not importlib.util.find_spec("tiktoken"):
             print("tiktoken is not installed here, so nanoGPT's way is left out")
 
