@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.sources import SPLITS
 from recipes import cli
 from recipes.export import load_model, load_tokeniser
 from recipes.report import bits_per_byte, perplexity
@@ -21,7 +22,7 @@ BATCH_TOKENS = 16_384  # tokens evaluated at once: large enough to keep a GPU bu
 
 
 def evaluate(run: Path, data: str) -> dict[str, Any]:
-    """Loss of a run on `data`: "validation" (the run's own), a shard's path, or any corpus that can be read.
+    """Loss of a run on `data`: "validation" (the run's own), a prepared split or shard by its path, or any corpus.
 
     Long texts are cut into consecutive windows of the model's length, so that every token but the first is predicted
     once. Errors: `ValueError` where the data cannot be read or is a single token.
@@ -118,12 +119,18 @@ def _texts(run: Path, data: str, tokeniser: "PreTrainedTokenizerFast") -> list[T
 
 
 def _tokens(data: str, tokeniser: "PreTrainedTokenizerFast") -> "tuple[NDArray[np.generic], int]":
-    """Tokens and size in bytes of a shard, or of any corpus that can be read."""
+    """Tokens and size in bytes of a split of a prepared folder, of a shard, or of any corpus that can be read."""
     import numpy as np
 
-    from data import corpora
+    from data import corpora, prepare
     from data.shards import Shard
 
+    folder, split = Path(data).parent, Path(data).name
+    if split in SPLITS and (folder / "manifest.json").exists():
+        facts = prepare.check(folder)[split]
+        if not facts["tokens"]:
+            raise ValueError(f"{folder} holds no {split} documents; give another split")
+        return prepare.shards(folder, split).read(), facts["bytes"]
     if Path(data).is_dir():
         data = str(Path(data).resolve())
     prefix = Path(data).with_suffix("") if data.endswith((".bin", ".idx")) else Path(data)
@@ -142,7 +149,7 @@ def main() -> None:
     parser = cli.Parser("Loss, perplexity and bits per byte of a run's newest checkpoint on any text or shard.")
     parser.add_argument("--run", type=Path, help="run directory; by default the newest")
     parser.add_argument(
-        "--data", default="validation", help="validation, a text, JSON lines or Parquet file, or a shard"
+        "--data", default="validation", help="validation, a corpus, a prepared folder's FOLDER/test, or a shard"
     )
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
