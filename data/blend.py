@@ -17,8 +17,8 @@ FINEST = 1_000_000  # weights are kept to a millionth; the period is never longe
 def shares(weights: Sequence[float]) -> list[int]:
     """Whole numbers in the ratio of `weights`, as small as they can be.
 
-    Weights that need a period beyond `FINEST` are rounded to a millionth of their sum (largest remainders), but never
-    to nothing.
+    Weights that need a period beyond `FINEST` are rounded to a millionth of their sum (largest remainders). Errors:
+    `ValueError` for one that is less than that.
     """
     exact = [Fraction(repr(weight)) for weight in weights]
     total = sum(exact)
@@ -26,10 +26,15 @@ def shares(weights: Sequence[float]) -> list[int]:
     period = int(np.lcm.reduce(np.array([weight.denominator for weight in exact], dtype=object)))
     if period <= FINEST:
         return [int(weight * period) for weight in exact]
-    floors = [max(1, int(weight * FINEST)) for weight in exact]
+    if min(exact) * FINEST < 1:
+        raise ValueError(
+            f"a part of the blend weighs {float(min(exact)):.2g} of the whole, and weights are kept to a millionth; "
+            "give it more, or leave it out"
+        )
+    floors = [int(weight * FINEST) for weight in exact]
     remainders = [weight * FINEST - floor for weight, floor in zip(exact, floors, strict=True)]
     largest = sorted(range(len(exact)), key=lambda part: -remainders[part])
-    for part in largest[: max(0, FINEST - sum(floors))]:
+    for part in largest[: FINEST - sum(floors)]:
         floors[part] += 1
     return floors
 

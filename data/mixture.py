@@ -1,5 +1,7 @@
 """The prepared parts of a blend, read as one."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from data import prepare
 from data.blend import Blend
 from data.sampling import BlendedStream, TokenStream, windows
+from data.sources import SPLITS
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ class Mixture:
             for part, manifest in zip(self.parts, self.manifests, strict=True)
         ]
         return {"bytes_per_token": self.bytes_per_token, "parts": parts}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is read: the same on two machines that read the same, wherever their folders are."""
+        parts = [
+            [part.share, manifest["end_of_document"], *(manifest[split]["sha256"] for split in SPLITS)]
+            for part, manifest in zip(self.parts, self.manifests, strict=True)
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def bytes_per_token(self) -> float:

@@ -74,7 +74,7 @@ def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None
     weights = [part.weight for part in data.parts]
     if not any(weights):
         sizes = [prepare.manifest(folder)["train"]["tokens"] for folder in folders]
-        weights = [size ** (1 / data.temperature) for size in sizes]
+        weights = [(size / max(sizes)) ** (1 / data.temperature) for size in sizes]
     shares = blend.shares(weights)
     return Mixture([PreparedPart(p.corpus, f, s) for p, f, s in zip(data.parts, folders, shares, strict=True)])
 

@@ -62,7 +62,7 @@ class Data:
             raise ValueError(
                 f"data.corpus: the weight of {part.corpus} is {part.weight}; give every part a weight above 0, or none"
             )
-        if self.temperature <= 0 or (any(weights) and self.temperature != 1):
+        if not 0 < self.temperature < math.inf or (any(weights) and self.temperature != 1):
             raise ValueError(
                 f"data.temperature is {self.temperature}; it must be above 0, and goes with a blend without weights"
             )

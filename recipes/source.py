@@ -23,6 +23,7 @@ class Source:
         self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
         self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
         self.samples, self.mask = mixture.held_out(recipe.model.seq_length, recipe.intervals.final_samples)
+        self.masks_inputs = recipe.model.objective == "masked"
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
@@ -46,13 +47,14 @@ class Source:
         chosen = np.minimum(rows, len(self.samples) - 1)
         examples = self._examples(self.samples[chosen], chosen)
         counts = (examples.weights > 0) & inside[:, None]
-        if self.recipe.model.objective != "masked":  # whose labels are its inputs, and so never padding
-            counts &= self.mask[chosen]
+        # The mask is of the tokens after the inputs; the masked objective's labels are the inputs themselves.
+        real = self.mask[chosen]
+        counts &= np.pad(real[:, :-1], ((0, 0), (1, 0)), constant_values=True) if self.masks_inputs else real
         return self._batch(self.samples[chosen], examples, counts.astype(np.float32))
 
     def _examples(self, samples: objectives.Ints, positions: objectives.Ints) -> objectives.Examples:
         model, seed = self.recipe.model, self.recipe.seed
-        if model.objective == "masked":
+        if self.masks_inputs:
             return objectives.masked(samples, positions, seed, self.masking, model.vocab_size - 1)
         if model.objective == "prefix":
             return objectives.prefix(samples, positions, seed)
@@ -71,6 +73,21 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     """On a machine with GPUs in pinned memory, from where it is copied while the GPU computes."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
+
+
+def check_alike(mixture: Mixture) -> None:
+    """Every rank must read the same data, also where machines share no storage and each has prepared its own.
+
+    Collective. Errors: `ValueError` on every rank.
+    """
+    everywhere: list[str] = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everywhere, mixture.fingerprint)
+    strangers = [rank for rank, fingerprint in enumerate(everywhere) if fingerprint != everywhere[0]]
+    if strangers:
+        raise ValueError(
+            f"rank {strangers[0]} has prepared other data than rank 0: its corpus, tokeniser or their versions differ; "
+            "prepare the data once, on storage that all machines share, or copy the prepared folder"
+        )
 
 
 class Ahead:

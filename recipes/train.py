@@ -32,7 +32,7 @@ from recipes.display import Display
 from recipes.prepare import run_data
 from recipes.recipe import Recipe
 from recipes.run import Request, Run, create, plan_run, truncate_metrics
-from recipes.source import Ahead, Source
+from recipes.source import Ahead, Source, check_alike
 
 MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
@@ -54,6 +54,7 @@ def train(recipe: Recipe, request: Request) -> None:
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
     mixture = run_data(run, display.say)
+    check_alike(mixture)
     source = Source(run.recipe, mixture)
     torch.distributed.barrier()  # until every rank has seen that the run directory is free
     if rank == 0:

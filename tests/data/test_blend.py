@@ -35,5 +35,7 @@ def test_weights_become_whole_shares() -> None:
     assert shares([1 / 3] * 3) == [1, 1, 1]
     assert shares([100e9, 170e9]) == [10, 17]
     assert shares([part / 100_000 for part in MTNLG]) == MTNLG
-    assert shares([1e-9, 1.0]) == [1, FINEST - 1]
+    assert shares([1.2e-6, 1.0]) == [1, FINEST - 1]
+    with pytest.raises(ValueError, match=r"weighs 1e-09 of the whole, .* leave it out"):
+        shares([1e-9, 1.0])
     assert shares([2**0.5, 3**0.5, 5**0.5]) == [262_751, 321_803, 415_446]  # 262751.07, 321803.02, 415445.91

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,3 +60,10 @@ def test_a_mixture_is_reopened_and_a_changed_part_noticed(parts: list[PreparedPa
     described["parts"][1]["train"]["sha256"] = "0" * 64
     with pytest.raises(ValueError, match="changed since the run began"):
         reopened(described)
+
+
+def test_the_fingerprint_is_of_what_is_read_and_not_of_where(parts: list[PreparedPart], tmp_path: Path) -> None:
+    elsewhere = [PreparedPart(p.corpus, shutil.copytree(p.folder, tmp_path / p.folder.name), p.share) for p in parts]
+    assert Mixture(elsewhere).fingerprint == Mixture(parts).fingerprint
+    others = [parts[:1], parts[::-1], [parts[0], PreparedPart(parts[1].corpus, parts[1].folder, 2)]]
+    assert len({Mixture(each).fingerprint for each in [parts, *others]}) == 4

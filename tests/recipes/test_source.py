@@ -1,11 +1,16 @@
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from data.sampling import windows
 from model.engine import Batch
-from recipes.source import Ahead
+from recipes.recipe import load, override
+from recipes.source import Ahead, Source, check_alike
+from tests.distributed import run_ranks
 
 
 def reader(asked: list[tuple[int, int]]) -> Any:
@@ -45,3 +50,28 @@ def test_what_went_wrong_ahead_is_said_where_it_is_wanted() -> None:
     ahead.take(996, 4, 4)
     with pytest.raises(ValueError, match="the shard is gone"):
         ahead.take(1000, 4, 4)
+
+
+def strangers(others: int) -> str:
+    """What the ranks say where the last `others` of them hold other data."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    try:
+        check_alike(SimpleNamespace(fingerprint="b" if rank >= world - others else "a"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_would_read_other_data_do_not_start() -> None:
+    assert run_ranks(2, strangers, 0) == ["", ""]
+    for said in run_ranks(2, strangers, 1):
+        assert "rank 1 has prepared other data than rank 0" in said
+
+
+def test_masked_validation_guesses_every_token_once_and_no_padding() -> None:
+    tokens = np.arange(100, 110)
+    samples, mask = windows(tokens, 4)
+    recipe = override(load("tiny"), ["model.objective=masked", "data.masked_share=1", "model.seq_length=4"])
+    made = SimpleNamespace(training=lambda *_: None, held_out=lambda *_: (samples, mask), end_of_document=0)
+    batch = Source(recipe, made).validation(list(range(len(samples) + 1)))
+    assert batch.labels_BS[batch.weights_BS > 0].tolist() == tokens.tolist()
