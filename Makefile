@@ -32,7 +32,7 @@ demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machi
 	$(PY) -m recipes.report
 
 test: lint  ## everything that needs no GPU, proved
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .
