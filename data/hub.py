@@ -128,9 +128,10 @@ def _load(hub: Hub, split: str) -> Any:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What the hub's libraries raise where a name, a network or a file is wrong."""
+    import httpx2  # what huggingface_hub asks the network with; its errors come through
     from datasets.exceptions import DatasetsError
 
-    return (DatasetsError, OSError, ValueError, RuntimeError)
+    return (DatasetsError, httpx2.HTTPError, OSError, ValueError, RuntimeError)
 
 
 def _no_data(hub: Hub, error: Exception) -> ValueError:

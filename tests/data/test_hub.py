@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -73,3 +74,12 @@ def test_a_part_of_a_data_set_is_taken_by_a_field_s_value(tmp_path: Path, monkey
     lines = [json.dumps({"text": text, "meta": {"pile_set_name": part}}) for text, part in rows]
     (folder / "train.jsonl").write_text("\n".join(lines))
     assert [document.text for document in documents("arxiv")] == ["one", "three"]
+
+
+def test_a_network_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise httpx2.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    with pytest.raises(ValueError, match="some/set cannot be read from the hub: Name or service not known; check"):
+        hub_pieces(Hub("some/set"))
