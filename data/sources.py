@@ -214,8 +214,11 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
         for position, raw in _lines(piece, stream):
             if raw.isspace():
                 continue
+            if _is_utf16(raw, position):
+                problems.report(KIND["utf-8"], _utf16(path))
+                return
             try:
-                record = json.loads(raw)
+                record = json.loads(raw.decode().removeprefix("\ufeff"))  # given bytes, it would guess their encoding
             except UnicodeDecodeError as error:
                 problem("utf-8", position, f"is not UTF-8 at byte {error.start}; {_convert(path)}")
                 continue
@@ -261,6 +264,15 @@ def _convert(path: Path) -> str:
     return f"convert the file, for example with iconv -f latin1 -t utf-8 {path.name}"
 
 
+def _is_utf16(raw: bytes, position: int) -> bool:
+    """Whether a file begins with UTF-16's mark; `raw` are its bytes at `position`."""
+    return not position and raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+
+
+def _utf16(path: Path) -> str:
+    return f"corpus file {path} is UTF-16; convert it with iconv -f utf-16 -t utf-8 {path.name}"
+
+
 def _is_unicode(text: str) -> bool:
     """JSON can say half a surrogate pair, which no encoding of Unicode can."""
     try:
@@ -297,12 +309,11 @@ def _read_text(piece: FilePiece, problems: Problems) -> Iterator[Document]:
 
 def _text(piece: FilePiece, raw: bytes, position: int, problems: Problems) -> Iterator[Document]:
     path = piece.path
-    if not position and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        hint = f"corpus file {path} is UTF-16; convert it with iconv -f utf-16 -t utf-8 {path.name}"
-        problems.report(KIND["utf-8"], hint)
+    if _is_utf16(raw, position):
+        problems.report(KIND["utf-8"], _utf16(path))
         return
     try:
-        text = raw.decode("utf-8-sig" if not position else "utf-8")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         at = position + error.start
         line = _line_number(path, at)
@@ -310,6 +321,8 @@ def _text(piece: FilePiece, raw: bytes, position: int, problems: Problems) -> It
             KIND["utf-8"], f"corpus file {path} line {line} is not UTF-8 at byte {at} of the file; {_convert(path)}"
         )
         return
+    if not position:
+        text = text.removeprefix("\ufeff")
     if text and not text.isspace():
         yield Document(path.name if piece.size <= TEXT_BYTES else f"{path.name}@{position}", text)
 

@@ -149,6 +149,12 @@ def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
         ("a.txt", b"caf\xe9", r"a\.txt line 1 is not UTF-8 at byte 3 of the file; convert the file, for example"),
         ("a.txt", b"one\ntwo\ncaf\xe9", r"a\.txt line 3 is not UTF-8 at byte 11"),
         ("a.txt", "Köln".encode("utf-16"), "is UTF-16; convert it with iconv -f utf-16"),
+        ("a.txt", b"\xef\xbb\xbfcaf\xe9", r"a\.txt line 1 is not UTF-8 at byte 6 of the file"),
+        ("a.jsonl", '{"text": "Köln"}\n'.encode("utf-16"), "is UTF-16; convert it with iconv -f utf-16"),
+        ("a.jsonl", '{"text": "Köln"}\n'.encode("utf-16-be")[:-2], "line 1 is not UTF-8 at byte 23"),
+        ("a.jsonl", '{"text": "Rome"}\n'.encode("utf-16-le")[:-2], "line 1 is not JSON"),
+        ("a.jsonl", '{"text": "Rome"}'.encode("utf-32-le"), "line 1 is not JSON"),
+        ("a.jsonl", b'{"text": "\xed\xa0\xbd"}', "line 1 is not UTF-8 at byte 10"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"text": "x"}\n\xff\n', "line 2 is not UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', "line 2 is not UTF-8 at byte 13"),
@@ -175,6 +181,13 @@ def test_bad_files_say_file_and_place(name: str, content: bytes, words: str, tmp
     problems = Problems(skip=True)
     assert len(list(documents(str(path), problems))) <= 1
     assert sum(problems.counts.values()) == 1 and str(path) in next(iter(problems.first.values()))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_the_mark_of_utf_8_is_no_text(name: str, tmp_path: Path) -> None:
+    text = "Köln" if name == "a.txt" else '{"text": "Köln"}\n'
+    (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
+    assert [document.text for document in documents(str(tmp_path / name))] == ["Köln"]
 
 
 def test_a_packed_file_that_lacks_its_end_is_noticed(tmp_path: Path) -> None:
