@@ -4,6 +4,7 @@ A piece is a file, or a range of bytes of a large plain one: JSON lines and plai
 the pieces are depends on the files alone, so that any number of processes reads the same documents in the same order.
 """
 
+import errno
 import glob
 import io
 import json
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeGuard
 
 SPLITS = ("train", "validation", "test")
 PACKED = (".gz", ".zst")
@@ -99,6 +100,11 @@ class FilePiece:
             yield from read(self, problems)
         except (OSError, EOFError, zlib.error) as error:
             self._check_unchanged("while it was read")
+            if of_the_machine(error):
+                raise ValueError(
+                    f"corpus file {self.path} cannot be read: {error.strerror}; its content may be good, so it is not "
+                    "skipped: mend that and run the same command again"
+                ) from None
             reason = f"corpus file {self.path} cannot be read: {error}; check that it is whole"
             problems.report(KIND["file"], reason)
         except ValueError as error:
@@ -116,6 +122,14 @@ class FilePiece:
                 f"corpus file {self.path} changed {when}: it had {self.size:,} bytes and has {now.st_size:,}; wait "
                 "until it is written, then run the same command again"
             )
+
+
+def of_the_machine(error: BaseException) -> TypeGuard[OSError]:
+    """Whether the system refused (a full disk, a lost mount, too many open files), and not the content of a file.
+
+    Libraries give no number to what is wrong in a file; a place that a broken table names outside of it is `EINVAL`.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def local_files(corpus: str) -> list[Path]:
@@ -362,10 +376,19 @@ def _unpacked(path: Path) -> Iterator[Path]:
     if path.suffix.lower() not in PACKED:
         yield path
         return
-    with tempfile.NamedTemporaryFile() as plain, open_bytes(path) as stream:
-        shutil.copyfileobj(stream, plain, 1 << 20)
-        plain.flush()
-        yield Path(plain.name)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "table")
+        try:
+            with open_bytes(path) as stream, open(plain, "wb") as unpacked:
+                shutil.copyfileobj(stream, unpacked, 1 << 20)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise ValueError(
+                f"no room left in {tempfile.gettempdir()} to unpack corpus file {path}: {error.strerror}; free some, "
+                "or name another folder in $TMPDIR, and run the same command again"
+            ) from None
+        yield plain
 
 
 @contextmanager

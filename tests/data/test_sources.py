@@ -1,5 +1,9 @@
+import errno
 import gzip
 import json
+import os
+import resource
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,6 +185,35 @@ def test_bad_files_say_file_and_place(name: str, content: bytes, words: str, tmp
     problems = Problems(skip=True)
     assert len(list(documents(str(path), problems))) <= 1
     assert sum(problems.counts.values()) == 1 and str(path) in next(iter(problems.first.values()))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+def test_what_the_machine_refuses_is_never_skipped(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose content is good must not be lost for a fault that passes."""
+
+    def refuse(path: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    path = tmp_path / "a.jsonl"
+    path.write_text(json_lines())
+    monkeypatch.setattr(sources, "open_bytes", refuse)
+    problems = Problems(skip=True)
+    with pytest.raises(ValueError, match=rf"a\.jsonl cannot be read: {os.strerror(code)}; .* not skipped"):
+        list(documents(str(path), problems))
+    assert not problems.counts
+
+
+def test_no_room_to_unpack_a_table_is_never_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet_gz(tmp_path / "a.parquet.gz", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits, problems = resource.getrlimit(resource.RLIMIT_FSIZE), Problems(skip=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # Python ignores SIGXFSZ: a write gives EFBIG
+    try:
+        with pytest.raises(ValueError, match=r"no room left in .* to unpack corpus file .*/a\.parquet\.gz: .*TMPDIR"):
+            list(documents(str(tmp_path / "a.parquet.gz"), problems))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not problems.counts
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
