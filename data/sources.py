@@ -351,9 +351,15 @@ def _read_table(piece: FilePiece, problems: Problems) -> Iterator[Document]:
             problems.report(*_table_problem(path, batches, piece))
             return
         for texts in batches:
-            for text in texts.to_pylist():
+            for text in _values(texts):
                 row += 1
-                if not isinstance(text, str):
+                if isinstance(text, UnicodeDecodeError):
+                    problems.report(
+                        KIND["utf-8"],
+                        f'corpus file {path} row {row} is not UTF-8 at byte {text.start} of column "{piece.field}"; '
+                        "mend the row, or go on with --on-error skip",
+                    )
+                elif not isinstance(text, str):
                     kind = "null" if text is None else type(text).__name__
                     problems.report(
                         KIND["field"],
@@ -362,6 +368,24 @@ def _read_table(piece: FilePiece, problems: Problems) -> Iterator[Document]:
                     )
                 elif text and not text.isspace():
                     yield Document(f"{path.name}:{row}", text)
+
+
+def _values(column: Any) -> Iterator[object]:
+    """The values of a column; in the place of one that is not UTF-8 the error, for Arrow does not check what it reads.
+
+    Row by row only where there is such a one: that is slower.
+    """
+    try:
+        yield from column.to_pylist()
+    except UnicodeDecodeError:
+        yield from map(_value_or_error, column)
+
+
+def _value_or_error(scalar: Any) -> object:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error
 
 
 def _table_problem(path: Path, names: str, piece: FilePiece) -> tuple[str, str]:

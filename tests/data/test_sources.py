@@ -240,6 +240,24 @@ def test_a_parquet_without_the_column_lists_its_own(tmp_path: Path) -> None:
         list(documents(str(tmp_path / "a.parquet")))
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_row_that_is_not_utf_8_is_named_and_skipped_alone(suffix: str, tmp_path: Path) -> None:
+    raw = pa.array([b"one"] * 200 + [b"caf\xe9 noir"] + [b"two"] * 200)
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())})
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(ValueError, match=rf'a\.{suffix} row 201 is not UTF-8 at byte 3 of column "text"; mend the row'):
+        list(documents(str(path)))
+    problems = Problems(skip=True)
+    found = list(documents(str(path), problems))
+    assert [document.text for document in found] == ["one"] * 200 + ["two"] * 200
+    assert found[-1].name.endswith(":401") and problems.counts == {"not UTF-8": 1}
+
+
 def test_what_is_skipped_is_counted_by_kind(tmp_path: Path) -> None:
     lines = [b'{"text": "one"}', b"{", b'{"text": "two"}', b"{}", b"nonsense", b'{"text": "caf\xe9"}', b'{"text": "3"}']
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
