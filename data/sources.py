@@ -236,8 +236,10 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
             except UnicodeDecodeError as error:
                 problem("utf-8", position, f"is not UTF-8 at byte {error.start}; {_convert(path)}")
                 continue
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = getattr(error, "msg", "nested too deeply")
+            except (ValueError, RecursionError) as error:
+                deep = isinstance(error, RecursionError)
+                # A ValueError that is none of json's own: Python makes no integer of over 4,300 digits.
+                reason = getattr(error, "msg", "nested too deeply" if deep else "a number of too many digits")
                 problem("json", position, f"is not JSON ({reason}); mend the line, or go on with --on-error skip")
                 continue
             if isinstance(record, list) and not position:

@@ -167,6 +167,7 @@ def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
         ("a.jsonl", b"3\n", 'line 1 has no string field "text" \\(it is no object\\)'),
         ("a.json", b'[{"text": "x"}]\n', "line 1 is one JSON array, not JSON lines; convert it: jq"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON .nested too deeply"),
+        ("a.jsonl", b'{"text": "x", "id": ' + b"9" * 5000 + b"}", "line 1 is not JSON .a number of too many digits"),
         ("a.jsonl", b'{"text": "\\ud83d"}', 'line 1 has half a surrogate pair in field "text"'),
         ("a.parquet", b"PAR1 not really", "not a Parquet file"),
         ("a.parquet", CORRUPT, "cannot be read: .*; check that it is whole"),
