@@ -1,6 +1,8 @@
 """Loss, perplexity and bits per byte of a run on any text: `python -m recipes.evaluate --data my.txt`."""
 
+import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
 
+    from data.shards import Shards
     from model.gpt import GPT
 
 BATCH_TOKENS = 16_384  # tokens evaluated at once: large enough to keep a GPU busy, small enough for a laptop
+BATCH_DOCUMENTS = 64  # encoded together: text of at most 4 MiB each
 
 
 def evaluate(run: Path, data: str) -> dict[str, Any]:
@@ -38,41 +42,52 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
             f"{run} was trained with the {config.objective} objective: it has no loss on plain text; its "
             "validation loss stands in report.json"
         )
-    tokeniser = load_tokeniser(run)
-    texts = _texts(run, data, tokeniser)
+    texts = _texts(run, data)
     for text in texts:
-        if len(text.tokens) < 2:
-            raise ValueError(f"{text.name} holds {len(text.tokens)} tokens; a loss needs at least 2")
-        if int(text.tokens.max()) >= config.vocab_size:
-            raise ValueError(
-                f"{text.name} holds token {text.tokens.max()} but the model has {config.vocab_size}: another tokeniser "
-                "made it"
-            )
+        if text.num_tokens < 2:
+            raise ValueError(f"{text.name} holds {text.num_tokens} tokens; a loss needs at least 2")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device, dtype[precision(read(run / "ds_config.json"))])
-    end = tokeniser.eos_token_id if recipe.data.separate_documents else None
-    losses = [_loss(model, text.tokens, end) for text in texts]
+    end = load_tokeniser(run).eos_token_id if recipe.data.separate_documents else None
+    losses = [mean_loss(model, text, end) for text in texts]
     total = sum(text.share for text in texts)
     loss = sum(text.share * each for text, each in zip(texts, losses, strict=True)) / total
-    bytes_per_token = sum(text.share * text.size / len(text.tokens) for text in texts) / total
+    bytes_per_token = sum(text.share * text.size / text.num_tokens for text in texts) / total
     return {
         "run": str(run),
         "data": data,
-        "tokens": sum(len(text.tokens) - 1 for text in texts),
+        "tokens": sum(text.num_tokens - 1 for text in texts),
         "bytes": sum(text.size for text in texts),
         "loss": loss,
         "perplexity": perplexity(loss),
         "bits_per_byte": bits_per_byte(loss, bytes_per_token),
         "parts": [
-            {"name": text.name, "share": text.share / total, "loss": each, "tokens": len(text.tokens) - 1}
+            {"name": text.name, "share": text.share / total, "loss": each, "tokens": text.num_tokens - 1}
             for text, each in zip(texts, losses, strict=True)
         ],
     }
 
 
-def _loss(model: "GPT", tokens: "NDArray[np.generic]", end: int | None) -> float:
-    """Mean loss in nats over every token but the first; documents that `end` closes do not see each other."""
+@dataclass(frozen=True)
+class Text:
+    """What a loss is measured on: tokens, size in bytes, share of the whole beside other texts.
+
+    `read(start, stop)` gives the tokens from `start` to `stop`, at most to the end: they need not fit into memory.
+    """
+
+    name: str
+    read: "Callable[[int, int], NDArray[np.generic]]"
+    num_tokens: int
+    size: int
+    share: int = 1
+
+
+def mean_loss(model: "GPT", text: Text, end: int | None) -> float:
+    """Mean loss in nats over every token but the first; documents that `end` closes do not see each other.
+
+    Reads about `BATCH_TOKENS` at a time. Errors: `ValueError` for a token that the model does not have.
+    """
     import torch
 
     from data.objectives import documents
@@ -80,69 +95,94 @@ def _loss(model: "GPT", tokens: "NDArray[np.generic]", end: int | None) -> float
     from model.loss import token_losses
 
     config, device = model.config, next(model.parameters()).device
-    samples, mask = (torch.from_numpy(array) for array in windows(tokens, config.seq_length))
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    batch = max(1, BATCH_TOKENS // config.seq_length)
-    for first in range(0, len(samples), batch):
-        rows = slice(first, first + batch)
-        shown = samples[rows, :-1]
+    step = max(1, BATCH_TOKENS // config.seq_length) * config.seq_length
+    for first in range(0, text.num_tokens - 1, step):
+        tokens = text.read(first, first + step + 1)
+        if int(tokens.max()) >= config.vocab_size:
+            raise ValueError(
+                f"{text.name} holds token {tokens.max()} but the model has {config.vocab_size}: another tokeniser "
+                "made it"
+            )
+        samples, mask = (torch.from_numpy(array) for array in windows(tokens, config.seq_length))
+        shown = samples[:, :-1]
         apart = None if end is None else torch.from_numpy(documents(shown.numpy(), end)).to(device)
         with torch.no_grad():
             logits = model(shown.to(device), None, apart)
-            losses = token_losses(logits, samples[rows, 1:].to(device), config.vocab_size)
-        counted = mask[rows].to(device)
+            losses = token_losses(logits, samples[:, 1:].to(device), config.vocab_size)
+        counted = mask.to(device)
         total += torch.stack(((losses.double() * counted).sum(), counted.sum()))
     return float(total[0] / total[1])
 
 
-@dataclass(frozen=True)
-class Text:
-    """What a loss is measured on: tokens, size in bytes, share of the whole beside other texts."""
-
-    name: str
-    tokens: "NDArray[np.generic]"
-    size: int
-    share: int = 1
-
-
-def _texts(run: Path, data: str, tokeniser: "PreTrainedTokenizerFast") -> list[Text]:
+def _texts(run: Path, data: str) -> list[Text]:
     """What is to be evaluated: of a run's own validation set each part of the blend, else one text."""
     from data import mixture, prepare
 
     if data != "validation":
-        return [Text(data, *_tokens(data, tokeniser))]
+        return [text_of(run, data)]
     opened = mixture.reopened(json.loads((run / "data.json").read_text()))
     return [
-        Text(part.corpus, prepare.shards(part.folder, "validation").read(), manifest["validation"]["bytes"], part.share)
+        _of_shards(part.corpus, prepare.shards(part.folder, "validation"), manifest["validation"]["bytes"], part.share)
         for part, manifest in zip(opened.parts, opened.manifests, strict=True)
     ]
 
 
-def _tokens(data: str, tokeniser: "PreTrainedTokenizerFast") -> "tuple[NDArray[np.generic], int]":
-    """Tokens and size in bytes of a split of a prepared folder, of a shard, or of any corpus that can be read."""
-    import numpy as np
+def _of_shards(name: str, shards: "Shards", size: int, share: int = 1) -> Text:
+    return Text(name, shards.read, shards.num_tokens, size, share)
 
-    from data import corpora, prepare
-    from data.shards import Shard
+
+def text_of(run: Path, data: str) -> Text:
+    """A split of a prepared folder, a shard, or any corpus that can be read.
+
+    A corpus is encoded with the run's tokeniser as preparing does: the name of a special token is plain text.
+    """
+    from data import prepare
+    from data.shards import Shards
 
     folder, split = Path(data).parent, Path(data).name
     if split in SPLITS and (folder / "manifest.json").exists():
         facts = prepare.check(folder)[split]
         if not facts["tokens"]:
             raise ValueError(f"{folder} holds no {split} documents; give another split")
-        return prepare.shards(folder, split).read(), facts["bytes"]
+        return _of_shards(data, prepare.shards(folder, split), facts["bytes"])
     if Path(data).is_dir():
         data = str(Path(data).resolve())
     prefix = Path(data).with_suffix("") if data.endswith((".bin", ".idx")) else Path(data)
     if prefix.with_name(prefix.name + ".idx").exists():
-        tokens = Shard(prefix).tokens
-        return tokens, len(tokeniser.decode(tokens.tolist(), skip_special_tokens=True).encode())
-    texts = [document.text for document in corpora.documents(data)]
-    if not texts:
+        shards = Shards([prefix])
+        return _of_shards(data, shards, _decoded_bytes(shards, load_tokeniser(run)))
+    tokens, size = _encoded(run, data)
+    return Text(data, lambda start, stop: tokens[start:stop], len(tokens), size)
+
+
+def _decoded_bytes(shards: "Shards", tokeniser: "PreTrainedTokenizerFast") -> int:
+    """Size of the text of shards in UTF-8; decoded some documents at a time."""
+    import numpy as np
+
+    ends = np.cumsum(shards.lengths, dtype=np.int64)
+    reached = np.searchsorted(ends, np.arange(BATCH_TOKENS, ends[-1] + BATCH_TOKENS, BATCH_TOKENS))
+    cuts = np.unique(ends[np.minimum(reached, len(ends) - 1)]).tolist()
+    parts = (shards.read(start, stop).tolist() for start, stop in itertools.pairwise([0, *cuts]))
+    return sum(len(tokeniser.decode(part, skip_special_tokens=True).encode()) for part in parts)
+
+
+def _encoded(run: Path, data: str) -> "tuple[NDArray[np.generic], int]":
+    """The tokens of a corpus, every document closed by its end-of-document token, and the size of its text."""
+    import numpy as np
+
+    from data import corpora
+    from data.encode import Judge
+
+    judge, end = Judge(run / "tokeniser"), load_tokeniser(run).eos_token_id
+    documents, parts, size = corpora.documents(data), [], 0
+    while texts := [document.text for document in itertools.islice(documents, BATCH_DOCUMENTS)]:
+        tokens, lengths = judge(texts)
+        parts.append(np.insert(tokens, np.cumsum(lengths), end))
+        size += sum(len(text.encode()) for text in texts)
+    if not parts:
         raise ValueError(f"{data} holds no text; give another file")
-    encoded = tokeniser(texts, add_special_tokens=False)["input_ids"]
-    end = [tokeniser.eos_token_id]
-    return np.concatenate([np.array([*ids, *end]) for ids in encoded]), sum(len(text.encode()) for text in texts)
+    return np.concatenate(parts), size
 
 
 def main() -> None:
