@@ -4,13 +4,15 @@ Where `$STAGECRAFT_HUB/<owner>/<name>` is a folder, it is read in the place of t
 network.
 """
 
+import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.sources import KIND, SPLITS, Document, Problems, value
+from data.sources import KIND, SPLITS, Document, Problems, of_the_machine, value
 
 FILE_BYTES = 1 << 28  # a guess, where a data set does not say how much it holds
 
@@ -47,7 +49,7 @@ class HubPiece:
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         hub = self.hub
-        for number, row in enumerate(self._rows()):
+        for number, row in enumerate(self._rows(problems)):
             if hub.where and value(row, hub.where[0]) != hub.where[1]:
                 continue
             text, place = value(row, hub.field), f"{self.split} file {self.index} row {number}"
@@ -57,14 +59,24 @@ class HubPiece:
             elif text and not text.isspace():
                 yield Document(f"{self.split}/{self.index}:{number}", text, self.split if self.own else "")
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _rows(self, problems: Problems) -> Iterator[dict[str, Any]]:
+        """The rows of the file, to its end or to where it cannot be read: the libraries do not go on after that."""
         rows = _load(self.hub, self.split)
         if self.count > 1:
             rows = rows.shard(num_shards=self.count, index=self.index)
+        number = 0
         try:
-            yield from rows
+            for row in rows:
+                yield row
+                number += 1
         except _failures() as error:
-            raise _no_data(self.hub, error) from None
+            if not _of_content(error):
+                raise _no_data(self.hub, error) from None
+            problems.report(
+                KIND["file"],
+                f"data set {self.hub} {self.split} file {self.index} cannot be read from row {number} on: "
+                f"{_reason(error)}; take another revision, or leave out the rest of the file with --on-error skip",
+            )
 
 
 def hub_pieces(hub: Hub) -> list[HubPiece]:
@@ -128,14 +140,32 @@ def _load(hub: Hub, split: str) -> Any:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What the hub's libraries raise where a name, a network or a file is wrong."""
-    import httpx2  # what huggingface_hub asks the network with; its errors come through
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # there are two of it, and this is theirs
+
+    return (DatasetsError, httpx.HTTPError, OSError, ValueError, RuntimeError, EOFError, zlib.error)
+
+
+def _of_content(error: Exception) -> bool:
+    """Whether what a file holds is wrong, and not the network or the machine, which may be well tomorrow."""
     from datasets.exceptions import DatasetsError
 
-    return (DatasetsError, httpx2.HTTPError, OSError, ValueError, RuntimeError)
+    if isinstance(error, OSError):  # Arrow's are plain ones; those of the network are classes of their own
+        return type(error) in (OSError, gzip.BadGzipFile) and not of_the_machine(error)
+    return isinstance(error, (DatasetsError, ValueError, EOFError, zlib.error))
 
 
 def _no_data(hub: Hub, error: Exception) -> ValueError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    source = _source(hub)
+    if source != hub.name:
+        return ValueError(
+            f"data set {hub} cannot be read from {source}: {_reason(error)}; check the files there, and the subset"
+        )
     return ValueError(
-        f"data set {hub} cannot be read from the hub: {reason}; check the name and the network, or give a local path"
+        f"data set {hub} cannot be read from the hub: {_reason(error)}; check the name and the network, or give a "
+        "local path"
     )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

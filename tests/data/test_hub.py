@@ -1,11 +1,17 @@
+import errno
+import gzip
 import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
+from data import hub
 from data.corpora import CORPORA, documents
 from data.hub import Hub, hub_pieces
 from data.sources import Problems, read_pieces
@@ -78,8 +84,66 @@ def test_a_part_of_a_data_set_is_taken_by_a_field_s_value(tmp_path: Path, monkey
 
 def test_a_network_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise httpx2.ConnectError("Name or service not known")
+        raise httpx.ConnectError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
     with pytest.raises(ValueError, match="some/set cannot be read from the hub: Name or service not known; check"):
         hub_pieces(Hub("some/set"))
+
+
+def not_utf_8() -> pa.Table:
+    raw = pa.array([b"two", b"caf\xe9", b"three"])
+    return pa.table({"text": pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())})
+
+
+def test_a_file_that_cannot_be_read_is_named_and_its_rest_skipped(copy: Path) -> None:
+    pq.write_table(not_utf_8(), copy / "train-00001-of-00002.parquet")
+    words = "data set some/set train file 1 cannot be read from row 1 on: 'utf-8' codec can't decode .*--on-error skip"
+    with pytest.raises(ValueError, match=words) as caught:
+        list(documents("some/set"))
+    assert "network" not in str(caught.value)
+    problems = Problems(skip=True)
+    assert [document.text for document in documents("some/set", problems)] == ["one", "two", "held"]
+    assert problems.counts == {"unreadable file": 1}
+
+
+def test_a_packed_file_that_lacks_its_end_is_skipped_from_there(copy: Path) -> None:
+    for path in copy.iterdir():
+        path.unlink()
+    line = (json.dumps({"text": os.urandom(999).hex()}) + "\n").encode()
+    (copy / "train.jsonl.gz").write_bytes(gzip.compress(line * 8000)[:-9])
+    problems = Problems(skip=True)
+    assert list(documents("some/set", problems))
+    assert problems.counts == {"unreadable file": 1}
+
+
+def test_a_copy_with_a_broken_first_file_says_where_it_lies(copy: Path) -> None:
+    (copy / "train-00000-of-00002.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ValueError, match=rf"some/set cannot be read from {copy}: .*; check the files there") as caught:
+        documents("some/set")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("Server Disconnected"),
+        OSError(errno.EMFILE, "Too many open files"),
+        httpx.ReadTimeout("timed out"),
+        RuntimeError("the client has been closed"),
+    ],
+)
+def test_what_the_network_refuses_is_never_skipped(
+    error: Exception, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rows:
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield {"text": "one"}
+            raise error
+
+    pieces = hub_pieces(Hub("some/set"))
+    monkeypatch.setattr(hub, "_load", lambda *_: Rows())
+    problems = Problems(skip=True)
+    with pytest.raises(ValueError, match=f"data set some/set cannot be read from .*{re.escape(str(error))}"):
+        list(read_pieces(pieces[-1:], problems))
+    assert not problems.counts
