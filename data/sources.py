@@ -24,7 +24,7 @@ UNPACKED_RATIO = 4  # text expands about so much; it only serves to guess how mu
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 TABLES = (".parquet", ".arrow")
 ABOUT_ARROW = ("dataset_info.json", "dataset_dict.json", "state.json")
-TEXT_BYTES = 1 << 22  # a plain text file is cut into documents of about this, so that memory stays flat
+TEXT_BYTES = 1 << 22  # a plain text file is cut into documents of about this (up to twice), so that memory stays flat
 ROWS = 128  # of a table read together
 PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 21, 1 << 32  # of a corpus, and of a piece
 
@@ -309,18 +309,45 @@ def _line_number(path: Path, position: int) -> int:
 
 def _read_text(piece: FilePiece, problems: Problems) -> Iterator[Document]:
     """One document a piece; of a packed file, one for every `TEXT_BYTES`, cut where a line ends."""
-    held: list[bytes] = []
-    size, begin = 0, piece.start
     with open_bytes(piece.path) as stream:
-        for position, line in _lines(piece, stream):
-            if not held:
-                begin = position
-            held.append(line)
-            size += len(line)
-            if size >= TEXT_BYTES and _kind(piece.path)[1]:
-                yield from _text(piece, b"".join(held), begin, problems)
-                held, size = [], 0
-    yield from _text(piece, b"".join(held), begin, problems)
+        if _kind(piece.path)[1]:
+            begin = 0
+            for raw in _parts(stream):
+                yield from _text(piece, raw, begin, problems)
+                begin += len(raw)
+        else:
+            begin, end = (_cut_at(stream, position, piece.size) for position in (piece.start, piece.stop))
+            stream.seek(begin)
+            yield from _text(piece, stream.read(end - begin), begin, problems)
+
+
+def _parts(stream: IO[bytes]) -> Iterator[bytes]:
+    beyond = b""
+    while held := beyond + stream.read(TEXT_BYTES - len(beyond)):
+        more, beyond = _to_cut(stream, held[-1:])
+        yield held + more
+
+
+def _cut_at(stream: IO[bytes], position: int, size: int) -> int:
+    """Where a file of `size` bytes is cut that is to be cut at `position`: there or up to `TEXT_BYTES` later."""
+    if position in (0, size):
+        return position
+    stream.seek(position - 1)
+    return position + len(_to_cut(stream, stream.read(1))[0])
+
+
+def _to_cut(stream: IO[bytes], before: bytes) -> tuple[bytes, bytes]:
+    """What follows the byte `before` up to a cut, and what was read beyond it.
+
+    A cut is where a line ends; where none does for `TEXT_BYTES`, after a space; where there is none, between two
+    characters. So a document is at most twice as long, whatever a file holds.
+    """
+    line = b"" if before == b"\n" else stream.readline(TEXT_BYTES)
+    if line.endswith(b"\n") or len(line) < TEXT_BYTES:
+        return line, b""
+    inside_a_character = range(0x80, 0xC0)  # the bytes of UTF-8 after the first
+    cut = line.find(b" ") + 1 or next((i for i, byte in enumerate(line[:4]) if byte not in inside_a_character), 0)
+    return line[:cut], line[cut:]
 
 
 def _text(piece: FilePiece, raw: bytes, position: int, problems: Problems) -> Iterator[Document]:

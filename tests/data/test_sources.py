@@ -110,6 +110,23 @@ def test_a_large_text_file_is_several_documents_cut_between_lines(
     assert all(part.endswith("\n") and len(part) < 130 for part in found)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    "text", ["of words " * 200, "漢字かな" * 200, "é" * 77 + "\n" + "x " * 400 + "\nend\n", "x" * 50 + "é" * 100]
+)
+def test_a_text_file_without_line_ends_is_several_documents(
+    text: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "TEXT_BYTES", 100)
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix else text.encode())
+    found = [document.text for document in documents(str(path))]
+    assert "".join(found) == text
+    assert len(found) > 1 and all(len(part.encode()) <= 200 for part in found)
+    if " " in text:
+        assert all(part[-1] in " \n" for part in found)
+
+
 def test_directories_and_globs(tmp_path: Path) -> None:
     for i, text in enumerate(TEXTS):
         (tmp_path / f"{i}.txt").write_text(text)
