@@ -107,23 +107,42 @@ def split_of(document: Document, raw: bytes) -> str:
     return "validation" if bucket < HELD_OUT else "test" if bucket < HELD_OUT + TESTED else "train"
 
 
-def hold_out_end(documents: Iterator[Document], num_bytes: int) -> Iterator[Document]:
-    """For a corpus so small that no document fell to validation: the end of its last document does.
+def hold_out_end(documents: Iterator[Document], train_bytes: int, held_bytes: int) -> Iterator[Document]:
+    """For a corpus so small that no document fell to validation: the end of what would be for training does.
 
-    About `num_bytes` of it, cut at a line where there is one. All other documents are for training.
+    Of `train_bytes` bytes of UTF-8 for training, the last `held_bytes` at least: documents as a whole, but one longer
+    than `held_bytes` is cut, at a line where there is one. Documents of other splits stay as they are.
     """
-    last: Document | None = None
+    position = 0
     for document in documents:
-        if last:
-            yield replace(last, split="train")
-        last = document
-    if last:
-        target = max(len(last.text) - num_bytes, 0)
-        line = last.text.rfind("\n", 0, target)
-        cut = line + 1 if line > target // 2 else target
-        for part, text in (("train", last.text[:cut]), ("validation", last.text[cut:])):
-            if text:
-                yield Document(last.name, text, part)
+        try:
+            raw = document.text.encode()
+        except UnicodeEncodeError:  # the caller's to report; it was not counted either
+            raw = b""
+        if not raw or split_of(document, raw) != "train":
+            yield document
+            continue
+        rest = train_bytes - held_bytes - position  # how much of this and what follows is for training
+        position += len(raw)
+        if rest >= len(raw):
+            yield document
+        elif rest <= 0 or len(raw) <= held_bytes:
+            yield replace(document, split="validation")
+        else:
+            cut = _cut(raw, rest)
+            for part, text in (("train", raw[:cut]), ("validation", raw[cut:])):
+                if text:
+                    yield Document(document.name, text.decode(), part)
+
+
+def _cut(raw: bytes, target: int) -> int:
+    """Where to cut UTF-8 at or before `target`: at a line, or where that is far off between characters."""
+    line = raw.rfind(b"\n", 0, target) + 1
+    if line > target // 2:
+        return line
+    while target and raw[target] & 0xC0 == 0x80:
+        target -= 1
+    return target
 
 
 # --- Shakespeare -----------------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this much of a corpus
-HELD_OUT_SHARE = 0.05  # of a corpus too small for the split by document
+# Of a corpus too small for the split by document, or whose source has no validation split; a few million tokens do.
+HELD_OUT_SHARE, MOST_HELD_OUT_BYTES = 0.05, 100_000_000
 TRIAL_SHARE, MOST_TRIAL_BYTES = 0.005, 2_000_000  # of a corpus, that engines are compared on
 TRIAL_PIECES = 16
 
@@ -334,12 +335,16 @@ class _Preparation:
         if (self.folder / "manifest.json").exists():
             return  # another node was here first
         described = self._described(job)
-        if not described["train"]["tokens"]:
+        if not any(described[split]["tokens"] for split in SPLITS):
             raise ValueError(f"corpus {self.corpus} holds no text; give another path")
+        if not described["train"]["tokens"]:
+            raise ValueError(
+                f"corpus {self.corpus} has no document to train on: all fell to validation or test; give more documents"
+            )
         if described["validation"]["tokens"] < 2:
-            self._hold_out(job, described["train"]["bytes"] + described["test"]["bytes"])
+            self._hold_out(job, described["train"]["bytes"])
             described = self._described(job)
-        if described["validation"]["tokens"] < 2:
+        if described["validation"]["tokens"] < 2 or not described["train"]["tokens"]:
             raise ValueError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
@@ -387,12 +392,16 @@ class _Preparation:
         commits = {f"{p.hub.name}@{p.hub.revision}" for p in pieces if isinstance(p, HubPiece)}
         return sorted(commits | {f"{path.name} sha256 {file_sha256(path)}" for path in fetched})
 
-    def _hold_out(self, job: Job, num_bytes: int) -> None:
-        """No document fell to validation: the end of the last document does."""
-        records = self._records(job)
-        last = max(number for number, record in enumerate(records) if record["train"] or record["test"])
-        task = replace(self.tasks[last], hold_out_bytes=int(num_bytes * HELD_OUT_SHARE) + 1)
-        self.tasks[last] = task
-        with Workers(job.tokeniser, "tokenizers", 1) as workers:
-            engine = "gigatoken" if records[last]["engine"].startswith("gigatoken") else "tokenizers"
-            workers.do([(task, self._fingerprint(job, task))], replace(job, engine=engine))
+    def _hold_out(self, job: Job, train_bytes: int) -> None:
+        """No document fell to validation: the end of those for training does, of as many tasks as it takes."""
+        left = min(int(train_bytes * HELD_OUT_SHARE) + 1, MOST_HELD_OUT_BYTES)
+        todo, engine = [], "tokenizers"
+        for number, record in reversed([*enumerate(self._records(job))]):
+            size = sum(entry["bytes"] for entry in record["train"])
+            if size and left > 0:
+                engine = "gigatoken" if record["engine"].startswith("gigatoken") else "tokenizers"
+                self.tasks[number] = task = replace(self.tasks[number], hold_out=(size, min(left, size)))
+                todo.append((task, self._fingerprint(job, task)))
+                left -= size
+        with Workers(job.tokeniser, engine, 1) as workers:
+            workers.do(todo, replace(job, engine=engine))

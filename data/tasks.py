@@ -37,11 +37,11 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """Pieces that make shards of their own. With `hold_out_bytes` the end of the last document is for validation."""
+    """Pieces that make shards of their own. `hold_out` is as `hold_out_end` takes it, where no split has validation."""
 
     number: int
     pieces: tuple[Piece, ...]
-    hold_out_bytes: int | None = None
+    hold_out: tuple[int, int] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -49,11 +49,11 @@ class Task:
 
     def identity(self) -> list[object]:
         """What its shards depend on, besides the job."""
-        return [[piece.identity() for piece in self.pieces], self.hold_out_bytes]
+        return [[piece.identity() for piece in self.pieces], self.hold_out]
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         documents = read_pieces(self.pieces, problems)
-        return documents if self.hold_out_bytes is None else hold_out_end(documents, self.hold_out_bytes)
+        return hold_out_end(documents, *self.hold_out) if self.hold_out else documents
 
 
 def tasks_of(pieces: Sequence[Piece]) -> list[Task]:

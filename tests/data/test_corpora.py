@@ -46,15 +46,37 @@ def test_a_source_s_own_splits_are_kept() -> None:
         assert all(split_of(Document("a", "", split), f"{i}".encode()) == split for i in range(100))
 
 
-def test_the_end_of_the_last_document_can_be_held_out() -> None:
-    lines = "".join(f"line {i:03d}\n" for i in range(100))  # nine characters each
-    first, train, held = hold_out_end(iter([Document("a", "one"), Document("b", lines)]), 50)
-    assert (first.text, first.split, train.split, held.split) == ("one", "train", "train", "validation")
-    assert train.text + held.text == lines and held.text.startswith("line 094\n")
-    train, held = hold_out_end(iter([Document("a", "x" * 100)]), 5)
-    assert (len(train.text), len(held.text)) == (95, 5)
-    (whole,) = hold_out_end(iter([Document("a", "short")]), 50)
-    assert whole.split == "validation"
+def held(documents: list[Document], held_bytes: int) -> dict[str, list[str]]:
+    train_bytes = sum(len(d.text.encode()) for d in documents if split_of(d, d.text.encode()) == "train")
+    found: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for document in hold_out_end(iter(documents), train_bytes, held_bytes):
+        found[split_of(document, document.text.encode())].append(document.text)
+    return found
+
+
+def test_a_long_document_is_cut_at_a_line_or_between_characters() -> None:
+    lines = "".join(f"line {i:03d}\n" for i in range(100))  # nine bytes each
+    found = held([Document("a", "one", "train"), Document("b", lines, "train")], 50)
+    assert "".join(found["train"]) + "".join(found["validation"]) == "one" + lines
+    assert found["validation"][0].startswith("line 094\n")
+    found = held([Document("a", "x" * 100, "train")], 5)
+    assert (found["train"], found["validation"]) == (["x" * 95], ["x" * 5])
+    found = held([Document("a", "漢字" * 50, "train")], 13)  # of 300 bytes; the cut falls inside a character
+    assert (found["train"], found["validation"]) == ([("漢字" * 50)[:95]], ["字漢字漢字"])
+
+
+def test_short_documents_are_held_out_whole() -> None:
+    texts = [f"text {i:02d} " + "x" * 92 for i in range(30)] + ["ok then"]
+    found = held([Document("a", text, "train") for text in texts], 150)
+    assert found == {"train": texts[:28], "validation": texts[28:], "test": []}
+    assert held([Document("a", "short", "train")], 50)["validation"] == ["short"]
+
+
+def test_only_what_was_for_training_is_held_out() -> None:
+    documents = [Document("a", "one", "train"), Document("b", "two", "train"), Document("c", "asked later", "test")]
+    assert held(documents, 2) == {"train": ["one", "t"], "validation": ["wo"], "test": ["asked later"]}
+    broken = Document("d", "\ud800", "train")
+    assert broken in hold_out_end(iter([*documents, broken]), 6, 2)
 
 
 def test_a_page_becomes_its_text() -> None:

@@ -86,6 +86,32 @@ def test_a_corpus_too_small_to_split_holds_out_its_end(tmp_path: Path, tokeniser
     assert 0.03 < len(held) / len(text) < 0.07 and held.startswith("Document")
 
 
+def decoded(folder: Path, split: str) -> list[str]:
+    loaded = tokenisers.load(str(folder / "tokeniser"))
+    facts = prepare.manifest(folder)[split]
+    tokens = prepare.shards(folder, split).read().tolist() if facts["tokens"] else []
+    return loaded.decode(tokens).split(loaded.eos_token)[:-1]
+
+
+def test_a_test_split_is_not_trained_on(tmp_path: Path, tokeniser: str) -> None:
+    records = [{"text": line, "split": "train"} for line in LINES[:100]]
+    records += [{"text": line, "split": "test"} for line in LINES[100:140]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    folder = prepare.prepare(str(tmp_path / "a.jsonl"), tokeniser, 300, tmp_path / "out")
+    assert decoded(folder, "test") == LINES[100:140]
+    assert decoded(folder, "train") == LINES[:95] and decoded(folder, "validation") == LINES[95:100]
+
+
+def test_as_many_tasks_as_it_takes_are_held_out(files: Path, tmp_path: Path, tokeniser: str) -> None:
+    texts = [LINES[0] * 50, LINES[1] * 50, "ok then", "and so on"]
+    for number, text in enumerate(texts):
+        (files / f"{number}.jsonl").write_text(json.dumps({"text": text, "split": "train"}) + "\n")
+    folder = prepare.prepare(str(files), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
+    cut, *whole = decoded(folder, "validation")
+    assert whole == ["ok then", "and so on"] and decoded(folder, "train") == [texts[0], texts[1].removesuffix(cut)]
+    assert 0.04 < len("".join([cut, *whole])) / len("".join(texts)) < 0.07
+
+
 def test_shards_are_the_same_for_any_number_of_processes_and_nodes(files: Path, tmp_path: Path, tokeniser: str) -> None:
     said: list[str] = []
     reports: list[Progress] = []
