@@ -331,7 +331,7 @@ class _Preparation:
         return [task for task in tasks if self._record(job, task) is None]
 
     def _put_together(self, job: Job) -> None:
-        """Write the manifest, drop what does not belong, give the folder its name."""
+        """Write the manifest, give the folder its name, drop what does not belong."""
         if (self.folder / "manifest.json").exists():
             return  # another node was here first
         described = self._described(job)
@@ -348,13 +348,13 @@ class _Preparation:
             raise ValueError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
-        belongs = {entry["name"] for split in SPLITS for entry in described[split]["shards"]}
-        for path in self.scratch.iterdir():
-            if path.is_file() and path.stem not in belongs:
-                path.unlink()
         write_whole(self.scratch / "manifest.json", json.dumps(described, indent=2) + "\n")
         shutil.rmtree(self.folder, ignore_errors=True)
         os.replace(self.scratch, self.folder)
+        belongs = {"manifest", *(entry["name"] for split in SPLITS for entry in described[split]["shards"])}
+        for path in self.folder.iterdir():  # only now: whoever is stopped before this still has all records
+            if path.is_file() and path.stem not in belongs:
+                path.unlink()
 
     def _records(self, job: Job) -> list[dict[str, Any]]:
         records = [self._record(job, task) for task in self.tasks]

@@ -226,6 +226,36 @@ def test_a_killed_run_is_gone_on_with(files: Path, tmp_path: Path, tokeniser: st
     assert contents(folder) == contents(fresh) and left_in(out) == [folder.name]
 
 
+@pytest.mark.parametrize("target", ["manifest.json", "replace"])
+def test_a_run_stopped_while_it_puts_all_together_keeps_its_shards(
+    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    write, rename = tasks.write_whole, os.replace
+
+    def stop_writing(path: Path, text: str) -> None:
+        if path.name == target:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    def stop_renaming(source: Path, place: Path) -> None:
+        if target == "replace" and Path(place).parent == out:
+            raise KeyboardInterrupt
+        rename(source, place)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_whole", stop_writing)
+        patched.setattr(os, "replace", stop_renaming)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
+    said: list[str] = []
+    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
+    assert "going on: 4 of 4 tasks are finished already" in said
+    assert left_in(out) == [folder.name]
+    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".bin", ".idx", ".json"}
+    assert not list(folder.glob("task-*"))
+
+
 def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: str) -> None:
     code = (
         "import os, sys, time\n"
