@@ -7,8 +7,10 @@ end of a document is an end-of-document token.
 import importlib.metadata
 import json
 import os
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,10 +56,30 @@ class Judge:
         return tokens, np.fromiter(map(len, ids), np.int64, len(ids))
 
 
+@cache
+def _unassigned() -> NDArray[np.bool_]:
+    """Of every code point whether it is none that Unicode names, as far as this Python knows.
+
+    Engines carry tables of different editions of Unicode: what is a letter in the one and nothing in the other parts
+    words otherwise. An assigned code point keeps its class in later editions.
+    """
+    return np.fromiter((unicodedata.category(chr(point)) == "Cn" for point in range(0x110000)), np.bool_, 0x110000)
+
+
+def holds_unassigned(text: str) -> bool:
+    """Whether a text has a code point on whose class engines may differ."""
+    return not text.isascii() and bool(_unassigned()[np.frombuffer(text.encode("utf-32-le"), np.uint32)].any())
+
+
 class Gigatoken:
-    """The gigatoken library. Its memory of words grows with the corpus, so it is dropped when it has grown too far."""
+    """The gigatoken library, and the judge for the rare texts with code points that are unassigned.
+
+    gigatoken's memory of words grows with the corpus, so it is dropped when it has grown too far.
+    """
 
     def __init__(self, tokeniser: Path) -> None:
+        self._tokeniser = tokeniser
+        self._judge: Judge | None = None
         self.name = f"gigatoken {importlib.metadata.version('gigatoken')}"
         described = json.loads((tokeniser / "tokenizer.json").read_text())
         described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
@@ -72,6 +94,13 @@ class Gigatoken:
         self._began_at = _resident_bytes()
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        if not holds_unassigned("".join(text for text in texts if not text.isascii())):
+            return self._encode(texts)
+        self._judge = self._judge or Judge(self._tokeniser)
+        found = [self._judge([text]) if holds_unassigned(text) else self._encode([text]) for text in texts]
+        return np.concatenate([tokens for tokens, _ in found]), np.concatenate([lengths for _, lengths in found])
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
         layout = self._tokenizer.encode_batch(list(texts), parallel=False).layout
         offsets = np.asarray(layout.offsets.data)
         tokens = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]

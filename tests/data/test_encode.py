@@ -1,5 +1,6 @@
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,3 +81,30 @@ def test_gigatoken_begins_anew_when_it_has_grown(tokeniser: Path, monkeypatch: p
     fast(TEXTS)
     assert fast._tokenizer is not first
     assert all(np.array_equal(a, b) for a, b in zip(before, fast(TEXTS), strict=True))
+
+
+@pytest.fixture(scope="module")
+def with_contractions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokeniser with an entry for 's, whose ids tell whether what stands before it is a letter or a digit."""
+    folder = tmp_path_factory.mktemp("contractions")
+    tokenisers.save(tokenisers.train_bpe(["a's b's c's d's 1's 2's "] * 9, 300), folder)
+    return folder
+
+
+SCRIPTS = [*range(0x80, 0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x17000), *range(0x1A000, 0x20000)]
+
+
+def test_code_points_that_an_edition_of_unicode_does_not_know_have_the_judge_s_ids(with_contractions: Path) -> None:
+    fast, judge = Gigatoken(with_contractions), Judge(with_contractions)
+    texts = ["plain", "\ua7d2's", "naïve 漢字", "1\u0c5c x", "", "\U00010940's"]
+    assert not encode._same(fast._encode, judge, texts)  # type: ignore[arg-type]
+    assert encode._same(fast, judge, texts)
+    assert [encode.holds_unassigned(text) for text in texts] == [False, True, False, True, False, True]
+
+
+def test_engines_agree_on_every_assigned_code_point(with_contractions: Path) -> None:
+    """But for Han, Hangul and Tangut, which are one class each. A newer Python knows more; the engines may not."""
+    assigned = [chr(point) for point in SCRIPTS if unicodedata.category(chr(point)) not in ("Cn", "Cs")]
+    texts = ["".join(f"a{c}'s 1{c}\n" for c in assigned[i : i + 1000]) for i in range(0, len(assigned), 1000)]
+    assert not any(map(encode.holds_unassigned, texts))
+    assert encode._same(Gigatoken(with_contractions), Judge(with_contractions), texts)
