@@ -26,7 +26,7 @@ from data.fetch import file_sha256
 from data.hub import HubPiece
 from data.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
 from data.sources import SPLITS, FilePiece, Problems, local_files
-from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of, write_whole
+from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -94,7 +94,7 @@ def prepare(
         unfinished = {key: value for key, value in source.items() if key != "files"}
         scratch = root / f"{slug}-{_short_hash(unfinished)}{PARTIAL}"
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
+        with enough_room(scratch), _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
             if not (folder / "manifest.json").exists():
                 _Preparation(corpus, tokeniser, vocab_size, source, scratch, folder, say, options).run()
     _check_vocabulary(tokeniser, manifest(folder)["vocab_size"], vocab_size)
@@ -109,7 +109,7 @@ def shared_tokeniser(
         return spec
     folder = root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}"
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f".{folder.name}.lock"):
+    with enough_room(folder), _locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"tokeniser: {spec} of {len(names)} corpora")
             budget = TOKENISER_SAMPLE_CHARACTERS // len(names)

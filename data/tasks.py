@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from data.sources import SPLITS, Document, Piece, Problems, piece_bytes, read_pi
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # encoded together
 SHARD_TOKENS = 1 << 30
 POLL_SECONDS = 0.5
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def do_task(
     """
     problems = Problems(job.skip)
     done = 0
-    try:
+    with enough_room(job.folder):
         with ExitStack() as open_shards:
             parts = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
             for batch in _batches(task.documents(problems), problems):
@@ -204,12 +206,21 @@ def do_task(
             **{split: part.shards for split, part in parts.items()},
         }
         write_whole(job.record_path(task), json.dumps(record, indent=1))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+
+
+@contextmanager
+def enough_room(folder: Path) -> Iterator[None]:
+    """Errors: `ValueError` where what is done meanwhile finds no room to write to."""
+    try:
+        yield
+    except Exception as error:  # libraries in Rust raise a bare one, with the number in its words
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number not in NO_ROOM:
             raise
         raise ValueError(
-            f"no room left to write {job.folder}: {os.strerror(error.errno)}; free some and run the same command "
-            "again, what is finished is kept"
+            f"no room left to write {folder}: {os.strerror(number)}; free some and run the same command again, what is "
+            "finished is kept"
         ) from None
 
 

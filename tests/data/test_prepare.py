@@ -2,10 +2,13 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +299,40 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_shard(
         prepare.prepare(str(files), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
     (scratch,) = (tmp_path / "out").glob("*.partial")
     assert not [name for name in left_in(scratch) if "00002" in name or "partial" in name]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to write more into a file: as a full disk, for whoever writes, in Rust too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [1000, 3])
+def test_no_room_for_the_tokeniser_is_one_line(corpus: Path, tmp_path: Path, size: int) -> None:
+    words = r"no room left to write .*partial: File too large; free some"
+    with files_of_at_most(size), pytest.raises(ValueError, match=words):
+        prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out", options=Options(workers=1))
+    with files_of_at_most(size), pytest.raises(ValueError, match="no room left to write"):
+        prepare.shared_tokeniser([str(corpus), str(corpus)], "bpe:300", tmp_path / "out")
+
+
+def test_no_room_for_the_manifest_is_one_line(
+    corpus: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = tasks.write_whole
+
+    def full(path: Path, text: str) -> None:
+        with files_of_at_most(10 if path.name == "manifest.json" else 1 << 30):
+            write(path, text)
+
+    monkeypatch.setattr(prepare, "write_whole", full)
+    with pytest.raises(ValueError, match=r"no room left to write .*partial: File too large; free some"):
+        prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
 
 
 def test_a_file_that_was_mended_is_done_again_and_the_others_are_not(
