@@ -40,7 +40,7 @@ TRIAL_PIECES = 16
 Say = Callable[[str], None]
 
 
-class OthersUnfinished(Exception):  # noqa: N818
+class OthersUnfinished(ValueError):  # noqa: N818
     """This node's part is done and other nodes' are not."""
 
 
@@ -236,22 +236,36 @@ class _Preparation:
         if gone:
             self.say(f"corpus {self.corpus}: {gone}")
         try:
-            self.tasks = tasks_of(corpora.pieces(self.corpus))
-            with self._alone():
-                job = self._job()
-            self._work(job)
+            self._run()
+        except Exception:
+            # Another node may put all together at any moment; then the scratch folder is gone, and the work is done.
+            if not self._is_made():
+                raise
+        finally:
+            if self.options.nodes == 1 and not list(self.scratch.glob("task-*.json")):
+                shutil.rmtree(self.scratch, ignore_errors=True)  # nothing in it is worth a second start
+
+    def _run(self) -> None:
+        self.tasks = tasks_of(corpora.pieces(self.corpus))
+        with self._alone():
+            if self._is_made():
+                return
+            job = self._job()
+        self._work(job)
+        with self._alone():
+            if self._is_made():
+                return
             missing = len(self._unfinished(job, self.tasks))
             if missing:
                 raise OthersUnfinished(
                     f"node {self.options.node} of {self.options.nodes} did its part of {self.corpus}; {missing} of "
                     f"{len(self.tasks)} tasks are not finished yet: the last node to finish puts all together"
                 )
-            with self._alone():
-                self._put_together(job)
-        except BaseException:
-            if self.options.nodes == 1 and not list(self.scratch.glob("task-*.json")):
-                shutil.rmtree(self.scratch, ignore_errors=True)  # nothing in it is worth a second start
-            raise
+            self._put_together(job)
+
+    def _is_made(self) -> bool:
+        """Whether the folder is whole, for another node was here first."""
+        return (self.folder / "manifest.json").exists()
 
     def _alone(self) -> Any:
         return _locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
@@ -332,8 +346,6 @@ class _Preparation:
 
     def _put_together(self, job: Job) -> None:
         """Write the manifest, give the folder its name, drop what does not belong."""
-        if (self.folder / "manifest.json").exists():
-            return  # another node was here first
         described = self._described(job)
         if not any(described[split]["tokens"] for split in SPLITS):
             raise ValueError(f"corpus {self.corpus} holds no text; give another path")

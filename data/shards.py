@@ -94,8 +94,6 @@ class ShardWriter:
         self._lengths = array("i")
         unfinished = f".{socket.gethostname()}-{os.getpid()}{PARTIAL}"
         self._bin_path, self._idx_path = (with_suffix(prefix, suffix + unfinished) for suffix in (".bin", ".idx"))
-
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
         self._bin = open(self._bin_path, "wb")  # noqa: SIM115
         self._hash = hashlib.sha256()
 

@@ -134,6 +134,33 @@ def test_shards_are_the_same_for_any_number_of_processes_and_nodes(files: Path, 
     assert one == two
 
 
+@pytest.mark.parametrize("step", ["run", "_work", "_unfinished"])
+def test_a_node_that_is_overtaken_finds_the_folder(
+    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Node 0 is started again, and just before each of its steps node 1 puts all together."""
+    root = tmp_path / "out"
+    node0, node1 = (Options(workers=1, nodes=2, node=node) for node in (0, 1))
+    with pytest.raises(OthersUnfinished):
+        prepare.prepare(str(files), tokeniser, 300, root, options=node0)
+    plain, made = getattr(prepare._Preparation, step), []
+
+    def overtaken(self: Any, *arguments: Any) -> Any:
+        if not made and self.options.node == 0:
+            made.append(root)
+            made.append(prepare.prepare(str(files), tokeniser, 300, root, options=node1))
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(prepare._Preparation, step, overtaken)
+    assert prepare.prepare(str(files), tokeniser, 300, root, options=node0) == made[1]
+    assert left_in(root) == [made[1].name]
+
+
+def test_a_shard_writer_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ShardWriter(tmp_path / "put-together" / "train", 300)
+
+
 def test_shards_are_of_a_bounded_size(
     corpus: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
