@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data.fetch import cache_directory, fetch_debian, fetch_wheel
 from data.hub import Hub, hub_pieces
@@ -87,13 +88,44 @@ def pieces(corpus: str) -> list[Piece]:
     files = local_files(name)
     if files:
         return [*file_pieces(files, text_field or "text")]
-    hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", name)
-    if hub and not Path(name.split("/")[0]).exists():
-        return [*hub_pieces(Hub(hub[1], hub[2] or "", hub[3] or "main", text_field or "text"))]
+    hub = hub_of(corpus)
+    if hub:
+        return [*hub_pieces(hub)]
     raise ValueError(
         f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines, Parquet or "
         "Arrow, or a Hugging Face data set id such as allenai/c4:en"
     )
+
+
+def hub_of(corpus: str) -> Hub | None:
+    """The data set of the hub that a name or an id stands for, where it is none of a local path."""
+    if corpus in CORPORA:
+        return CORPORA[corpus].hub
+    name, _, text_field = corpus.partition("::")
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", name)
+    if not found or Path(name.split("/")[0]).exists():
+        return None
+    return Hub(found[1], found[2] or "", found[3] or "main", text_field or "text")
+
+
+def state(corpus: str) -> dict[str, Any]:
+    """What identifies a corpus, found without asking the hub: what fixes a named one, and of local files their state.
+
+    That is path, size and time of change; `hub_copy` is that of a local copy of a data set of the hub.
+    """
+    named, hub = corpus in CORPORA, hub_of(corpus)
+    root = os.environ.get("STAGECRAFT_HUB")
+    copy = [path for path in Path(root, hub.name).rglob("*") if path.is_file()] if hub and root else []
+    files = [] if named else local_files(corpus.partition("::")[0])
+    return {
+        "fixed_by": CORPORA[corpus].fixed_by if named else "",
+        "files": _stats(files),
+        "hub_copy": _stats(sorted(copy)),
+    }
+
+
+def _stats(files: list[Path]) -> list[list[Any]]:
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def split_of(document: Document, raw: bytes) -> str:

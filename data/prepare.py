@@ -25,7 +25,7 @@ from data.corpora import split_of
 from data.fetch import file_sha256
 from data.hub import HubPiece
 from data.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
-from data.sources import SPLITS, FilePiece, Problems, local_files
+from data.sources import SPLITS, FilePiece, Problems
 from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
 
 if TYPE_CHECKING:
@@ -196,16 +196,10 @@ def _short_hash(value: Any) -> str:
 
 
 def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
-    """What identifies the input: names, and for local files their sizes and times of change."""
-    named = corpus in corpora.CORPORA
-    files = [] if named else local_files(corpus.partition("::")[0])
-    stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    fixed = corpora.CORPORA[corpus].fixed_by if named else ""
-    folder = Path(tokeniser, "tokenizer.json")
-    vocabulary = hashlib.sha256(folder.read_bytes()).hexdigest() if folder.is_file() else ""
-    return {
-        "corpus": corpus, "fixed_by": fixed, "files": stats, "tokeniser": tokeniser, "vocabulary_sha256": vocabulary,
-    }  # fmt: skip
+    """What identifies the input: names, the state of local files, the content of a tokeniser's folder."""
+    files = sorted(Path(tokeniser).glob("*.json")) if Path(tokeniser).is_dir() else []
+    vocabulary = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
+    return {"corpus": corpus, **corpora.state(corpus), "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
 
 
 @contextmanager

@@ -185,6 +185,32 @@ def test_prepared_data_is_used_again_until_its_source_changes(corpus: Path, tmp_
     assert prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out") != first
 
 
+def test_a_tokeniser_with_another_end_of_document_makes_another_folder(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tokeniser"
+    tokenisers.save(tokenisers.train_bpe(LINES, 300), folder)
+    first = prepare.prepare(str(corpus), str(folder), 300, tmp_path / "out")
+    described = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**described, "eos_token": "!"}))
+    second = prepare.prepare(str(corpus), str(folder), 300, tmp_path / "out")
+    ends = [prepare.manifest(made)["end_of_document"] for made in (first, second)]
+    assert ends == [0, tokenisers.load(str(folder)).convert_tokens_to_ids("!")] and ends[1] != 0
+
+
+def test_a_copy_of_the_hub_that_changed_is_prepared_again(
+    tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAGECRAFT_HUB", str(tmp_path))
+    copy = tmp_path / "some" / "set" / "train.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES[:50]))
+    first = prepare.prepare("some/set", tokeniser, 300, tmp_path / "out")
+    assert prepare.prepare("some/set", tokeniser, 300, tmp_path / "out") == first
+    copy.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES[:60]))
+    second = prepare.prepare("some/set", tokeniser, 300, tmp_path / "out")
+    facts = prepare.manifest(second)
+    assert second != first and sum(facts[split]["documents"] for split in sources.SPLITS) == 60
+
+
 def test_bad_input_stops_or_is_skipped_and_what_was_finished_is_kept(
     files: Path, tmp_path: Path, tokeniser: str
 ) -> None:
@@ -332,11 +358,13 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_shard(
 def files_of_at_most(size: int) -> Iterator[None]:
     """The system refuses to write more into a file: as a full disk, for whoever writes, in Rust too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 @pytest.mark.parametrize("size", [1000, 3])
