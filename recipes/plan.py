@@ -97,6 +97,59 @@ def duration(recipe: Recipe, step: Work, machine: Machine) -> dict[str, Any]:
     }
 
 
+def check_precision(gpu: GPU, dtype: str) -> None:
+    """Refuse a GPU that cannot compute in that precision. Errors: `ValueError` with the remedy."""
+    if dtype == "bf16" and not gpu.bf16:
+        raise ValueError(f"a {gpu.name} has no bf16; give an fp16 JSON with --deepspeed_config")
+
+
+def check_ranks(recipe: Recipe, path: Path, world: int, machine: Machine | None, unit: int) -> None:
+    """Refuse a cluster that the recipe's own layout and batch do not go with.
+
+    `unit` is the ranks of a node, or 1 where ranks were asked for. Errors: `ValueError` with the smallest cluster that
+    does where this one is too small, else with the nearest ones.
+    """
+    layout, needed = recipe.layout, recipe.layout.ranks_per_replica
+    cut = f"tp {layout.tp} x pp {layout.pp} x ulysses {layout.ulysses} = {needed}"
+    if world < needed:
+        more = f"give --world-size {needed} or more"
+        if machine is not None:
+            from recipes.search import remedy
+
+            more = remedy(recipe, path, world, machine)
+        raise ValueError(f"{recipe.name}'s layout {cut} needs at least {needed} ranks, here are {world}; {more}")
+    try:
+        own_step(recipe, path, world)
+    except ValueError as error:
+        close = _nearest(recipe, path, world, unit)
+        if not close:
+            raise
+        what = " or ".join(f"{size // unit:,}" for size in close)
+        what += " ranks" if unit == 1 else f" nodes of {unit}"
+        reason = str(error) if world % needed == 0 else f"layout {cut} does not divide {world} ranks"
+        raise ValueError(f"{reason}; the nearest clusters that go with layout and batch: {what}") from None
+
+
+def _nearest(recipe: Recipe, path: Path, world: int, unit: int) -> list[int]:
+    """The next smaller and the next larger number of ranks, in whole units, that the recipe runs on as it is."""
+    config = engine_config.read(path)
+    batch = config.get("train_batch_size", "auto")
+    batch = recipe.batch.global_batch if batch == "auto" else batch
+    sizes = [recipe.layout.ranks_per_replica * degree for degree in range(1, batch + 1) if batch % degree == 0]
+
+    def runs(size: int) -> bool:
+        try:
+            own_step(recipe, path, size)
+        except ValueError:
+            return False
+        return True
+
+    whole = [size for size in sizes if size % unit == 0]
+    below = next((size for size in reversed(whole) if size < world and runs(size)), None)
+    above = next((size for size in whole if size > world and runs(size)), None)
+    return [size for size in (below, above) if size is not None]
+
+
 def own_step(recipe: Recipe, config_path: Path, world_size: int) -> Work:
     """The step of the recipe's own layout. Errors: `ValueError` where it does not go with the world size."""
     resolved = resolve_engine(recipe, engine_config.read(config_path), config_path, world_size)
@@ -134,8 +187,7 @@ def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | 
         "deviations": list(resolved.deviations),
     }
     if machine is not None:
-        if resolved.dtype == "bf16" and not machine.gpu.bf16:
-            raise ValueError(f"a {machine.gpu.name} has no bf16; give an fp16 JSON with --deepspeed_config")
+        check_precision(machine.gpu, resolved.dtype)
         values["gpu"] = machine.gpu.name
         values["time"] = duration(recipe, step, machine)
     return values
@@ -282,7 +334,13 @@ def main() -> None:
 
             search.run(recipe, path, world, machine, args.top, args.json)
             return
+        check_ranks(recipe, path, world, machine, 1 if args.world_size else recipe.cluster.gpus_per_node)
         values = with_costs(plan(recipe, path, world, machine), args)
+        if machine is not None and not values["memory"]["fits"]:
+            from recipes.search import remedy, smallest
+
+            values["remedy"] = remedy(recipe, path, world, machine)
+            values["smallest_cluster_nodes"] = smallest(recipe, path, machine) or None
         if args.verify:
             from recipes.verify import verify
 
@@ -302,10 +360,8 @@ def main() -> None:
             show_verified(values["verified"])
         if args.plot:
             print(f"  picture                   {args.plot}")
-        if machine is not None and not values["memory"]["fits"]:
-            from recipes.search import remedy
-
-            print(f"  {remedy(recipe, path, machine)}")
+        if "remedy" in values:
+            print(f"  {values['remedy']}")
 
     cli.run_job(job)
 

@@ -14,14 +14,13 @@ from model import engine_config
 from model.layout import Layout, stage_boundaries
 from model.memory import peak_bytes, rank_bytes
 from model.work import Work, gradient_bytes, last_blocks, work
-from recipes.plan import USABLE, own_step
+from recipes.plan import USABLE, check_precision, own_step
 from recipes.recipe import Recipe
 from recipes.timing import Machine, StepTime, step_time
 
 TENSOR = (1, 2, 4, 8, 16)
 MICRO = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 EVERY = (0, 1, 2, 3, 4)  # every n-th block is recomputed; 0: none
-LARGEST_CLUSTER = 1 << 16  # nodes: where the search for a cluster that fits gives up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +43,40 @@ def space(recipe: Recipe, path: Path) -> Space:
 
 
 def candidates(space: Space, world: int) -> Work | None:
-    """Every layout that this project can run on `world` ranks, as arrays; nothing where there is none.
+    """Every layout that this project can run on `world` ranks, as arrays; nothing where there is none."""
+    stages = np.arange(1, min(space.recipe.model.num_layers, world) + 1)
+    tp, pp, micro, every, zero = _grid(TENSOR, stages[world % stages == 0], MICRO, EVERY, range(1, 4))
+    cut = tp * pp * space.recipe.layout.ulysses
+    whole = world % cut == 0
+    dp = world // cut
+    return _runnable(space, *(axis[whole] for axis in (tp, pp, dp, micro, every, zero)))
+
+
+def _grid(*axes: Iterable[int]) -> list[Any]:
+    """Every combination of the axes' values, flat."""
+    return [axis.ravel() for axis in np.meshgrid(*(np.array(list(axis), dtype=int) for axis in axes), indexing="ij")]
+
+
+def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, zero: Any) -> Work | None:
+    """Those of the layouts that this project can run, nothing where there is none.
 
     The limits are those of `Layout.check`, `engine_config.check_layout` and the batch arithmetic; a pipeline goes with
     ZeRO stage 1 and without offload. Ulysses stays as the recipe has it.
     """
     recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
-    stages = np.arange(1, min(model.num_layers, world) + 1)
-    axes = (TENSOR, stages[world % stages == 0], MICRO, EVERY, range(1, 4))
-    tp, pp, micro, every, zero = (axis.ravel() for axis in np.meshgrid(*map(np.array, axes), indexing="ij"))
-    cut = tp * pp * ulysses
-    good = (world % cut == 0) & (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
+    good = (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
     good &= (model.padded_vocab_size % tp == 0) & (model.seq_length % (tp * ulysses) == 0)
-    good &= base.global_batch % (np.maximum(world // cut, 1) * micro) == 0
+    good &= base.global_batch % (dp * micro) == 0
     piped = not (base.offload_optimizer or base.offload_weights or recipe.model.objective == "prefix")
     good &= (pp == 1) | ((zero == 1) & piped)
     if not good.any():
         return None
-    tp, pp, micro, every, zero = tp[good], pp[good], micro[good], every[good], zero[good]
+    tp, pp, dp, micro, every, zero = (axis[good] for axis in (tp, pp, dp, micro, every, zero))
     last = {stages: last_blocks(stage_boundaries(model, stages)) for stages in set(pp.tolist())}
     varied = {
         "tp": tp,
         "pp": pp,
-        "dp": world // (tp * pp * ulysses),
+        "dp": dp,
         "sequence_parallel": tp > 1,
         "micro_batch": micro,
         "full": np.where(every > 0, np.ceil(model.num_layers / np.maximum(every, 1)) / model.num_layers, 0.0),
@@ -117,6 +127,7 @@ def usable_bytes(gpu: GPU) -> float:
 
 def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
     """All candidates of a cluster, fastest first. Errors: `ValueError` where none divides the cluster, or none fits."""
+    check_precision(machine.gpu, engine_config.precision(engine_config.read(path)))
     step = candidates(space(recipe, path), world)
     if step is None:
         raise ValueError(
@@ -125,49 +136,59 @@ def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
         )
     judged = judge(step, machine)
     if not judged.fits.any():
-        raise ValueError(remedy(recipe, path, machine, judged))
+        raise ValueError(remedy(recipe, path, world, machine))
     order = np.argsort(judged.seconds, kind="stable")
     return judge(pick(step, order), machine)
 
 
-def remedy(recipe: Recipe, path: Path, machine: Machine, judged: Judged | None = None) -> str:
-    """One line for a layout or a cluster that does not fit: the smallest cluster where some layout does, what binds."""
-    nodes = _smallest(recipe, path, machine)
+def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
+    """One line for a layout or a cluster that does not do: whether another layout fits here, else what binds; and the
+    smallest cluster where some layout fits."""
+    step, nodes = candidates(space(recipe, path), world), smallest(recipe, path, machine)
     per_node, name = int(machine.gpus_per_node), machine.gpu.name
-    where = f"the smallest cluster of {name} where a layout of {recipe.name} fits"
-    tail = f"is {nodes} node{'s' * (nodes > 1)} of {per_node}" if nodes else f"has over {LARGEST_CLUSTER} nodes"
-    if judged is None:
-        return f"{where} {tail}; --search says which layouts fit here, if any"
-    least = pick(judged.step, int(np.argmin(judged.peak)))
-    parts = {part: float(size) for part, size in rank_bytes(least, 0).items()}
+    tail = f"the smallest cluster of {name} where a layout of {recipe.name} fits is {nodes} node{'s' * (nodes > 1)} of "
+    tail = f"{tail}{per_node}" if nodes else f"no cluster of {name} holds {recipe.name} with its global batch"
+    if step is None:
+        return f"no layout of {recipe.name} divides {world:,} ranks and its global batch; {tail}"
+    peak, usable = peak_bytes(step), usable_bytes(machine.gpu)
+    if (peak <= usable).any():
+        return f"other layouts fit these {world:,} {name}, --search says which; {tail}"
+    least = pick(step, int(np.argmin(peak)))
+    worst = max((0, int(least.pp) - 1), key=lambda stage: float(sum(rank_bytes(least, stage).values())))
+    parts = {part: float(size) for part, size in rank_bytes(least, worst).items()}
     binds = max(parts, key=lambda part: parts[part])
     return (
-        f"{recipe.name} fits on no layout of {int(least.gpus):,} {name}: the leanest (tensor {least.tp} x pipeline "
-        f"{least.pp} x data {least.dp}) takes {float(np.min(judged.peak)) / GIGA:,.1f} GB a rank of "
-        f"{judged.usable / GIGA:,.1f} GB usable, {parts[binds] / GIGA:,.1f} GB of it {binds}; {where} {tail}"
+        f"{recipe.name} fits on no layout of {world:,} {name}: the leanest (tensor {least.tp} x pipeline "
+        f"{least.pp} x data {least.dp}) takes {float(np.min(peak)) / GIGA:,.1f} GB a rank of "
+        f"{usable / GIGA:,.1f} GB usable, {parts[binds] / GIGA:,.1f} GB of it {binds}; {tail}"
     )
 
 
-def _smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
-    """Nodes of the smallest cluster on which some layout fits, 0 where none is found."""
-    free, per_node, usable = space(recipe, path), int(machine.gpus_per_node), usable_bytes(machine.gpu)
+def smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
+    """Nodes of the smallest cluster on which some layout fits, 0 where there is none.
 
-    def fits(nodes: int) -> bool:
-        step = candidates(free, nodes * per_node)
-        return step is not None and bool((peak_bytes(step) <= usable).any())
-
-    high = 1
-    while high <= LARGEST_CLUSTER and not fits(high):
-        high *= 2
-    if high > LARGEST_CLUSTER:
+    Which clusters the layouts and the batch divide has no order in it, so all are weighed: a data degree divides the
+    global batch. A larger micro-batch never takes less memory.
+    """
+    free = space(recipe, path)
+    batch, blocks = int(free.base.global_batch), recipe.model.num_layers
+    degrees = [degree for degree in range(1, batch + 1) if batch % degree == 0]
+    tp, pp, dp, every, zero = _grid(TENSOR, range(1, blocks + 1), degrees, EVERY, range(1, 4))
+    whole = tp * pp * dp * recipe.layout.ulysses % int(machine.gpus_per_node) == 0
+    step = _runnable(free, *(axis[whole] for axis in (tp, pp, dp, np.ones_like(tp), every, zero)))
+    if step is None:
         return 0
-    return next(nodes for nodes in range(high // 2 + 1, high + 1) if fits(nodes))
+    fitting = step.gpus[peak_bytes(step) <= usable_bytes(machine.gpu)]
+    return int(fitting.min()) // int(machine.gpus_per_node) if len(fitting) else 0
 
 
 def describe(judged: Judged, index: int) -> dict[str, Any]:
     """One candidate as plain values."""
     step, seconds = pick(judged.step, index), float(judged.seconds[index])
-    every = round(1 / float(step.full)) if step.full else 0
+    blocks = int(step.num_layers)
+    recomputed = round(float(step.full) * blocks)
+    # The interval that recomputes as many: every fourth of 5 blocks is 2 of them, as is every third.
+    every = next((n for n in range(1, blocks + 1) if -(-blocks // n) == recomputed), 0)
     return {
         "tp": int(step.tp),
         "pp": int(step.pp),

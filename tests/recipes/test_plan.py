@@ -139,18 +139,71 @@ def test_a_search_says_where_the_recipe_s_own_layout_stands() -> None:
     assert "the recipe's own" in command("18b", "--search", "--top", "3").stdout
 
 
-def test_the_smallest_cluster_is_the_smallest() -> None:
-    recipe = load("175b")
-    machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
-    text = search.remedy(recipe, path, machine)
-    nodes = int(re.search(r"is (\d+) nodes? of 8", text)[1])  # type: ignore[index]
-    free = search.space(recipe, path)
+NO_RAMP = ("batch.ramp_start=0", "batch.ramp_increment=0", "batch.ramp_samples=0")
+
+
+@pytest.mark.parametrize(("name", "gpu", "settings"), [
+    ("175b", "a100-80gb", ()), ("530b", "v100-16gb", ("batch.global_batch=1500", *NO_RAMP)),
+    ("530b", "v100-16gb", ("batch.global_batch=105", *NO_RAMP)), ("1.3b", "v100-16gb", ()),
+])  # fmt: skip
+def test_the_smallest_cluster_is_the_smallest(name: str, gpu: str, settings: tuple[str, ...]) -> None:
+    """Also where a larger cluster fits no layout because none divides it: 256 nodes for a batch of 1,500."""
+    recipe = override(load(name), list(settings))
+    path = ROOT / "ds_configs" / "pipeline_fp16.json"
+    machine = plan.cluster_machine(dataclasses.replace(recipe.cluster, gpu=gpu))
+    assert machine is not None
+    nodes, free = search.smallest(recipe, path, machine), search.space(recipe, path)
 
     def fits(count: int) -> bool:
         step: Work | None = search.candidates(free, count * 8)
         return step is not None and bool((search.judge(step, machine).fits).any())
 
-    assert fits(nodes) and not any(fits(count) for count in range(1, nodes))
+    assert nodes == next(count for count in range(1, 301) if fits(count))
+
+
+def test_a_model_that_no_cluster_holds() -> None:
+    """One sequence a step leaves no data ranks, and one block nothing to cut but its width."""
+    settings = ("batch.global_batch=1", "layout.pp=1", "model.num_layers=1", "batch.micro_batch=1", *NO_RAMP)
+    recipe = override(load("530b"), [*settings, "model.seq_length=262144"])
+    machine = plan.cluster_machine(dataclasses.replace(recipe.cluster, gpu="v100-16gb"))
+    assert machine is not None
+    text = search.remedy(recipe, ROOT / "ds_configs" / "pipeline_fp16.json", 8, machine)
+    assert "no cluster of v100-16gb holds gpt_530b with its global batch" in text
+
+
+def test_every_cluster_that_is_offered_runs() -> None:
+    """The nearest clusters of one that does not do go through the very plan that refused it."""
+    for name, world, unit in (
+        ("530b", 2248, 8),
+        ("530b", 1600, 16),
+        ("530b", 2520, 8),
+        ("345m", 3, 1),
+        ("39b", 100, 4),
+    ):
+        recipe = load(name)
+        machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
+        with pytest.raises(ValueError, match="nearest clusters that go with layout and batch") as told:
+            plan.check_ranks(recipe, path, world, machine, unit)
+        offered = re.findall(r"[\d,]+", str(told.value).rsplit("batch: ", 1)[1].split(" nodes of")[0])
+        assert offered
+        for count in offered:
+            size = int(count.replace(",", "")) * unit
+            assert plan.plan(recipe, path, size, machine)["world_size"] == size
+
+
+def test_the_interval_of_a_found_layout_is_one_that_recomputes_as_many() -> None:
+    """Every fourth and every third of five blocks are two; of 105, every fourth are 27."""
+    recipe = override(load("530b"), ["layout.pp=1"])
+    step = search.candidates(search.space(recipe, ROOT / recipe.engine), 64)
+    machine = plan.cluster_machine(recipe.cluster)
+    assert step is not None and machine is not None
+    judged = search.judge(step, machine)
+    for index in range(0, len(judged.seconds), 7):
+        every = search.describe(judged, index)["recompute_every"]
+        blocks = -(-105 // every) if every else 0
+        assert blocks == round(105 * float(step.full[index]))
+    few = search.stretch(dataclasses.replace(search.pick(step, 0), num_layers=5, full=2 / 5), 1)
+    assert search.describe(search.judge(few, machine), 0)["recompute_every"] == 3
 
 
 @pytest.mark.parametrize("name", ["gpt_39b", "gpt_13b", "gpt_tiny"])
@@ -180,7 +233,13 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     (("530b", "--gpu", "a10-80gb"), "did you mean a100-80gb"),
     (("530b", "--gpu", "a100-60gb"), "there is no a100 with 60 GB"),
     (("530b", "--gpu", "tpu"), "there is no GPU 'tpu'"),
-    (("530b", "--nodes", "281"), "does not divide 2248 ranks; the nearest numbers of ranks that it does: 2240, 2520"),
+    (("530b", "--nodes", "281"), "does not divide 2248 ranks; the nearest clusters that go with layout and "
+                                 "batch: 280 or 560 nodes of 8"),
+    (("530b", "--nodes", "100", "--gpus-per-node", "16"), "layout and batch: 70 or 140 nodes of 16"),
+    (("gpt_1t", "--nodes", "1"), "needs at least 512 ranks, here are 8; gpt_1t fits on no layout of 8 a100-80gb"),
+    (("gpt_1t", "--nodes", "1"), "the smallest cluster of a100-80gb where a layout of gpt_1t fits is 43 nodes of 8"),
+    (("39b", "--nodes", "1", "--gpu", "b200"), "needs at least 16 ranks, here are 8; other layouts fit these 8 b200"),
+    (("345m", "--gpu", "v100", "--search"), "has no bf16; give an fp16 JSON"),
     (("530b", "--nodes", "0"), "--nodes is 0; it must be at least 1"),
     (("530b", "--nodes", "many"), "--nodes"),
     (("530b", "--nodes", "280", "--world-size", "2240"), "--nodes and --world-size are both given"),
@@ -204,8 +263,11 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
 def test_what_does_not_fit_is_said_with_a_remedy() -> None:
     done = command("76b", "--gpu", "v100-16gb", "--nodes", "128", "--deepspeed_config", "ds_configs/pipeline_fp16.json",
                    "--set", "layout.pp=2")  # fmt: skip
-    assert "DOES NOT FIT" in done.stdout
+    assert "DOES NOT FIT" in done.stdout and "other layouts fit these 1,024 v100-16gb" in done.stdout
     assert re.search(r"the smallest cluster of v100-16gb where a layout of gpt_76b fits is \d+ nodes of 8", done.stdout)
+    values = json.loads(command("13b", "--gpu", "v100-16gb", "--nodes", "2", "--deepspeed_config",
+                                "ds_configs/zero1_fp16.json", "--json").stdout)  # fmt: skip
+    assert not values["memory"]["fits"] and f"is {values['smallest_cluster_nodes']} nodes" in values["remedy"]
 
 
 def test_a_hundred_thousand_layouts_are_one_computation() -> None:
