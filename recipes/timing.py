@@ -167,16 +167,18 @@ def tensor_seconds(work: Work, machine: Machine) -> Any:
     """What tensor and Ulysses ranks send in one block's forward pass, and again in its backward pass.
 
     Two all-reduces of [micro-batch, sequence, hidden] (Shoeybi et al. 2019, section 3), or with sequence parallelism
-    as many gathers and scatters of the same size (Korthikanti et al. 2022, section 4.2.2); for Ulysses an all-to-all of
-    queries, keys and values and one back (Jacobs et al. 2023).
+    as many gathers and scatters of the same size (Korthikanti et al. 2022, section 4.2.2); for Ulysses all-to-alls of
+    queries, keys and values and one back, each of a rank's own tokens and its tensor slice of the width (Jacobs et al.
+    2023, section 3.2): it keeps one part of n and sends the others.
     """
     size = work.weight_bytes * work.tokens * work.hidden_size
     reduce = 2 * collective_seconds(
         machine, size, work.tp, axis_rate(machine, work.tp, 1, machine.gpu.rates.network), 2
     )
     rate = axis_rate(machine, work.ulysses, work.tp, machine.gpu.rates.network)
-    exchange = 2 * collective_seconds(machine, 2.0 * size / work.ulysses, work.ulysses, rate, 1)
-    return reduce + exchange
+    width = 2.0 * work.hidden_size + 2.0 * work.keys
+    sent = work.weight_bytes * work.tokens * width / work.tp
+    return reduce + 2 * collective_seconds(machine, sent / 2, work.ulysses, rate, 1)
 
 
 def head_seconds(work: Work, gpu: GPU) -> Any:
@@ -261,6 +263,7 @@ def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
     scatter = collective_seconds(machine, parameters * work.reduce_bytes, work.copies, rate, passes)
     back = np.where(zero == 0, work.reduce_bytes, work.weight_bytes)
     gather = collective_seconds(machine, parameters * back, work.copies, rate, 1)
+    gather = np.where((zero == 0) & (passes == 2), 0.0, gather)  # every rank has them all already
     exposed = hidden(machine.gpu, behind, scatter + gather) - behind
     every = work.micro_batches * (hidden(machine.gpu, behind, scatter) - behind) + gather
     seconds = np.where(np.asarray(work.pp) > 1, scatter + gather, np.where(zero == 2, every, exposed))

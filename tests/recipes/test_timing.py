@@ -56,6 +56,59 @@ def test_a_ring_by_hand() -> None:
     assert timing.collective_seconds(MACHINE, 1e9, 1, 1e11, 2) == 0
 
 
+@pytest.mark.parametrize(("tp", "ulysses", "keys", "expected"), [
+    (1, 8, 0, 29_360_128), (2, 4, 0, 25_165_824), (1, 8, 1024, 18_350_080), (1, 1, 0, 0),
+])  # fmt: skip
+def test_ulysses_ranks_send_what_the_paper_says(tp: int, ulysses: int, keys: int, expected: int) -> None:
+    """8,192 tokens of width 4,096, 2 bytes each, over 8 ranks: queries, keys, values and the result of a rank's 1,024
+    tokens are 33,554,432 bytes, of which it sends seven eighths. Over 4 ranks and two slices: 4 x 2,048 x 2,048 x 2 x
+    3/4. With keys and values of a quarter's width: (2 + 2/4) in place of 4."""
+    step = Work(1, 4096, 32, 16384, 8192, 50304, 1, 8, tp=tp, ulysses=ulysses, kv_size=keys, last_blocks=1)
+    alone = dataclasses.replace(step, seq_length=8192 // ulysses, ulysses=1)  # the tensor ranks' share
+    seconds = timing.tensor_seconds(step, MACHINE) - timing.tensor_seconds(alone, MACHINE)
+    assert seconds * 300 * GIGA == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("zero", "kept", "sent", "expected"), [
+    (0, 2, 2, 4), (0, 6, 4, 8), (1, 2, 2, 4), (1, 4, 2, 4), (1, 6, 4, 10), (3, 4, 2, 0),
+])  # fmt: skip
+def test_data_ranks_send_by_hand(zero: int, kept: int, sent: int, expected: int) -> None:
+    """Bytes a parameter, times 7/8 of a ring of 8: gradients scattered and gathered, or scattered and the weights
+    gathered; all of the fp32 sums to everybody, and then weights only where ZeRO divides the update."""
+    step = Work(24, 1024, 16, 4096, 2048, 50304, 1, 64, tp=8, pp=2, dp=8, last_blocks=12, zero_stage=zero,
+                gradient_bytes=kept, reduce_bytes=sent)  # fmt: skip
+    seconds = timing.data_seconds(step, MACHINE, 0.0)  # eight rings share the node's 200 GB/s
+    assert seconds * 25 * GIGA / float(step.parameters(0)) == pytest.approx(expected * 7 / 8)
+
+
+def test_zero_2_gives_gradients_away_after_every_micro_batch() -> None:
+    step = dataclasses.replace(TINY, tp=8, dp=4, zero_stage=2, global_batch=64)  # 8 micro-batches
+    part = float(step.parameters(0)) * 2 * 3 / 4 / (25 * GIGA)
+    assert timing.data_seconds(step, MACHINE, 1.0) == pytest.approx(8 * part + part)
+
+
+def test_stage_3_gathers_by_hand() -> None:
+    """Weights twice and gradients once, 6 bytes a parameter, 15/16 of them; offloaded, 4 more over PCIe by 16 ranks."""
+    step = dataclasses.replace(TINY, dp=16, zero_stage=3)
+    ring = float(step.parameters(0)) * 6 * 15 / 16 / (200 * GIGA)
+    assert timing.gather_seconds(step, MACHINE) == pytest.approx(ring)
+    host = float(step.parameters(0)) * 4 / 16 / timing.PCIE
+    offloaded = dataclasses.replace(step, offload_weights=True)
+    assert timing.gather_seconds(offloaded, MACHINE) == pytest.approx(ring + host)
+
+
+def test_pipeline_messages_by_hand() -> None:
+    """2 x 1,024 tokens of width 1,024 in 2 bytes, there and back, from one node to the next with all adapters busy;
+    two chunks twice as often, two tensor ranks each half; inside a node over the link; none without a pipeline."""
+    step = dataclasses.replace(TINY, pp=2, dp=8, last_blocks=2, global_batch=64)
+    once = 2 * 1024 * 1024 * 2 / (25 * GIGA)
+    assert timing.message_seconds(step, MACHINE) == pytest.approx(2 * once)
+    assert timing.message_seconds(dataclasses.replace(step, virtual_stages=2), MACHINE) == pytest.approx(4 * once)
+    assert timing.message_seconds(dataclasses.replace(step, tp=2, dp=4), MACHINE) == pytest.approx(once)
+    assert timing.message_seconds(dataclasses.replace(step, dp=4), MACHINE) == pytest.approx(2 * once * 25 / 300)
+    assert timing.message_seconds(TINY, MACHINE) == 0
+
+
 def test_rings_share_a_node_s_network() -> None:
     """Tensor 8: a data ring has one of eight adapters. Tensor 2: four of them. Tensor 1 on 8 ranks: the links."""
     assert timing.axis_rate(MACHINE, 4, 8, 1.0) == pytest.approx(25 * GIGA)
