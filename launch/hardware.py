@@ -156,22 +156,31 @@ CATALOGUE = {gpu.name: gpu for gpu in _CATALOGUE}
 
 
 def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GPU:
-    """The GPU of that name, however it is spelt (`A100-80GB-SXM`, `h100`, `NVIDIA A100`).
+    """The GPU of that name, however it is spelt (`A100-80GB-SXM`, `h100`, `NVIDIA A100`, `8xA100SXM4`).
 
     Of a kind with several memories the one of `memory_gb`, or of the memory in the name, or the one nearest to it where
     `nearest` says so; else the first listed.
     Errors: `ValueError` that names the nearest.
     """
     kinds = list(dict.fromkeys(gpu.name.split("-")[0] for gpu in _CATALOGUE))
-    # "8xA100", "MI250": a count before it and a missing x are no other GPU; a letter or a digit more is one.
-    spelt = {kind: rf"(?<![a-z\d])(\d+x)?{kind.removesuffix('x')}x?(?![a-z\d])" for kind in kinds}
+    # A maker, a count, a missing x and a board's form are no other GPU; any other letter or digit is one.
+    maker, form = r"(\d+x|dgx|hgx|nvidia|tesla|amd|instinct)", r"(sxm\d?|pcie|nvl|oam|x\d+|\d+gb)"
+    spelt = {kind: rf"(?<![a-z\d]){maker}*{kind.removesuffix('x')}x?{form}*(?![a-z\d])" for kind in kinds}
     kind = next((kind for kind in kinds if re.search(spelt[kind], name.lower())), None)
     if kind is None:
-        close = difflib.get_close_matches(name.lower(), [*CATALOGUE, *kinds], n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(CATALOGUE)}"
+        # Of "a100-80gb" and "a100" one is enough.
+        close = difflib.get_close_matches(name.lower(), [*CATALOGUE, *kinds], n=6, cutoff=0.4)
+        close = [found for found in dict.fromkeys(close) if not any(other.startswith(f"{found}-") for other in close)]
+        hint = f"did you mean {' or '.join(close[:3])}?" if close else f"there are {', '.join(CATALOGUE)}"
         raise ValueError(f"there is no GPU {name!r} in launch/hardware.py; {hint}")
-    stated = memory_gb or next((float(size) for size in re.findall(r"(\d+)\s*gb?\b", name.lower())), None)
     same = [gpu for gpu in _CATALOGUE if gpu.name.split("-")[0] == kind]
+    board = re.search(r"pcie|nvl(?!ink)", name.lower())
+    if board:
+        raise ValueError(
+            f"{name!r} is a board with a slower clock and no NVLink switch, which launch/hardware.py does not have; the "
+            f"nearest is {same[0].name}, which is SXM"
+        )
+    stated = memory_gb or next((float(size) for size in re.findall(r"(\d+)\s*gb?\b", name.lower())), None)
     if stated is None:
         return same[0]
     if not nearest and all(gpu.memory_gb != stated for gpu in same):

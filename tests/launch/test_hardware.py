@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -10,6 +11,10 @@ from launch.hardware import CATALOGUE, find
     ("NVIDIA H100 SXM", "h100"), ("V100-SXM-32GB", "v100-32gb"), ("v100", "v100-32gb"), ("MI300X", "mi300x"),
     ("a100-40g", "a100-40gb"),
     ("8xA100 40GB", "a100-40gb"), ("MI250", "mi250x"), ("h100_sxm", "h100"),
+    ("H100SXM", "h100"), ("A100SXM4", "a100-80gb"), ("DGXA100", "a100-80gb"), ("A100x8", "a100-80gb"),
+    ("A100-SXM4-40GB", "a100-40gb"), ("NVIDIA H100 80GB HBM3", "h100"), ("ND_A100_v4", "a100-80gb"),
+    ("Tesla V100-SXM2-16GB", "v100-16gb"), ("AMD Instinct MI300X OAM", "mi300x"), ("8xH100-SXM5", "h100"),
+    ("A100 with NVLink", "a100-80gb"),
 ])  # fmt: skip
 def test_a_gpu_is_found_however_it_is_spelt(spelt: str, name: str) -> None:
     assert find(spelt).name == name
@@ -24,6 +29,8 @@ def test_a_stated_memory_chooses_the_nearest() -> None:
     ("h10", "there is no GPU 'h10' .* did you mean h100"), ("a100-60gb", r"no a100 with 60 GB .* a100-80gb \(80 GB\)"),
     ("a1000", "did you mean a100"), ("",  "there are a100-80gb"),
     ("GH200", "did you mean h200"), ("tpu", "there are a100-80gb, a100-40gb, h100"),
+    ("H100 PCIe", "nearest is h100, which is SXM"), ("H100-NVL-94GB", "nearest is h100, which is SXM"),
+    ("A100PCIe", "nearest is a100-80gb, which is SXM"),
 ])  # fmt: skip
 def test_an_unknown_gpu_is_told_the_nearest(spelt: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -43,3 +50,10 @@ def test_the_catalogue_is_plausible() -> None:
         rates = dataclasses.asdict(gpu.rates)
         assert all(0 < rates[share] <= 1 for share in shares)
         assert not gpu.matmul_ceiling_tflops or rates["matmul"] * gpu.half_tflops < gpu.matmul_ceiling_tflops
+
+
+def test_a_hint_names_nothing_twice() -> None:
+    with pytest.raises(ValueError, match="did you mean") as told:
+        find("h1000")
+    named = re.findall(r"[abhmv][\w-]+\d[\w-]*", str(told.value).split("did you mean ")[1])
+    assert len(set(named)) == len(named) >= 1
