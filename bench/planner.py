@@ -8,6 +8,7 @@ the fit.
 
 import csv
 import dataclasses
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -29,7 +30,19 @@ NEEDED = (
     "row_id", "gpu", "layers", "hidden", "heads", "seq", "vocab", "tp", "pp", "dp", "microbatch", "global_batch",
     "recompute", "precision",
 )  # fmt: skip
-PRECISIONS = ("fp8", "bf16", "fp16", "fp32")
+RESULTS = ("iter_time_s", "iter_time_s_derived", "tokens_per_s_per_gpu", "tflops_per_gpu", "mem_gb_per_gpu")
+NOTHING = ("n/a", "na", "-", "\u2013", "\u2014", "none", "null", "nan", "?", "unknown")
+# How tables spell a precision, the first that is found; "mixed" alone is Micikevicius et al.'s, with fp16.
+PRECISIONS = {
+    "fp8": r"fp8|float8|e4m3", "bf16": r"bf-?16|bfloat-?16", "fp16": r"fp-?16|float16|half|mixed|^amp$",
+    "fp32": r"fp-?32|float32|single",
+}  # fmt: skip
+RECOMPUTE = {
+    "none": r"(none|no|off|false|0|-|n/?a|disabled)\b|$|-$", "full": r"(full|yes|on|true|all|1|uniform)\b",
+    "selective": r"selective",
+}  # fmt: skip
+# Gb/s of one InfiniBand adapter of each generation.
+INFINIBAND = {"QDR": 40, "FDR": 56, "EDR": 100, "HDR": 200, "HDR100": 100, "NDR": 400, "NDR200": 200, "XDR": 800}
 LINK_GENERATION = {"v100": 2, "a100": 3, "h100": 4, "h200": 4, "b200": 5}
 LINK_GB_S = 25  # a single NVLink of generations 2 to 4, one direction
 
@@ -37,7 +50,7 @@ LINK_GB_S = 25  # a single NVLink of generations 2 to 4, one direction
 DEFINITIONS: dict[str, Callable[[Work, Any], Any]] = {
     "hw96": lambda w, parameters: 96 * _square(w) * (1 + _attention(w) + _vocabulary(w) / 16),
     "model72": lambda w, parameters: 72 * _square(w) * (1 + _attention(w) + _vocabulary(w) / 12),
-    "8PT12": lambda w, parameters: 96 * _square(w),
+    "8pt12": lambda w, parameters: 96 * _square(w),
     "mosaic": lambda w, parameters: 3 * w.global_batch * w.seq_length * (
         2 * parameters + 4 * w.num_layers * w.hidden_size * w.seq_length
     ),
@@ -87,7 +100,7 @@ class Cells:
         return ValueError(f"{self.path} line {self.line}, column {column}: {reason}")
 
     def text(self, column: str) -> str:
-        return (self.cells.get(column) or "").strip()
+        return (self.cells.get(column.lower()) or "").strip()
 
     def number(self, column: str, default: float | None = None, whole: bool = False, least: float = 0.0) -> float:
         """A finite number of at least `least`, or `default` where the cell is empty."""
@@ -96,9 +109,13 @@ class Cells:
             if default is None:
                 raise self.fail(column, "is empty; give a number")
             return default
+        if default is not None and text.lower() in NOTHING:
+            return default
         try:
-            value = float(text)
+            value = float(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
         except ValueError:
+            if column in RESULTS:  # "OOM", "~140": nothing that was measured to a digit
+                return 0.0
             raise self.fail(column, f"{text!r} is not a number") from None
         if not (least <= value < 1e18) or (whole and not value.is_integer()):
             kind = "a whole number" if whole else "a number"
@@ -113,15 +130,19 @@ def read(path: Path) -> list[Row]:
     """The rows of a table. Errors: `ValueError` with line and column where one is missing or impossible."""
     rows = []
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             for column in NEEDED:
-                if column not in (reader.fieldnames or ()):
+                if column not in reader.fieldnames:
                     raise ValueError(f"{path} line 1: there is no column {column}; needed are {', '.join(NEEDED)}")
             for cells in reader:
-                if None in cells or None in cells.values():
+                # Spreadsheets leave commas at the end of a line, and lines of commas.
+                beyond: Any = cells.pop(None, ())  # type: ignore[call-overload]
+                if any(cell.strip() for cell in beyond) or None in cells.values():
                     raise ValueError(f"{path} line {reader.line_num}: has not as many cells as the header")
-                rows.append(_row(Cells(path, reader.line_num, cells)))
+                if any(cell.strip() for cell in cells.values()):
+                    rows.append(_row(Cells(path, reader.line_num, cells)))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text; give a CSV file") from None
     except csv.Error as error:
@@ -137,7 +158,7 @@ def _row(cells: Cells) -> Row:
     except ValueError as error:
         raise cells.fail("gpu", str(error)) from None
     work = _work(cells, gpu)
-    definition = cells.text("tflops_def")
+    definition = cells.text("tflops_def").lower()
     row = Row(
         row_id=cells.text("row_id"),
         source=cells.text("source"),
@@ -149,26 +170,54 @@ def _row(cells: Cells) -> Row:
         seconds=cells.number("iter_time_s", 0.0) or cells.number("iter_time_s_derived", 0.0),
         memory_gb=cells.number("mem_gb_per_gpu", 0.0),
     )
-    rate = cells.number("tflops_per_gpu", 0.0)
-    return row if row.seconds or not rate else dataclasses.replace(row, seconds=row.flops_per_gpu / rate / TERA)
+    rate, tokens = cells.number("tflops_per_gpu", 0.0), cells.number("tokens_per_s_per_gpu", 0.0)
+    if row.seconds or not (rate or tokens):
+        return row
+    stated = row.flops_per_gpu / rate / TERA if rate else work.global_batch * work.seq_length / work.gpus / tokens
+    return dataclasses.replace(row, seconds=float(stated))
 
 
 def _machine(cells: Cells, gpu: GPU) -> Machine:
     """GPUs of a node, their links and network, as the interconnect column states them, else as usual for the GPU.
 
-    "8x200Gb/s" or "1600 Gb/s" is the network of a node. "NVLink 4" on a GPU whose NVLink is of another generation is
-    the number of links.
+    "NVLink 4" on a GPU whose NVLink is of another generation is the number of links.
     """
     text, per_node = cells.text("interconnect"), cells.count("gpus_per_node", gpu.gpus_per_node)
-    adapters = re.search(r"(?:(\d+)\s*x\s*)?([\d.]+)\s*([GT])b(?:/s|ps|it/s)", text)
-    network = gpu.network_gb_s
-    if adapters:
-        network = int(adapters[1] or 1) * float(adapters[2]) / 8 * (1000 if adapters[3] == "T" else 1)
+    network = network_gb_s(text, per_node) or gpu.network_gb_s
     links = re.search(r"NVLink (\d+)", text)
     link = gpu.link_gb_s
-    if links and int(links[1]) != LINK_GENERATION.get(gpu.name.split("-")[0]):
+    if links and int(links[1]) and int(links[1]) != LINK_GENERATION.get(gpu.name.split("-")[0]):
         link = min(link, int(links[1]) * LINK_GB_S)
     return Machine(gpu, per_node, network * GIGA, link * GIGA)
+
+
+def network_gb_s(text: str, per_node: int) -> float:
+    """GB/s of a node's network, 0 where it is not stated.
+
+    "8x200Gb/s", "(200 Gb/s) x8", "1600 Gb/s", "400 Gb/s per GPU", "4x HDR IB", "200 GB/s"; a generation without a
+    count says nothing, and bytes beside the name of a link inside the node are not the network's.
+    """
+    count = r"(?:(\d+)\s*[x\u00d7*]\s*)?"
+    bits = re.search(rf"{count}(\d+(?:\.\d+)?)\s*-?([GT])(?:(?:b|[Bb]it|[Bb]its)(?:/s|ps)?|bE)(?![A-Za-z/])", text)
+    if bits:
+        single = float(bits[2]) / 8 * (1000 if bits[3] == "T" else 1)
+        return single * (_adapters(bits[1], text[bits.end() :], per_node) or 1)
+    names = "|".join(sorted(INFINIBAND, key=len, reverse=True))
+    generation = re.search(rf"{count}({names})\b", text)
+    if generation:
+        return INFINIBAND[generation[2]] / 8 * _adapters(generation[1], text[generation.end() :], per_node)
+    outside = [part for part in re.split(r"[;,+]", text) if not re.search(r"nvlink|nvswitch|xgmi|pcie", part.lower())]
+    whole = re.search(rf"{count}(\d+(?:\.\d+)?)\s*GB(?:/s|ps)(?![A-Za-z])(.*)", "; ".join(outside))
+    return float(whole[2]) * (_adapters(whole[1], whole[3], per_node) or 1) if whole else 0.0
+
+
+def _adapters(before: str | None, after: str, per_node: int) -> int:
+    """Network adapters of a node: counted before or after, or one for each GPU where it says so; 0: not stated."""
+    after = re.split(r"[;,+]", after)[0]
+    counted = re.search(r"[x\u00d7*]\s*(\d+)(?![\w.])", after)
+    if before or counted:
+        return int(before or counted[1])  # type: ignore[index]
+    return per_node if re.search(r"(per|/|a)\s*gpu\b", after.lower()) else 0
 
 
 def _work(cells: Cells, gpu: GPU) -> Work:
@@ -178,6 +227,7 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     tensor parallelism comes with sequence parallelism. bf16 gradients are added up in fp32 outside ZeRO stage 3.
     """
     shape, layout, engine = _shape(cells), _layout(cells), _engine(cells)
+    _check_possible(cells, gpu, engine["precision"])
     arch, recompute, zero = cells.text("arch").lower(), engine["recompute"], engine["zero_stage"]
     h, tp = shape["hidden_size"], layout["tp"]
     gated = "llama" in arch or "swiglu" in arch
@@ -212,6 +262,17 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     )
 
 
+def _check_possible(cells: Cells, gpu: GPU, precision: str) -> None:
+    """Refuse what the GPU or the planner cannot do. Errors: `ValueError` that names the column."""
+    if (precision == "fp8" and not gpu.fp8_tflops) or (precision == "bf16" and not gpu.bf16):
+        raise cells.fail("precision", f"a {gpu.name} has no {precision}")
+    if re.search(r"\bmoe\b|mixture|mixtral|expert", cells.text("arch").lower()):
+        raise cells.fail("arch", f"{cells.text('arch')!r}: mixtures of experts are not planned; take the row out")
+    for column in ("experts", "num_experts", "moe_experts"):
+        if cells.number(column, 1.0) > 1:
+            raise cells.fail(column, f"{cells.text(column)}: mixtures of experts are not planned; take the row out")
+
+
 def _shape(cells: Cells) -> dict[str, int]:
     layers, h, heads = (cells.count(column) for column in ("layers", "hidden", "heads"))
     if h % heads:
@@ -220,10 +281,14 @@ def _shape(cells: Cells) -> dict[str, int]:
         "num_layers": layers,
         "hidden_size": h,
         "num_attention_heads": heads,
-        "ffn_hidden_size": cells.count("ffn", 4 * h),
+        "ffn_hidden_size": _ffn(cells),
         "seq_length": cells.count("seq"),
         "vocab_rows": cells.count("vocab"),
     }
+
+
+def _ffn(cells: Cells) -> int:
+    return cells.count("ffn", 4 * cells.count("hidden"))
 
 
 def _layout(cells: Cells) -> dict[str, int]:
@@ -232,8 +297,18 @@ def _layout(cells: Cells) -> dict[str, int]:
     gpus, micro, batch = cells.count("gpus", tp * pp * dp * cp), cells.count("microbatch"), cells.count("global_batch")
     if gpus != tp * pp * dp * cp:
         raise cells.fail("gpus", f"{gpus} is not tp {tp} x pp {pp} x dp {dp} x cp {cp} = {tp * pp * dp * cp}")
+    virtual = cells.count("virtual_stages", 1)
     if pp > layers:
         raise cells.fail("pp", f"{pp} stages are more than the {layers} layers")
+    for column, size in (("heads", cells.count("heads")), ("hidden", cells.count("hidden")), ("ffn", _ffn(cells))):
+        if size % tp:
+            raise cells.fail(column, f"{size} does not divide by tp {tp}")
+    if virtual > 1 and pp == 1:
+        raise cells.fail("virtual_stages", f"{virtual} without a pipeline (pp 1)")
+    # Embedding and head may count as a layer each, where more than them is on a stage.
+    counted = (layers + 2) % (pp * virtual) == 0 and layers + 2 > pp * virtual
+    if virtual > 1 and layers % (pp * virtual) and not counted:
+        raise cells.fail("virtual_stages", f"{layers} layers do not divide by pp {pp} x {virtual} virtual stages")
     if batch % (micro * dp):
         raise cells.fail("global_batch", f"{batch} does not divide by microbatch {micro} x dp {dp}")
     return {
@@ -244,17 +319,20 @@ def _layout(cells: Cells) -> dict[str, int]:
         "micro_batch": micro,
         "global_batch": batch,
         "last_blocks": _last_blocks(layers, pp),
-        "virtual_stages": cells.count("virtual_stages", 1),
+        "virtual_stages": virtual,
     }
 
 
 def _engine(cells: Cells) -> dict[str, Any]:
-    precision = next((name for name in PRECISIONS if name in cells.text("precision").lower()), None)
+    stated = cells.text("precision").lower()
+    precision = next((name for name, spelt in PRECISIONS.items() if re.search(spelt, stated)), None)
     if precision is None:
         raise cells.fail("precision", f"{cells.text('precision')!r} is none of {', '.join(PRECISIONS)}")
-    recompute = cells.text("recompute").lower() or "none"
-    if not recompute.startswith(("none", "full", "selective")):
-        raise cells.fail("recompute", f"{recompute!r} is none of none, full, selective")
+    stated = cells.text("recompute").lower()
+    kind = next((name for name, spelt in RECOMPUTE.items() if re.match(spelt, stated)), None)
+    if kind is None:
+        raise cells.fail("recompute", f"{stated!r} is none of {', '.join(RECOMPUTE)}")
+    recompute = stated if stated.startswith(kind) else kind  # "selective+SP" says more
     zero = cells.number("zero_stage", 1, whole=True)
     if zero > 3:
         raise cells.fail("zero_stage", f"{zero:g} is none of 0, 1, 2, 3")
@@ -381,13 +459,18 @@ def table(rows: list[Row], columns: dict[str, Any]) -> None:
 
 
 def report(rows: list[Row], seconds: Any, memory_gb: Any) -> None:
-    """Print how far the predictions are from what was measured, where anything was."""
+    """Print how far the predictions are from what was measured, where anything was, and what was not understood."""
     for title, wanted in (("quality A", ["A"]), ("other quality", sorted({row.quality for row in rows} - {"A"}))):
         place = [index for index, row in enumerate(rows) if row.seconds and row.quality in wanted]
         if place:
             chosen = [rows[index] for index in place]
             print(title)
             table(chosen, {"": errors(chosen, seconds[place])})
+    unknown = sorted({row.definition for row in rows} - {*DEFINITIONS, ""})
+    if unknown:
+        print(
+            f"tflops_def not known here, taken for model FLOPs: {', '.join(unknown)}; known: {', '.join(DEFINITIONS)}"
+        )
     place = [index for index, row in enumerate(rows) if row.memory_gb]
     if place:
         wrong = abs(memory_gb[place] / np.array([rows[index].memory_gb for index in place]) - 1) * 100
@@ -397,12 +480,14 @@ def report(rows: list[Row], seconds: Any, memory_gb: Any) -> None:
 
 
 def write(path: Path, rows: list[Row], seconds: Any, memory_gb: Any) -> None:
-    """The predictions as CSV."""
-    with open(path, "w", newline="", encoding="utf-8") as stream:
+    """The predictions as CSV, which is there whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["row_id", "predicted_step_seconds", "predicted_tflops_per_gpu", "predicted_memory_gb"])
         for row, time, size in zip(rows, seconds, memory_gb, strict=True):
             writer.writerow([row.row_id, f"{time:.5g}", f"{row.flops_per_gpu / time / TERA:.5g}", f"{size:.5g}"])
+    os.replace(part, path)
 
 
 def show_fit(rows: list[Row]) -> None:
@@ -430,6 +515,10 @@ def main() -> None:
 
     def job() -> None:
         rows = read(Path(args.file))
+        if args.out and args.fit:
+            raise ValueError("--out does not go with --fit; write predictions in a second call without --fit")
+        if args.out and Path(args.out).resolve() == Path(args.file).resolve():
+            raise ValueError(f"--out {args.out} is the table itself; give another file")
         if args.fit:
             show_fit(rows)
             return

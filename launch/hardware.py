@@ -177,7 +177,7 @@ def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GP
     board = re.search(r"pcie|nvl(?!ink)", name.lower())
     if board:
         raise ValueError(
-            f"{name!r} is a board with a slower clock and no NVLink switch, which launch/hardware.py does not have; the "
+            f"{name!r} is a board with a slower clock and no NVLink switch, which is not in launch/hardware.py; the "
             f"nearest is {same[0].name}, which is SXM"
         )
     stated = memory_gb or next((float(size) for size in re.findall(r"(\d+)\s*gb?\b", name.lower())), None)

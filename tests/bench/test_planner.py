@@ -81,6 +81,80 @@ def test_what_a_cell_means(table: Table) -> None:
     assert grouped.work.sequence_parallel and grouped.machine.gpu.name == "h100"
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("8x200Gb/s", 200), ("8\u00d7200Gb/s HDR", 200), ("(200 Gb/s) x8", 200), ("1600 Gb/s RoCE", 200),
+    ("400 Gb/s per GPU", 400), ("EFA 400Gbps x 4", 200), ("4x HDR IB per node", 100), ("NDR IB per GPU", 400),
+    ("HDR100 x 2", 25), ("8 x NDR", 400), ("EDR x4", 50), ("400 Gb/s IB per GPU", 400), ("200 Gbit/s", 25),
+    ("3.2 Tb/s", 400), ("100GbE", 12.5), ("200 GB/s", 200), ("8 x 400 Gbps (one per GPU)", 400),
+    ("NVSwitch 600 GB/s; 4x100Gb/s OmniPath", 50), ("NVLink 900 GB/s + 400 GB/s IB", 400),
+    ("4x100Gb/s OmniPath, 8 x A100", 50),
+    ("NVLink 900 GB/s", 0), ("HDR IB", 0), ("...Gb/s", 0), ("0 Gb/s", 0), ("", 0),
+])  # fmt: skip
+def test_a_node_s_network_however_it_is_stated(text: str, expected: float) -> None:
+    """GB/s of a node of eight; 0 where a text does not say it, and the GPU's usual network is taken."""
+    assert planner.network_gb_s(text, 8) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("column", "value", "expected"), [
+    ("precision", "bfloat16", ("bf16", "full")), ("precision", "float16", ("fp16", "full")),
+    ("precision", "half", ("fp16", "full")), ("precision", "mixed", ("fp16", "full")),
+    ("precision", "mixed bf16", ("bf16", "full")), ("precision", "FP32", ("fp32", "full")),
+    ("recompute", "no", ("fp16", "none")), ("recompute", "off", ("fp16", "none")), ("recompute", "-", ("fp16", "none")),
+    ("recompute", "n/a", ("fp16", "none")), ("recompute", "", ("fp16", "none")), ("recompute", "yes", ("fp16", "full")),
+    ("recompute", "selective+SP", ("fp16", "selective+sp")), ("recompute", "None", ("fp16", "none")),
+])  # fmt: skip
+def test_other_words_for_the_same(table: Table, column: str, value: str, expected: tuple[str, str]) -> None:
+    cells = GOOD | {column: value}
+    engine = planner._engine(planner.Cells(Path("x"), 2, cells))
+    assert (engine["precision"], engine["recompute"]) == expected
+    assert len(planner.read(table(**{column: value}))) == 1
+
+
+@pytest.mark.parametrize("value", ["n/a", "~140", "OOM", "-", "nan", "None"])
+def test_a_result_that_is_no_number_is_no_result(table: Table, value: str) -> None:
+    row = planner.read(table(iter_time_s=value, tflops_per_gpu=value, mem_gb_per_gpu=value, params_B="n/a"))
+    assert row[0].seconds == 0 and row[0].memory_gb == 0 and row[0].parameters > 0
+
+
+def test_what_spreadsheets_do_to_a_table(tmp_path: Path) -> None:
+    """A byte-order mark, spaces and capitals in the header, commas at the end of lines and lines of commas."""
+    lines = [",".join(f" {name.upper()} " for name in GOOD), ",".join(GOOD.values()) + ",,", "," * (len(GOOD) - 1)]
+    path = tmp_path / "sheet.csv"
+    path.write_text("\ufeff" + "\n".join([*lines, lines[1]]) + "\n", encoding="utf-8")
+    assert [row.row_id for row in planner.read(path)] == ["1", "1"]
+    large = GOOD | {"seq": '"2,048"'}
+    path.write_text(",".join(large) + "\n" + ",".join(large.values()) + "\n")
+    assert planner.read(path)[0].work.seq_length == 2048
+
+
+def test_tokens_a_second_are_a_measurement_too(table: Table) -> None:
+    row = planner.read(table(tokens_per_s_per_gpu="1000"))[0]
+    assert row.seconds == pytest.approx(16 * 1024 / 8 / 1000)
+
+
+def test_a_definition_is_known_in_any_case_and_an_unknown_one_is_said(
+    table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = planner.read(table(tflops_def="8pt12", tflops_per_gpu="100"))
+    assert rows[0].seconds == pytest.approx(96 * 16 * 1024 * 4 * 1024**2 / 8 / 100e12)
+    rows = planner.read(table(tflops_def="Whatever", tflops_per_gpu="100"))
+    planner.report(rows, planner.predict(rows), np.array([1.0]))
+    assert "tflops_def not known here, taken for model FLOPs: whatever" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [("--out", "{table}"), ("--fit", "--out", "{table}.new")])
+def test_predictions_replace_no_table(
+    table: Table, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    path = table()
+    before = path.read_bytes()
+    monkeypatch.setattr("sys.argv", ["planner", str(path), *(flag.format(table=path) for flag in flags)])
+    with pytest.raises(SystemExit):
+        planner.main()
+    assert "--out" in capsys.readouterr().err
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
 def test_a_rate_alone_is_a_measurement_too(table: Table) -> None:
     row = planner.read(table(tflops_per_gpu="100", tflops_def="8PT12"))[0]
     assert row.seconds == pytest.approx(96 * 16 * 1024 * 4 * 1024**2 / 8 / 100e12)
@@ -111,10 +185,28 @@ def test_predictions_are_written(table: Table, tmp_path: Path) -> None:
     ("recompute", "some", "line 2, column recompute: 'some' is none of none, full, selective"),
     ("zero_stage", "4", "line 2, column zero_stage: 4 is none of 0, 1, 2, 3"),
     ("iter_time_s", "-1", "line 2, column iter_time_s: -1 is impossible"),
+    ("precision", "fp8", "line 2, column precision: a a100-80gb has no fp8"),
+    ("tp", "3", "line 2, column gpus: 8 is not tp 3"),
+    ("virtual_stages", "2", "line 2, column virtual_stages: 2 without a pipeline"),
+    ("arch", "Mixtral (MoE)", "line 2, column arch: 'Mixtral (MoE)': mixtures of experts are not planned"),
+    ("num_experts", "8", "line 2, column num_experts: 8: mixtures of experts are not planned"),
+    ("gpu", "H100 PCIe", "line 2, column gpu: 'H100 PCIe' is a board"),
 ])  # fmt: skip
 def test_an_impossible_row_is_named(table: Table, column: str, value: str | None, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         planner.read(table(**{column: value}))
+
+
+@pytest.mark.parametrize(("cells", "words"), [
+    ({"tp": "3", "gpus": "12", "heads": "16"}, "column heads: 16 does not divide by tp 3"),
+    ({"tp": "3", "gpus": "12", "heads": "3", "hidden": "1023", "ffn": "4096"}, "column ffn: 4096 does not divide"),
+    ({"tp": "8", "gpus": "32", "heads": "4"}, "column heads: 4 does not divide by tp 8"),
+    ({"pp": "2", "gpus": "16", "virtual_stages": "3"}, "column virtual_stages: 4 layers do not divide by pp 2 x 3"),
+    ({"gpu": "V100", "precision": "bf16"}, "column precision: a v100-32gb has no bf16"),
+])  # fmt: skip
+def test_a_row_that_no_software_runs_is_named(table: Table, cells: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=f"line 2, {re.escape(words)}"):
+        planner.read(table(**cells))
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
