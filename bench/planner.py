@@ -232,24 +232,25 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     h, tp = shape["hidden_size"], layout["tp"]
     gated = "llama" in arch or "swiglu" in arch
     fused = gpu.fused_attention or gated or "flash" in arch
-    # "selective+SP" is Korthikanti's, the attention's core alone. With fused attention there are no scores to save, and
-    # what else is called selective there is some half of the work.
+    # "selective+SP" is Korthikanti's, the attention's core alone. With fused attention there are no scores to save; what
+    # else is called selective there keeps a block's input, the attention's and every second product's result, as
+    # torchtitan does: a third of all.
     core = recompute.startswith("selective") and (not fused or "sp" in recompute)
-    half = recompute.startswith("selective") and not core
+    most = recompute.startswith("selective") and not core
     text, precision = cells.text("precision").lower(), engine["precision"]
-    summed, single = precision in ("bf16", "fp8") and zero < 3, precision == "fp32"
+    summed, single = precision in ("bf16", "fp8") and (zero < 3 or layout["pp"] > 1), precision == "fp32"
     return Work(
         **shape,
         **layout,
         sequence_parallel=tp > 1 and ("sp" in recompute or gpu.fused_attention),
         zero_stage=zero,
-        full=1.0 if recompute.startswith("full") else 0.5 if half else 0.0,
+        full=1.0 if recompute.startswith("full") else 2 / 3 if most else 0.0,
         selective=float(core),
         weight_bytes=4 if single else 2,
         gradient_bytes=6 if "fp32 grad" in text else 4 if summed or single else 2,
         reduce_bytes=4 if "amp" in text or summed or single else 2,
         master_bytes={"fp16": 8, "fp32": 0}.get(precision, 4),
-        logit_bytes=4 if "flash" in arch else 10,
+        logit_bytes=4 if "flash" in arch else 14 if gated and zero == 3 else 10,
         fused=fused,
         dropout=not fused,
         regathered=True,
@@ -473,10 +474,15 @@ def report(rows: list[Row], seconds: Any, memory_gb: Any) -> None:
         )
     place = [index for index, row in enumerate(rows) if row.memory_gb]
     if place:
-        wrong = abs(memory_gb[place] / np.array([rows[index].memory_gb for index in place]) - 1) * 100
-        print(
-            f"memory of the fullest rank: {len(place)} rows, mean error {wrong.mean():.1f}%, largest {wrong.max():.1f}%"
-        )
+        print(f"{'memory of the fullest rank: mean and largest error, %':56s}  rows")
+        wrong = defaultdict(list)
+        for index in place:
+            error = abs(memory_gb[index] / rows[index].memory_gb - 1) * 100
+            wrong[rows[index].source].append(error)
+            wrong["all"].append(error)
+        wrong["all"] = wrong.pop("all")  # last
+        for source, errors_ in wrong.items():
+            print(f"{source:56.56s}  {len(errors_):4d}  {np.mean(errors_):13.1f} {max(errors_):8.1f}")
 
 
 def write(path: Path, rows: list[Row], seconds: Any, memory_gb: Any) -> None:

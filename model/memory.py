@@ -70,9 +70,13 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Any]:
     largest = np.maximum(LIVE, work.hidden_size * work.ffn_hidden_size / work.tp)
     live = np.minimum(2.0 * work.block_matrices / work.tp, largest) * work.weight_bytes
     buckets = np.minimum(BUCKET, parameters) * work.weight_bytes
+    # The loss is over before the first block's recomputation begins; the larger of the two makes the peak.
+    working, logits = np.where(working >= logits, working, 0.0), np.where(logits > working, logits, 0.0)
+    # Between micro-batches a pipeline gives nothing away: gradients stay whole, and so does what stage 3 gathered.
+    live = np.where(p > 1, parameters * work.weight_bytes, live)
     parts = {
         "weights": parameters * work.weight_bytes / np.where(zero == 3, copies, 1),
-        "gradients": parameters * work.gradient_bytes / np.where(zero >= 2, copies, 1),
+        "gradients": parameters * work.gradient_bytes / np.where((zero >= 2) & (p == 1), copies, 1),
         "optimizer states": parameters * (8.0 + work.master_bytes) / np.where(zero >= 1, copies, 1),
         "activations": in_flight(work, stage) * (blocks * kept + output),
         "working memory": working,

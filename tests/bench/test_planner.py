@@ -42,9 +42,13 @@ def test_published_step_times_are_explained() -> None:
 
 
 def test_published_memory_is_explained() -> None:
-    rows = [row for row in planner.read(planner.PUBLISHED) if row.memory_gb]
-    wrong = [abs(float(peak_bytes(row.work)) / GIGA / row.memory_gb - 1) for row in rows]
-    assert len(rows) == 57 and np.mean(wrong) < 0.06
+    """docs/planner.md: 5.3% mean over every measured peak, 5.7% where the step's time was not measured with it."""
+    timed = [row for row in planner.read(planner.PUBLISHED) if row.memory_gb]
+    others = planner.read(planner.PUBLISHED.with_name("memory.csv"))
+    assert len(timed) == 57 and len(others) == 50 and not {row.row_id for row in timed} & {r.row_id for r in others}
+    for rows, most in ((timed, 0.05), (others, 0.06)):
+        wrong = [abs(float(peak_bytes(row.work)) / GIGA / row.memory_gb - 1) for row in rows]
+        assert np.mean(wrong) < most and max(wrong) < 0.21
 
 
 def test_every_definition_gives_back_the_published_rate() -> None:

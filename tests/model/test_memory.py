@@ -88,6 +88,25 @@ def test_offload_and_recomputation_take_memory_away() -> None:
     assert full["working memory"] == sum(block_bytes(step))
 
 
+def test_the_loss_and_a_recomputed_block_are_not_there_at_once() -> None:
+    """The loss is done with before the last block is computed again: the larger one counts."""
+    step = dataclasses.replace(MODELS["22B"], full=1.0)
+    block, logits = float(sum(block_bytes(step))), 10.0 * 4 * 2048 * 51200 / 8
+    small, large = rank_bytes(step, 0), rank_bytes(dataclasses.replace(step, vocab_rows=512000), 0)
+    assert logits < block < 10 * logits
+    assert (small["working memory"], small["logits and loss"]) == (block, 0)
+    assert (large["working memory"], large["logits and loss"]) == (0, 10 * logits)
+
+
+def test_a_pipeline_keeps_whole_what_zero_would_give_away() -> None:
+    step = dataclasses.replace(MODELS["175B"], dp=4, global_batch=256)
+    held = float(step.parameters(0))
+    for zero, gradients, gathered in ((1, 2 * held, None), (2, 2 * held, None), (3, 2 * held, 2 * held)):
+        parts = rank_bytes(dataclasses.replace(step, zero_stage=zero), 0)
+        assert parts["gradients"] == gradients
+        assert gathered is None or parts["communication"] == gathered + 2 * 5e8
+
+
 @pytest.mark.parametrize(("zero", "more", "expected"), [
     ({"stage": 1}, {}, (6, 4)), ({"stage": 2}, {}, (4, 2)),
     ({"stage": 1}, {"bf16": {"enabled": True, "immediate_grad_update": True}}, (4, 4)),
