@@ -232,8 +232,8 @@ def _work(cells: Cells, gpu: GPU) -> Work:
     h, tp = shape["hidden_size"], layout["tp"]
     gated = "llama" in arch or "swiglu" in arch
     fused = gpu.fused_attention or gated or "flash" in arch
-    # "selective+SP" is Korthikanti's, the attention's core alone. With fused attention there are no scores to save; what
-    # else is called selective there keeps a block's input, the attention's and every second product's result, as
+    # "selective+SP" is Korthikanti's, the attention's core alone. With fused attention there are no scores to save;
+    # what else is called selective there keeps a block's input, the attention's and every second product's result, as
     # torchtitan does: a third of all.
     core = recompute.startswith("selective") and (not fused or "sp" in recompute)
     most = recompute.startswith("selective") and not core

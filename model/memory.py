@@ -74,8 +74,9 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Any]:
     working, logits = np.where(working >= logits, working, 0.0), np.where(logits > working, logits, 0.0)
     # Between micro-batches a pipeline gives nothing away: gradients stay whole, and so does what stage 3 gathered.
     live = np.where(p > 1, parameters * work.weight_bytes, live)
+    second = np.where(np.asarray(work.hpz) > 1, 1 / work.hpz, 0.0)  # a copy of the weights in each node
     parts = {
-        "weights": parameters * work.weight_bytes / np.where(zero == 3, copies, 1),
+        "weights": parameters * work.weight_bytes * np.where(zero == 3, 1 / copies + second, 1.0),
         "gradients": parameters * work.gradient_bytes / np.where((zero >= 2) & (p == 1), copies, 1),
         "optimizer states": parameters * (8.0 + work.master_bytes) / np.where(zero >= 1, copies, 1),
         "activations": in_flight(work, stage) * (blocks * kept + output),
@@ -85,7 +86,8 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Any]:
     }
     for part in ("optimizer states", "gradients"):  # the gradients go where the states are
         parts[part] = np.where(work.offload_optimizer, 0.0, parts[part])
-    parts["weights"] = np.where(work.offload_weights, 0.0, parts["weights"])
+    on_gpu = np.where(zero == 3, second * parameters * work.weight_bytes, 0.0)  # the second copy stays
+    parts["weights"] = np.where(work.offload_weights, on_gpu, parts["weights"])
     parts["allocator and driver"] = CONTEXT + FRAGMENTS * sum(parts.values())
     return parts
 

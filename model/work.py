@@ -31,7 +31,8 @@ class Work:
     stores its scores, and with a `causal` mask skips half of them; `dropout` keeps its masks; what sequence parallelism
     gathers is `regathered` in the backward pass, or kept. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size`
     the width of the keys (0: all of it), `position_rows` the learned positions, `biases` 0 where linear layers have
-    none.
+    none. `nvme`: offloaded optimizer states are in files; `hpz` ranks of a node share a second copy of stage 3's
+    weights, from which the backward pass gathers (ZeRO++'s hpZ, Wang et al. 2023, arXiv:2306.10209; 1: none).
     """
 
     num_layers: Number
@@ -68,6 +69,8 @@ class Work:
     tied: Number = True
     offload_optimizer: Number = False
     offload_weights: Number = False
+    nvme: Number = False
+    hpz: Number = 1
     early_stop: Number = True
     logit_bytes: Number = 10
 
@@ -173,6 +176,8 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
+        nvme=zero.get("offload_optimizer", {}).get("device") == "nvme",
+        hpz=zero.get("zero_hpz_partition_size", 1),
     )
 
 

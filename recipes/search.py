@@ -61,7 +61,7 @@ def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, z
     """Those of the layouts that this project can run, nothing where there is none.
 
     The limits are those of `Layout.check`, `engine_config.check_layout` and the batch arithmetic; a pipeline goes with
-    ZeRO stage 1 and without offload. Ulysses stays as the recipe has it.
+    ZeRO stage 1 and without offload, hpZ without tensor slices, files with stage 3. Ulysses stays as the recipe has it.
     """
     recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
     good = (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
@@ -69,6 +69,8 @@ def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, z
     good &= base.global_batch % (dp * micro) == 0
     piped = not (base.offload_optimizer or base.offload_weights or recipe.model.objective == "prefix")
     good &= (pp == 1) | ((zero == 1) & piped)
+    good &= (tp == 1) | (base.hpz <= 1)
+    good &= (zero == 3) | (not (base.nvme or base.offload_weights))
     if not good.any():
         return None
     tp, pp, dp, micro, every, zero = (axis[good] for axis in (tp, pp, dp, micro, every, zero))

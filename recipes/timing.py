@@ -28,6 +28,9 @@ KERNELS = 14  # kernels of a block's forward pass beside its matrix products
 OPTIMIZER = 30.0  # bytes a parameter: fp32 weights and two moments read and written, gradient read, weights written
 BACKWARD = 2 / 3  # of a micro-batch's time
 PCIE, HOST = 20 * GIGA, 150 * GIGA  # bytes/s a GPU to its host, and of a node's memory: offload
+# bytes/s of a node's NVMe drives: 1.6 GB/s for each of a DGX-2's 16 GPUs (ZeRO-Infinity, arXiv:2104.07857, figure 2b).
+DISK = 25.6 * GIGA
+SWAPPED = 32.0  # bytes a parameter: fp32 weights, two moments and gradient, read and written
 
 
 @dataclass(frozen=True)
@@ -191,11 +194,14 @@ def head_seconds(work: Work, gpu: GPU) -> Any:
 
 def gather_seconds(work: Work, machine: Machine) -> Any:
     """ZeRO stage 3, a micro-batch: weights gathered in forward and backward, gradients scattered; where the weights are
-    on the host, each rank's share comes from there twice."""
-    parameters = work.parameters(0)
-    size = parameters * (2.0 * work.weight_bytes + work.reduce_bytes)
+    on the host, each rank's share comes from there twice. With hpZ the backward pass gathers from a node's own copy.
+    """
+    parameters, near = work.parameters(0), np.asarray(work.hpz) > 1
+    size = parameters * (np.where(near, 1.0, 2.0) * work.weight_bytes + work.reduce_bytes)
     rate = axis_rate(machine, work.copies, work.tp, machine.gpu.rates.gather)
     ring = collective_seconds(machine, size, work.copies, rate, 1)
+    near_rate = axis_rate(machine, work.hpz, work.tp, machine.gpu.rates.gather)
+    ring = ring + collective_seconds(machine, parameters * work.weight_bytes, work.hpz, near_rate, 1)
     host = np.where(work.offload_weights, 2.0 * work.weight_bytes * parameters / work.copies / PCIE, 0.0)
     return ring + host + 3 * work.num_layers * machine.gpu.rates.collective_seconds
 
@@ -271,11 +277,13 @@ def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
 
 
 def optimizer_seconds(work: Work, machine: Machine) -> Any:
-    """The update of the parameters that a rank owns, on the GPU or, offloaded, at the speed of the host's memory."""
+    """The update of the parameters that a rank owns, on the GPU or, offloaded, at the speed of the host's memory and,
+    where the states are in files, of the node's drives."""
     parameters = work.parameters(0)
     owned = parameters / np.where(np.asarray(work.zero_stage) >= 1, work.copies, 1)
     update = owned * OPTIMIZER / memory_rate(machine.gpu)
     offloaded = owned * (OPTIMIZER / (HOST / machine.gpus_per_node) + 2.0 * work.weight_bytes / PCIE)
+    offloaded = offloaded + np.where(work.nvme, owned * SWAPPED / (DISK / machine.gpus_per_node), 0.0)
     held = np.where(np.asarray(work.zero_stage) >= 2, owned, parameters)
     clipping = 2.0 * held * work.gradient_bytes / memory_rate(machine.gpu)
     return np.where(work.offload_optimizer, offloaded, update) + clipping

@@ -1,6 +1,8 @@
 """What a rank holds, against the papers' formulas and tables."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,24 @@ def test_a_pipeline_keeps_whole_what_zero_would_give_away() -> None:
         parts = rank_bytes(dataclasses.replace(step, zero_stage=zero), 0)
         assert parts["gradients"] == gradients
         assert gathered is None or parts["communication"] == gathered + 2 * 5e8
+
+
+def test_hpz_holds_a_second_copy_of_the_weights() -> None:
+    """2 bytes a parameter over 64 ranks, and again over the 8 of a node, which offload does not take away; as the
+    JSON of the strategy says it."""
+    step = dataclasses.replace(MODELS["22B"], tp=1, dp=64, zero_stage=3, hpz=8)
+    held = float(step.parameters(0))
+    assert rank_bytes(step, 0)["weights"] == pytest.approx(2 * held / 64 + 2 * held / 8)
+    assert rank_bytes(dataclasses.replace(step, zero_stage=1), 0)["weights"] == pytest.approx(2 * held)
+    offloaded = dataclasses.replace(step, offload_weights=True)
+    assert rank_bytes(offloaded, 0)["weights"] == pytest.approx(2 * held / 8)
+    model = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
+    batch = {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
+    root = Path(__file__).resolve().parents[2] / "ds_configs"
+    said = {name: json.loads((root / f"zero3_{name}_bf16.json").read_text()) | batch for name in ("hpz", "nvme")}
+    steps = {name: work(model, Layout(), engine, 1) for name, engine in said.items()}
+    assert (steps["hpz"].hpz, steps["hpz"].nvme) == (8, False)
+    assert (steps["nvme"].hpz, steps["nvme"].nvme, steps["nvme"].offload_optimizer) == (1, True, True)
 
 
 @pytest.mark.parametrize(("zero", "more", "expected"), [

@@ -97,6 +97,24 @@ def test_stage_3_gathers_by_hand() -> None:
     assert timing.gather_seconds(offloaded, MACHINE) == pytest.approx(ring + host)
 
 
+def test_hpz_gathers_in_the_node_on_the_way_back() -> None:
+    """Weights once and gradients once over 16 ranks of two nodes, 15/16 of 4 bytes; weights again over 8, 7/8 of 2."""
+    step = dataclasses.replace(TINY, dp=16, zero_stage=3, hpz=8)
+    held = float(step.parameters(0))
+    expected = held * 4 * 15 / 16 / (200 * GIGA) + held * 2 * 7 / 8 / (300 * GIGA)
+    assert timing.gather_seconds(step, MACHINE) == pytest.approx(expected)
+
+
+def test_states_in_files_are_read_and_written() -> None:
+    """32 bytes of each of a rank's parameters at an eighth of the node's 25.6 GB/s, besides what the host's memory
+    takes."""
+    step = dataclasses.replace(TINY, dp=16, zero_stage=3, offload_optimizer=True)
+    more = timing.optimizer_seconds(dataclasses.replace(step, nvme=True), MACHINE) - timing.optimizer_seconds(
+        step, MACHINE
+    )
+    assert more == pytest.approx(float(step.parameters(0)) / 16 * 32 / (3.2 * GIGA))
+
+
 def test_pipeline_messages_by_hand() -> None:
     """2 x 1,024 tokens of width 1,024 in 2 bytes, there and back, from one node to the next with all adapters busy;
     two chunks twice as often, two tensor ranks each half; inside a node over the link; none without a pipeline."""
