@@ -23,6 +23,7 @@ from recipes.timing import Machine, step_time
 
 CHECKPOINT = 12  # bytes a parameter: fp32 weights and two moments
 HOURS = 3600.0
+STORAGE, TOP = 20.0, 10  # GB/s that a checkpoint is saved with; layouts that a search shows
 USABLE = 0.95  # of a GPU's memory: the driver's own share, and what is not counted
 
 
@@ -273,12 +274,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seq-length", type=int, help="by default the recipe's")
     parser.add_argument("--network", type=float, metavar="GB/S", help="of a node; by default usual for the GPU")
     parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
-    parser.add_argument("--storage", type=float, default=20.0, metavar="GB/S", help="speed of saving a checkpoint")
+    parser.add_argument("--storage", type=float, metavar="GB/S", help=f"speed of saving a checkpoint, else {STORAGE:g}")
     parser.add_argument(
         "--verify", action="store_true", help="build every distinct rank on the meta device and compare"
     )
     parser.add_argument("--search", action="store_true", help="the best layouts for this cluster")
-    parser.add_argument("--top", type=int, default=10, help="how many of them")
+    parser.add_argument("--top", type=int, help=f"how many of them, else {TOP}")
     parser.add_argument("--plot", metavar="PNG", help="a picture of the pipeline's schedule and of the memory")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     return parser
@@ -293,9 +294,11 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {least}")
     if args.nodes is not None and args.world_size is not None:
         raise ValueError("--nodes and --world-size are both given; give one of them")
-    unused = [name for name in ("verify", "plot", "price") if args.search and getattr(args, name)]
+    unused = [name for name in ("verify", "plot", "price", "storage") if args.search and getattr(args, name)]
     if unused:
         raise ValueError(f"--search does not go with --{unused[0]}; plan the layout that is found with --set")
+    if args.top is not None and not args.search:
+        raise ValueError("--top is of --search; give both")
     recipe = override(load(args.recipe), args.settings)
     if args.seq_length is not None:
         recipe = override(recipe, [f"model.seq_length={args.seq_length}"])
@@ -310,13 +313,17 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
         per_node = min(per_node, world)
         nodes = -(-world // per_node)
     cluster = dataclasses.replace(cluster, nodes=nodes, gpus_per_node=per_node)
-    return dataclasses.replace(recipe, cluster=cluster), cluster_machine(cluster, args.network)
+    machine = cluster_machine(cluster, args.network)
+    timed = [name for name in ("network", "price") if machine is None and getattr(args, name) is not None]
+    if timed:
+        raise ValueError(f"--{timed[0]} needs a predicted time; {recipe.name} is planned for no GPU, give --gpu")
+    return dataclasses.replace(recipe, cluster=cluster), machine
 
 
 def with_costs(values: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Adds what depends on a price and on the storage."""
-    values["storage_gb_s"] = args.storage
-    values["save_seconds"] = values["checkpoint_bytes"] / args.storage / GIGA
+    values["storage_gb_s"] = STORAGE if args.storage is None else args.storage
+    values["save_seconds"] = values["checkpoint_bytes"] / values["storage_gb_s"] / GIGA
     if args.price is not None and "time" in values:
         values |= {"price": args.price, "cost": args.price * values["time"]["gpu_hours"]}
     return values
@@ -332,7 +339,7 @@ def main() -> None:
         if args.search:
             from recipes import search
 
-            search.run(recipe, path, world, machine, args.top, args.json)
+            search.run(recipe, path, world, machine, args.top or TOP, args.json)
             return
         check_ranks(recipe, path, world, machine, 1 if args.world_size else recipe.cluster.gpus_per_node)
         values = with_costs(plan(recipe, path, world, machine), args)

@@ -203,3 +203,16 @@ def test_arrays_are_the_same_line_of_code() -> None:
             TINY, tp=int(many.tp[index]), dp=int(many.dp[index]), zero_stage=int(many.zero_stage[index])
         )
         assert timing.step_time(alone, MACHINE).seconds == pytest.approx(together[index], rel=1e-12)
+
+
+@pytest.mark.parametrize(("gpu", "step", "expected"), [
+    ("v100", Work(40, 1536, 16, 6144, 1024, 51200, 8, 8, last_blocks=40, full=1.0, fused=False, early_stop=False), 39),
+    ("mi250x", Work(96, 12288, 96, 49152, 2048, 51200, 1, 10240, tp=4, pp=16, dp=16, last_blocks=6, full=1.0,
+                    sequence_parallel=True, early_stop=False), 0.3614 * 191.5),
+])  # fmt: skip
+def test_priors_meet_the_few_figures_that_are_published(gpu: str, step: Work, expected: float) -> None:
+    """TFLOP/s a GPU with recomputation: 1.2B parameters on one V100, 175B on 1,024 dies of MI250X."""
+    found = find(gpu)
+    machine = timing.Machine(found, found.gpus_per_node, found.network_gb_s * GIGA, found.link_gb_s * GIGA)
+    rate = float(step.hardware_flops) / float(timing.step_time(step, machine).seconds) / float(step.gpus) / TERA
+    assert rate == pytest.approx(expected, rel=0.08)
