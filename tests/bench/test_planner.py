@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,30 @@ def test_published_memory_is_explained() -> None:
     for rows, most in ((timed, 0.05), (others, 0.06)):
         wrong = [abs(float(peak_bytes(row.work)) / GIGA / row.memory_gb - 1) for row in rows]
         assert np.mean(wrong) < most and max(wrong) < 0.21
+
+
+def documented(source: str, rows: int) -> tuple[float, float]:
+    """Mean and largest error, %, of a row of docs/planner.md's tables."""
+    text = (planner.ROOT / "docs" / "planner.md").read_text()
+    found = re.search(rf"^\| {re.escape(source)} \| {rows} \| ([\d.]+), ([\d.]+) \|", text, re.MULTILINE)
+    assert found, source
+    return float(found[1]), float(found[2])
+
+
+def test_the_documentation_has_what_the_commands_print() -> None:
+    """Both tables of errors; to 0.2 points, since the catalogue's rates are the fitted ones in three digits."""
+    rows = [row for row in planner.read(planner.PUBLISHED) if row.quality == "A"]
+    wrong = abs(planner.errors(rows, planner.predict(rows))) * 100
+    for source in {row.source for row in rows}:
+        part = wrong[[row.source == source for row in rows]]
+        assert documented(source, len(part)) == pytest.approx((part.mean(), part.max()), abs=0.2), source
+    assert documented("all", 218) == pytest.approx((wrong.mean(), wrong.max()), abs=0.2)
+    held = defaultdict(list)
+    for row in planner.read(planner.PUBLISHED.with_name("memory.csv")):
+        name = row.source.replace("nanotron v0.5 / ultrascale playbook", "nanotron")
+        held[name].append(100 * abs(float(peak_bytes(row.work)) / GIGA / row.memory_gb - 1))
+    for source, errors in held.items():
+        assert documented(source, len(errors)) == pytest.approx((np.mean(errors), max(errors)), abs=0.06), source
 
 
 def test_every_definition_gives_back_the_published_rate() -> None:
