@@ -112,7 +112,7 @@ class Cells:
         if default is not None and text.lower() in NOTHING:
             return default
         try:
-            value = float(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
+            value = float(re.sub(r"(?<=\d),(?=\d{3}\b)|\s*GB$", "", text))
         except ValueError:
             if column in RESULTS:  # "OOM", "~140": nothing that was measured to a digit
                 return 0.0

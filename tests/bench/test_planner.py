@@ -154,6 +154,9 @@ def test_what_spreadsheets_do_to_a_table(tmp_path: Path) -> None:
     large = GOOD | {"seq": '"2,048"'}
     path.write_text(",".join(large) + "\n" + ",".join(large.values()) + "\n")
     assert planner.read(path)[0].work.seq_length == 2048
+    stated = GOOD | {"gpu": "A100", "gpu_mem_gb": "40 GB"}
+    path.write_text(",".join(stated) + "\n" + ",".join(stated.values()) + "\n")
+    assert planner.read(path)[0].machine.gpu.name == "a100-40gb"
 
 
 def test_tokens_a_second_are_a_measurement_too(table: Table) -> None:
@@ -196,6 +199,10 @@ def test_predictions_are_written(table: Table, tmp_path: Path) -> None:
         lines = list(csv.DictReader(stream))
     assert list(lines[0]) == ["row_id", "predicted_step_seconds", "predicted_tflops_per_gpu", "predicted_memory_gb"]
     assert float(lines[0]["predicted_step_seconds"]) > 0 and lines[0]["predicted_memory_gb"] == "1.5"
+    before = (tmp_path / "out.csv").read_bytes()
+    with pytest.raises(ValueError, match="zip"):  # it breaks off after the first row
+        planner.write(tmp_path / "out.csv", rows * 2, planner.predict(rows * 2), np.array([1.5]))
+    assert (tmp_path / "out.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize(("column", "value", "words"), [
