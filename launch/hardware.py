@@ -113,7 +113,7 @@ H100 = Rates(
 )
 # Priors, the share of matrix products chosen so that few published figures are met: the V100's 39 TFLOP/s for 1.2B
 # parameters on one GPU (arXiv:1909.08053, section 5.1), the MI250X's 38.4, 36.1 and 32.0% of peak for 22B, 175B and 1T
-# (arXiv:2312.12705, abstract). The MI300X has none.
+# (arXiv:2312.12705, abstract), as remembered. The MI300X has none.
 V100 = replace(PRIOR, matmul=0.50)
 MI250X = replace(PRIOR, matmul=0.40, attention=0.25)
 MI300X = replace(PRIOR, matmul=0.50, attention=0.25)
