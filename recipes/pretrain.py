@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from launch import local
-from recipes import cli, plan
+from recipes import cli, plan, planning
 from recipes.prepare import run_data
 from recipes.recipe import ROOT, Recipe
 from recipes.run import Request, plan_run
@@ -61,8 +61,8 @@ def launch(recipe: Recipe, request: Request, processes: int | None, hostfile: st
     """Check everything that can be checked, then start the ranks and see that they finish."""
     world = local.world_size(hostfile, processes, recipe.cluster.world_size)
     if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
-        machine = plan.cluster_machine(recipe.cluster)
-        plan.show(plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine))
+        machine = planning.cluster_machine(recipe.cluster)
+        plan.show(planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine))
     run = plan_run(recipe, request, world)
     arguments = ["--run-dir", str(run.path)]
     arguments += ["--deepspeed_config", request.deepspeed_config] if request.deepspeed_config else []

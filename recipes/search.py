@@ -14,7 +14,7 @@ from model import engine_config
 from model.layout import Layout, stage_boundaries
 from model.memory import peak_bytes, rank_bytes
 from model.work import Work, gradient_bytes, last_blocks, work
-from recipes.plan import USABLE, check_precision, own_step
+from recipes.planning import USABLE, check_precision, own_step
 from recipes.recipe import Recipe
 from recipes.timing import Machine, StepTime, step_time
 

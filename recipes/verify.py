@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from model import engine_config
-from recipes.plan import own_step
+from recipes.planning import own_step
 from recipes.recipe import Recipe
 from recipes.run import resolve_engine
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench import planner
 from model.work import Work
-from recipes import plan, search
+from recipes import plan, planning, search
 from recipes.recipe import ROOT, load, names, override
 from recipes.timing import step_time
 from recipes.verify import verify
@@ -26,8 +26,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def planned(name: str, *settings: str) -> dict:
     recipe = override(load(name), list(settings))
-    machine = plan.cluster_machine(recipe.cluster)
-    return plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine)
+    machine = planning.cluster_machine(recipe.cluster)
+    return planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine)
 
 
 SIZES = [name for name in names() if name != "gpt_tiny"]  # that one is planned for processes, not for GPUs
@@ -51,7 +51,7 @@ def test_the_readme_has_530b_beside_the_paper() -> None:
         nodes = int(row.row_id)
         settings = [f"batch.ramp_start={ramp}", f"batch.ramp_increment={ramp}"]
         recipe = override(load("530b"), settings)
-        values = plan.plan(recipe, ROOT / recipe.engine, nodes * 8, plan.cluster_machine(recipe.cluster))
+        values = planning.plan(recipe, ROOT / recipe.engine, nodes * 8, planning.cluster_machine(recipe.cluster))
         seconds = f"{row.seconds} s | {theirs:.1f} s | {values['time']['step_seconds']:.1f} s"
         assert f"| {nodes} | {seconds} |" in text, seconds
 
@@ -72,7 +72,7 @@ def test_the_parts_are_the_whole() -> None:
 def test_the_ramp_s_smaller_steps_are_counted() -> None:
     """The same tokens without a ramp take fewer and more efficient steps."""
     recipe = load("530b")
-    steps = plan.ramp_steps(recipe, recipe.batch)
+    steps = planning.ramp_steps(recipe, recipe.batch)
     assert sum(count for _, count in steps) == recipe.train_steps and steps[0][0] == 32 and steps[-1][0] == 1920
     without = planned("530b", "batch.ramp_start=0", "batch.ramp_increment=0", "batch.ramp_samples=0")
     assert without["time"]["days"] < planned("530b")["time"]["days"]
@@ -101,10 +101,10 @@ def test_what_if() -> None:
     """Another GPU, another network, twice the sequence: the numbers move the way they must."""
     base = planned("gpt_175b")["time"]["step_seconds"]
     recipe = load("gpt_175b")
-    hopper = plan.cluster_machine(dataclasses.replace(recipe.cluster, gpu="h100"))
-    faster = plan.plan(recipe, ROOT / recipe.engine, 1024, hopper)
+    hopper = planning.cluster_machine(dataclasses.replace(recipe.cluster, gpu="h100"))
+    faster = planning.plan(recipe, ROOT / recipe.engine, 1024, hopper)
     assert faster["time"]["step_seconds"] < 0.7 * base
-    slow = plan.plan(recipe, ROOT / recipe.engine, 1024, plan.cluster_machine(recipe.cluster, network_gb_s=5))
+    slow = planning.plan(recipe, ROOT / recipe.engine, 1024, planning.cluster_machine(recipe.cluster, network_gb_s=5))
     assert slow["time"]["step_seconds"] > base
     assert planned("gpt_175b", "model.seq_length=4096")["time"]["step_seconds"] > 1.8 * base
 
@@ -112,7 +112,7 @@ def test_what_if() -> None:
 def test_a_search_finds_only_what_runs_and_fits() -> None:
     """Every layout that the search offers is one that recipe, JSON and model accept, at the time and size it says."""
     recipe = load("39b")
-    machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
+    machine, path = planning.cluster_machine(recipe.cluster), ROOT / recipe.engine
     judged = search.search(recipe, path, 512, machine)
     assert (np.diff(judged.seconds) >= 0).all()
     for index in np.flatnonzero(judged.fits)[:: max(1, int(judged.fits.sum()) // 10)]:
@@ -124,7 +124,7 @@ def test_a_search_finds_only_what_runs_and_fits() -> None:
         chosen.layout.check(chosen.model)
         assert chosen.layout.data_degree(512) == found["dp"]
         if found["zero_stage"] == 1 and found["recompute_every"] == 1:
-            alone = plan.plan(chosen, path, 512, machine)
+            alone = planning.plan(chosen, path, 512, machine)
             assert alone["time"]["step_seconds"] == pytest.approx(found["step_seconds"], rel=1e-9)
             assert alone["memory"]["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=1e-9)
 
@@ -150,7 +150,7 @@ def test_the_smallest_cluster_is_the_smallest(name: str, gpu: str, settings: tup
     """Also where a larger cluster fits no layout because none divides it: 256 nodes for a batch of 1,500."""
     recipe = override(load(name), list(settings))
     path = ROOT / "ds_configs" / "pipeline_fp16.json"
-    machine = plan.cluster_machine(dataclasses.replace(recipe.cluster, gpu=gpu))
+    machine = planning.cluster_machine(dataclasses.replace(recipe.cluster, gpu=gpu))
     assert machine is not None
     nodes, free = search.smallest(recipe, path, machine), search.space(recipe, path)
 
@@ -165,7 +165,7 @@ def test_a_model_that_no_cluster_holds() -> None:
     """One sequence a step leaves no data ranks, and one block nothing to cut but its width."""
     settings = ("batch.global_batch=1", "layout.pp=1", "model.num_layers=1", "batch.micro_batch=1", *NO_RAMP)
     recipe = override(load("530b"), [*settings, "model.seq_length=262144"])
-    machine = plan.cluster_machine(dataclasses.replace(recipe.cluster, gpu="v100-16gb"))
+    machine = planning.cluster_machine(dataclasses.replace(recipe.cluster, gpu="v100-16gb"))
     assert machine is not None
     text = search.remedy(recipe, ROOT / "ds_configs" / "pipeline_fp16.json", 8, machine)
     assert "no cluster of v100-16gb holds gpt_530b with its global batch" in text
@@ -181,21 +181,21 @@ def test_every_cluster_that_is_offered_runs() -> None:
         ("39b", 100, 4),
     ):
         recipe = load(name)
-        machine, path = plan.cluster_machine(recipe.cluster), ROOT / recipe.engine
+        machine, path = planning.cluster_machine(recipe.cluster), ROOT / recipe.engine
         with pytest.raises(ValueError, match="nearest clusters that go with layout and batch") as told:
             plan.check_ranks(recipe, path, world, machine, unit)
         offered = re.findall(r"[\d,]+", str(told.value).rsplit("batch: ", 1)[1].split(" nodes of")[0])
         assert offered
         for count in offered:
             size = int(count.replace(",", "")) * unit
-            assert plan.plan(recipe, path, size, machine)["world_size"] == size
+            assert planning.plan(recipe, path, size, machine)["world_size"] == size
 
 
 def test_the_interval_of_a_found_layout_is_one_that_recomputes_as_many() -> None:
     """Every fourth and every third of five blocks are two; of 105, every fourth are 27."""
     recipe = override(load("530b"), ["layout.pp=1"])
     step = search.candidates(search.space(recipe, ROOT / recipe.engine), 64)
-    machine = plan.cluster_machine(recipe.cluster)
+    machine = planning.cluster_machine(recipe.cluster)
     assert step is not None and machine is not None
     judged = search.judge(step, machine)
     for index in range(0, len(judged.seconds), 7):
@@ -277,8 +277,8 @@ def test_what_does_not_fit_is_said_with_a_remedy() -> None:
 def test_a_hundred_thousand_layouts_are_one_computation() -> None:
     """Not timed here (`python -m bench.search` is for that); only that nothing is looped over."""
     recipe = load("530b")
-    machine = plan.cluster_machine(recipe.cluster)
-    one = plan.own_step(recipe, ROOT / recipe.engine, 2240)
+    machine = planning.cluster_machine(recipe.cluster)
+    one = planning.own_step(recipe, ROOT / recipe.engine, 2240)
     many = search.stretch(one, 100_000)
     seconds = step_time(many, machine).seconds
     assert seconds.shape == (100_000,) and seconds[0] == pytest.approx(float(step_time(one, machine).seconds))

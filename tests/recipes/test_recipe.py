@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import plan
+from recipes import planning
 from recipes.recipe import ROOT, Batch, Part, Recipe, Schedule, from_dict, load, names, override, spelled
 
 UNITS = {"M": 1e6, "B": 1e9}
@@ -39,7 +39,7 @@ def test_name_and_header_are_the_arithmetic(name: str) -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_recipe_works_out_at_its_reference_cluster(name: str) -> None:
     recipe = load(name)
-    values = plan.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size)
+    values = planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size)
     replicas = recipe.cluster.world_size // recipe.layout.ranks_per_replica
     assert values["data_degree"] == replicas
     assert replicas * values["micro_batch"] * values["gradient_accumulation"] == recipe.batch.global_batch
@@ -204,14 +204,14 @@ def test_an_engine_that_does_not_go_with_a_pipeline_is_refused() -> None:
         "zero0_fp32": "clips by a norm that misses the other stages",
     }.items():
         with pytest.raises(ValueError, match=words):
-            plan.plan(recipe, ROOT / "ds_configs" / f"{name}.json", 2240)
+            planning.plan(recipe, ROOT / "ds_configs" / f"{name}.json", 2240)
 
 
 def test_a_laptop_is_told_what_530b_needs() -> None:
     with pytest.raises(ValueError, match=r"at least 280 ranks .* for 2240; here are 2: .* make rehearse-530b"):
-        plan.plan(load("530b"), ROOT / "ds_configs" / "pipeline_bf16.json", 2)
+        planning.plan(load("530b"), ROOT / "ds_configs" / "pipeline_bf16.json", 2)
 
 
 def test_a_ramp_that_the_data_degree_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ramp has a global batch of 32, .* nearest that do: 30, 40"):
-        plan.plan(load("530b"), ROOT / "ds_configs" / "pipeline_bf16.json", 2800)
+        planning.plan(load("530b"), ROOT / "ds_configs" / "pipeline_bf16.json", 2800)
