@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from recipes import cli, plan, search
+from recipes import cli, planning, search
 from recipes.recipe import ROOT, load
 
 WANTED = 100_000
@@ -20,7 +20,7 @@ def main() -> None:
         if hasattr(os, "sched_setaffinity"):  # macOS has none; numpy's formulas are element-wise, and use one core
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         recipe = load(args.recipe)
-        machine = plan.cluster_machine(recipe.cluster)
+        machine = planning.cluster_machine(recipe.cluster)
         if machine is None:
             raise ValueError(f"{recipe.name} is planned for no GPU of the catalogue; take another recipe")
         free = search.space(recipe, ROOT / recipe.engine)
