@@ -48,13 +48,15 @@ class OthersUnfinished(ValueError):  # noqa: N818
 class Options:
     """How the work is done; none of it changes a byte of the shards but `skip`, where input is bad, and `shard_tokens`.
 
-    Of `nodes` machines this is number `node`; each does the tasks that fall to it. `workers` 0 is one a core.
+    Of `nodes` machines this is number `node`; each does the tasks that fall to it. `workers` 0 is one a core. With
+    `skip`, input that cannot be read is skipped and counted; with None it is an error, but a folder that was made
+    without such input will do.
     """
 
     workers: int = 0
     nodes: int = 1
     node: int = 0
-    skip: bool = False
+    skip: bool | None = None
     engine: str = "auto"
     shard_tokens: int = SHARD_TOKENS
     report: Callable[[Progress], None] | None = None
@@ -88,21 +90,32 @@ def prepare(
     options = options or Options()
     source = _source(corpus, tokeniser)
     slug = re.sub(r"[^\w.-]+", "-", f"{Path(corpus).name}-{Path(tokeniser).name}").strip("-")
-    folder = root / f"{slug}-{_short_hash(source)}"
-    if not (folder / "manifest.json").exists():
+    # A folder that lacks what was skipped has a name of its own: who does not want that never meets it.
+    whole, lacking = (root / f"{slug}-{_short_hash(each)}" for each in (source, {**source, "skipped": True}))
+    accepted = [whole] if options.skip is False else [whole, lacking]
+    if not _made(accepted):
         # Without the state of the files: what was finished before one of them was mended is still good.
         unfinished = {key: value for key, value in source.items() if key != "files"}
         scratch = root / f"{slug}-{_short_hash(unfinished)}{PARTIAL}"
         root.mkdir(parents=True, exist_ok=True)
         with enough_room(scratch), _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
-            if not (folder / "manifest.json").exists():
-                _Preparation(corpus, tokeniser, vocab_size, source, scratch, folder, say, options).run()
+            if not _made(accepted):
+                _Preparation(
+                    corpus, tokeniser, vocab_size, source, scratch, whole, lacking, accepted, say, options
+                ).run()
+    folder = _made(accepted)
+    assert folder
     _check_vocabulary(tokeniser, manifest(folder)["vocab_size"], vocab_size)
     return folder
 
 
+def _made(folders: Sequence[Path]) -> Path | None:
+    """The first of the folders that is there."""
+    return next((folder for folder in folders if (folder / "manifest.json").exists()), None)
+
+
 def shared_tokeniser(
-    names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None, skip: bool = False
+    names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None, skip: bool | None = False
 ) -> str:
     """A tokeniser for several corpora: `spec` itself, or where it is to be trained, the folder of one of them all."""
     if len(names) == 1 or not spec.startswith("bpe:"):
@@ -128,8 +141,8 @@ def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path) -> "PreTraine
     return tokeniser
 
 
-def _training_texts(corpus: str, budget: int, skip: bool) -> Iterator[str]:
-    for document in corpora.documents(corpus, Problems(skip)):
+def _training_texts(corpus: str, budget: int, skip: bool | None) -> Iterator[str]:
+    for document in corpora.documents(corpus, Problems(bool(skip))):
         if budget <= 0:
             return
         raw = document.text.encode("utf-8", "replace")
@@ -212,14 +225,16 @@ def _locked(path: Path) -> Iterator[None]:
 
 @dataclass
 class _Preparation:
-    """One corpus on its way into one folder."""
+    """One corpus on its way into one folder: `lacking` where something of it was skipped, else `whole`."""
 
     corpus: str
     tokeniser: str
     vocab_size: int
     source: dict[str, Any]
     scratch: Path
-    folder: Path
+    whole: Path
+    lacking: Path
+    accepted: list[Path]
     say: Say
     options: Options
     tasks: list[Task] = field(default_factory=list)
@@ -259,7 +274,7 @@ class _Preparation:
 
     def _is_made(self) -> bool:
         """Whether the folder is whole, for another node was here first."""
-        return (self.folder / "manifest.json").exists()
+        return bool(_made(self.accepted))
 
     def _alone(self) -> Any:
         return _locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
@@ -282,7 +297,7 @@ class _Preparation:
         _check_vocabulary(self.tokeniser, len(tokeniser), self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
         end = tokeniser.eos_token_id
-        return Job(self.scratch, "", len(tokeniser), end, vocabulary, options.skip, options.shard_tokens)
+        return Job(self.scratch, "", len(tokeniser), end, vocabulary, bool(options.skip), options.shard_tokens)
 
     def _work(self, job: Job) -> None:
         options = self.options
@@ -325,7 +340,7 @@ class _Preparation:
             record: dict[str, Any] = json.loads(job.record_path(task).read_text())
         except (OSError, json.JSONDecodeError):
             return None
-        if record["fingerprint"] != self._fingerprint(job, task):
+        if record["fingerprint"] != self._fingerprint(job, task) or (record["skipped"] and not job.skip):
             return None
         return record if all(self._whole(job, entry) for split in SPLITS for entry in record[split]) else None
 
@@ -355,10 +370,11 @@ class _Preparation:
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
         write_whole(self.scratch / "manifest.json", json.dumps(described, indent=2) + "\n")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.replace(self.scratch, self.folder)
+        folder = self.lacking if described["skipped"] else self.whole
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(self.scratch, folder)
         belongs = {"manifest", *(entry["name"] for split in SPLITS for entry in described[split]["shards"])}
-        for path in self.folder.iterdir():  # only now: whoever is stopped before this still has all records
+        for path in folder.iterdir():  # only now: whoever is stopped before this still has all records
             if path.is_file() and path.stem not in belongs:
                 path.unlink()
 

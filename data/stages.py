@@ -26,12 +26,13 @@ class Settings:
     """What to clean and how: stages such as "unicode" or "language:en+de"; "default" stands for those of `DEFAULT`.
 
     Once made, `stages` are the ones that run, in their order. With `skip`, input that cannot be read is skipped and
-    counted. Errors: `ValueError` for a stage or an argument that there is not.
+    counted; with None it is an error, but a folder that was made without such input will do. Errors: `ValueError` for a
+    stage or an argument that there is not.
     """
 
     corpus: str
     stages: tuple[str, ...] = ("default",)
-    skip: bool = False
+    skip: bool | None = False
 
     def __post_init__(self) -> None:
         chosen = dict.fromkeys(DEFAULT, "") if "default" in self.stages else {}

@@ -232,6 +232,50 @@ def test_bad_input_stops_or_is_skipped_and_what_was_finished_is_kept(
     assert not [name for name in left_in(folder) if "partial" in name or name.startswith("task")]
 
 
+def test_data_that_lacks_what_was_skipped_is_not_taken_where_nothing_is_to_be(
+    files: Path, tmp_path: Path, tokeniser: str
+) -> None:
+    out, said = tmp_path / "out", list[str]()
+    bad = files / "2.jsonl"
+    bad.write_text(bad.read_text() + "not json\n")
+    skip, stop, either = (Options(workers=1, skip=skip) for skip in (True, False, None))
+    lacking = prepare.prepare(str(files), tokeniser, 300, out, options=skip)
+    assert prepare.prepare(str(files), tokeniser, 300, out, options=either) == lacking  # a run takes what there is
+    with pytest.raises(ValueError, match=r"2\.jsonl line 101 is not JSON"):
+        prepare.prepare(str(files), tokeniser, 300, out, options=stop)
+    assert prepare.manifest(lacking)["skipped"] == {"not JSON": 1}
+    bad.write_text("".join(bad.read_text().splitlines(keepends=True)[:-1]))
+    whole = prepare.prepare(str(files), tokeniser, 300, out, options=skip)
+    assert prepare.prepare(str(files), tokeniser, 300, out, said.append, stop) == whole and not said
+    assert prepare.manifest(whole)["skipped"] == {}
+
+
+def test_a_task_that_skipped_is_done_again_where_nothing_is_to_be(
+    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a disk that fails for a while: no file tells that there is more in it now."""
+    read = sources.FilePiece.documents
+
+    def lossy(piece: sources.FilePiece, problems: sources.Problems) -> Iterator[sources.Document]:
+        if piece.path.name == "1.jsonl":
+            problems.report("unreadable file", "gone for now")
+            return
+        yield from read(piece, problems)
+
+    def full(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out, said = tmp_path / "out", list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(sources.FilePiece, "documents", lossy)
+        patched.setattr(prepare._Preparation, "_put_together", full)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1, skip=True))
+    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
+    assert any("going on: 3 of 4 tasks" in line for line in said)
+    assert sum(prepare.manifest(folder)[split]["documents"] for split in sources.SPLITS) == len(LINES)
+
+
 def test_an_error_in_a_worker_ends_the_others_and_is_one_line(files: Path, tmp_path: Path, tokeniser: str) -> None:
     (files / "1.jsonl").write_text("not json\n")
     with pytest.raises(ValueError, match=r"1\.jsonl line 1 is not JSON"):
