@@ -57,7 +57,7 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
     if out.exists():
         raise ValueError(f"{out} exists; remove it or give another folder")
     corpus, against = _inputs(settings)
-    problems = Problems(settings.skip)
+    problems = Problems(bool(settings.skip))
     _check_apart(settings.corpus, out)
     for cache in (_evaluation, _common, _names):
         cache.cache_clear()  # they go by the path alone
@@ -89,11 +89,19 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
 def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda line: None) -> Path:
     """Make sure that a corpus is cleaned in a folder below `root`; return it. Safe when several processes ask together.
 
-    Another folder is made where the settings or the local files that it is made from have changed.
+    Another folder is made where the settings or the local files that it is made from have changed, and where input may
+    be skipped. The hub is not asked where the folder is there.
     """
-    digest = hashlib.sha256(_identity(settings, *_inputs(settings)).encode()).hexdigest()[:8]
+    inputs = [corpora.state(corpus) for corpus in (settings.corpus, settings.against) if corpus]
+    made_from = json.dumps([settings.corpus, settings.stages, inputs])
     slug = re.sub(r"[^\w.-]+", "-", Path(settings.corpus).name).strip("-")
-    folder = root / f"{slug}-clean-{digest}"
+    whole, lacking = (
+        root / f"{slug}-clean-{hashlib.sha256((made_from + suffix).encode()).hexdigest()[:8]}"
+        for suffix in ("", " skipped")
+    )
+    folder = (
+        lacking if not whole.exists() and (settings.skip or (settings.skip is None and lacking.exists())) else whole
+    )
     root.mkdir(parents=True, exist_ok=True)
     with open(root / f".{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -157,7 +165,7 @@ def _inputs(settings: Settings) -> tuple[list[Piece], list[Piece]]:
 def _identity(settings: Settings, corpus: list[Piece], against: list[Piece]) -> str:
     """What the result depends on, as JSON."""
     inputs = [[piece.identity() for piece in pieces] for pieces in (corpus, against)]
-    return json.dumps([settings.corpus, settings.stages, settings.skip, inputs])
+    return json.dumps([settings.corpus, settings.stages, bool(settings.skip), inputs])
 
 
 def write(path: Path, content: bytes) -> None:

@@ -327,3 +327,35 @@ def test_two_cleanings_do_not_meet_in_one_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cleaning, "_decide", meet)
     clean(settings, tmp_path / "out")
     assert read(tmp_path / "out") == [prose(1)]
+
+
+def test_a_cleaned_folder_is_found_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGECRAFT_HUB", str(tmp_path))
+    copy = tmp_path / "some" / "set" / "train.jsonl"
+    copy.parent.mkdir(parents=True)
+    write(copy, [prose(1), prose(2)])
+    settings = Settings("some/set", ("exact",))
+    made = cleaning.cleaned(settings, tmp_path / "out")
+    assert read(made) == [prose(1), prose(2)]
+
+    def away(*_: Any) -> Any:
+        raise ValueError("data set some/set cannot be read from the hub")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cleaning.corpora, "hub_pieces", away)
+        assert cleaning.cleaned(settings, tmp_path / "out") == made
+    write(copy, [prose(1), prose(2), prose(3)])
+    assert read(cleaning.cleaned(settings, tmp_path / "out")) == [prose(1), prose(2), prose(3)]
+
+
+def test_a_cleaned_folder_that_lacks_what_was_skipped_is_not_taken_where_nothing_is_to_be(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "a.jsonl", [prose(1)])
+    with open(corpus, "a") as stream:
+        stream.write("not json\n")
+    skip, stop, either = (Settings(corpus, ("exact",), skip) for skip in (True, False, None))
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        cleaning.cleaned(either, tmp_path / "out")
+    lacking = cleaning.cleaned(skip, tmp_path / "out")
+    assert cleaning.cleaned(either, tmp_path / "out") == lacking
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        cleaning.cleaned(stop, tmp_path / "out")
