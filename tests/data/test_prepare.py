@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,21 @@ def test_shards_are_the_same_for_any_number_of_processes_and_nodes(files: Path, 
     assert contents(split) == contents(alone) and left_in(root) == [split.name]
     one, two = prepare.manifest(split), prepare.manifest(alone)
     assert one == two
+
+
+def test_folders_of_nodes_without_shared_storage_are_put_together(files: Path, tmp_path: Path) -> None:
+    def node(number: int) -> Path:
+        root = tmp_path / str(number)
+        with pytest.raises(OthersUnfinished, match="2 of 4 tasks are not finished yet"):
+            prepare.prepare(str(files), "bpe:300", 300, root, options=Options(workers=1, nodes=2, node=number))
+        (scratch,) = root.glob("*.partial")
+        return scratch
+
+    shutil.copytree(node(1), node(0), dirs_exist_ok=True)
+    said: list[str] = []
+    folder = prepare.prepare(str(files), "bpe:300", 300, tmp_path / "0", said.append, Options(workers=1))
+    assert "going on: 4 of 4 tasks are finished already" in said
+    assert contents(folder) == contents(prepare.prepare(str(files), "bpe:300", 300, tmp_path / "alone"))
 
 
 @pytest.mark.parametrize("step", ["run", "_work", "_unfinished"])
