@@ -81,7 +81,7 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
         if not first.kept:
             shutil.rmtree(work.parent)
             raise ValueError(_why_nothing_is_left(settings, first))
-        report = _describe(settings, first, problems)
+        report = _describe(settings, first, problems, corpora.versions(settings.corpus, corpus))
         _finish(work, out, first, report)
     return report
 
@@ -432,7 +432,7 @@ def _names(work: Path, part: int) -> list[str]:
 # --- The end ---------------------------------------------------------------------------------------------------------
 
 
-def _describe(settings: Settings, tally: Tally, problems: Problems) -> dict[str, Any]:
+def _describe(settings: Settings, tally: Tally, problems: Problems, versions: list[str]) -> dict[str, Any]:
     stages = []
     for stage in settings.stages:
         count = tally.stages.get(stage.partition(":")[0], Count())
@@ -447,6 +447,7 @@ def _describe(settings: Settings, tally: Tally, problems: Problems) -> dict[str,
         )
     return {
         "corpus": settings.corpus,
+        "versions": versions,
         "unreadable": dict(problems.counts),
         "documents_read": tally.documents,
         "bytes_read": tally.bytes,

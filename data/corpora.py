@@ -12,15 +12,15 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.fetch import cache_directory, fetch_debian, fetch_wheel
-from data.hub import Hub, hub_pieces
+from data.fetch import cache_directory, fetch_debian, fetch_wheel, file_sha256
+from data.hub import Hub, HubPiece, hub_pieces
 from data.sources import Document as Document
-from data.sources import Piece, Problems, file_pieces, read_pieces
+from data.sources import FilePiece, Piece, Problems, file_pieces, read_pieces
 from data.sources import local_files as local_files
 
 HELD_OUT, TESTED = 2, 1  # documents in a hundred that go to validation and to test
@@ -31,7 +31,8 @@ class Corpus:
     """A corpus known by name: what it is, its licence, its text in GB (None where nobody says), what fixes its content.
 
     One of `hub`, `files` and `stream` says where it comes from: a data set of the hub, files that are fetched and kept,
-    or a stream that has to be read as a whole. `gone` is said where the original is out of reach, and what stands in.
+    or a stream that has to be read as a whole. `join` makes documents of a data set's rows. `gone` is said where the
+    original is out of reach, and what stands in.
     """
 
     name: str
@@ -42,12 +43,14 @@ class Corpus:
     hub: Hub | None = None
     files: Callable[[], list[Path]] | None = None
     stream: Callable[[], Iterator[Document]] | None = None
+    join: Callable[[Iterator[Document]], Iterator[Document]] | None = None
     gone: str = ""
 
     def pieces(self) -> list[Piece]:
         """What it is read in."""
         if self.hub:
-            return [*hub_pieces(self.hub)]
+            found = hub_pieces(self.hub)
+            return [JoinedPiece(self.name, tuple(found))] if self.join else [*found]
         if self.files:
             return [*file_pieces(self.files(), "text")]
         return [NamedPiece(self.name)]
@@ -70,6 +73,26 @@ class NamedPiece:
         stream = CORPORA[self.name].stream
         assert stream
         return stream()
+
+
+@dataclass(frozen=True)
+class JoinedPiece:
+    """A corpus of the registry whose documents lie over many rows of a data set, and over its files."""
+
+    name: str
+    parts: tuple[HubPiece, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.num_bytes for part in self.parts)
+
+    def identity(self) -> list[object]:
+        return [self.name, [part.identity() for part in self.parts]]
+
+    def documents(self, problems: Problems) -> Iterator[Document]:
+        join = CORPORA[self.name].join
+        assert join
+        return join(read_pieces(self.parts, problems))
 
 
 def documents(corpus: str, problems: Problems | None = None) -> Iterator[Document]:
@@ -126,6 +149,14 @@ def state(corpus: str) -> dict[str, Any]:
 
 def _stats(files: list[Path]) -> list[list[Any]]:
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def versions(corpus: str, pieces: Iterable[Piece]) -> list[str]:
+    """The state of a corpus that was read, where its name leaves that open: commits of the hub, files fetched."""
+    parts = [part for piece in pieces for part in (piece.parts if isinstance(piece, JoinedPiece) else (piece,))]
+    fetched = {part.path for part in parts if isinstance(part, FilePiece) and corpus in CORPORA}
+    commits = {f"{part.hub.name}@{part.hub.revision}" for part in parts if isinstance(part, HubPiece)}
+    return sorted(commits | {f"{path.name} sha256 {file_sha256(path)}" for path in fetched})
 
 
 def split_of(document: Document, raw: bytes) -> str:
@@ -367,8 +398,9 @@ CORPORA: dict[str, Corpus] = {
             "103M words of Wikipedia's good articles (Merity et al. 2016)",
             "CC BY-SA 3.0",
             0.54,
-            "the hub's data set Salesforce/wikitext",
-            stream=lambda: _articles(read_pieces([*hub_pieces(Hub("Salesforce/wikitext", "wikitext-103-raw-v1"))])),
+            "the hub's commit, kept in the manifest",
+            hub=Hub("Salesforce/wikitext", "wikitext-103-raw-v1"),
+            join=_articles,
         ),
         _hub(
             "openwebtext",

@@ -22,10 +22,8 @@ import numpy as np
 
 from data import corpora, encode
 from data.corpora import split_of
-from data.fetch import file_sha256
-from data.hub import HubPiece
 from data.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
-from data.sources import SPLITS, FilePiece, Problems
+from data.sources import SPLITS, Problems
 from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
 
 if TYPE_CHECKING:
@@ -391,6 +389,7 @@ class _Preparation:
         for record in records:
             skipped.update(record["skipped"])
             first = {**record["first"], **first}
+        versions = corpora.versions(self.corpus, (piece for task in self.tasks for piece in task.pieces))
         splits = {}
         for split in SPLITS:
             listed = [entry for record in records for entry in record[split]]
@@ -398,7 +397,7 @@ class _Preparation:
             whole = hashlib.sha256("".join(entry["sha256"] for entry in listed).encode()).hexdigest()
             splits[split] = {**sums, "sha256": whole, "shards": listed}
         return {
-            "source": {**self.source, "versions": self._versions()},
+            "source": {**self.source, "versions": versions},
             "vocab_size": job.vocab_size,
             "end_of_document": job.end_of_document,
             "engines": sorted({record["engine"] for record in records}),
@@ -406,13 +405,6 @@ class _Preparation:
             "first_skipped": first,
             **splits,
         }
-
-    def _versions(self) -> list[str]:
-        """The state of the corpus that was read, where its name leaves that open: commits of the hub, files fetched."""
-        pieces = [piece for task in self.tasks for piece in task.pieces]
-        fetched = {p.path for p in pieces if isinstance(p, FilePiece) and self.corpus in corpora.CORPORA}
-        commits = {f"{p.hub.name}@{p.hub.revision}" for p in pieces if isinstance(p, HubPiece)}
-        return sorted(commits | {f"{path.name} sha256 {file_sha256(path)}" for path in fetched})
 
     def _hold_out(self, job: Job, train_bytes: int) -> None:
         """No document fell to validation: the end of those for training does, of as many tasks as it takes."""

