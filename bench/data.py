@@ -259,7 +259,7 @@ def samples(scratch: Path, rounds: int) -> list[Row]:
 
     tokens = np.random.default_rng(0).integers(0, 50_000, STREAM, dtype=np.uint16)
     with ShardWriter(scratch / "stream", 50_000) as writer:
-        writer.add_many(tokens, np.full(STREAM // 1000, 1000))
+        writer.add(tokens, np.full(STREAM // 1000, 1000))
     shards = Shards([scratch / "stream"])
     theirs = IndexedDataset(str(scratch / "stream"), mmap=True)
     whole = np.memmap(scratch / "stream.bin", np.uint16, "r")

@@ -13,7 +13,7 @@ import resource
 import socket
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,7 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def add(self, tokens: Iterable[int]) -> None:
-        """Append one document."""
-        array_ = np.fromiter(tokens, np.int64)
-        self.add_many(array_, np.array([len(array_)]))
-
-    def add_many(self, tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> None:
+    def add(self, tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> None:
         """Append documents of these lengths, whose tokens lie end to end.
 
         Errors: `ValueError` for an id outside the vocabulary and for a document longer than Megatron's format can say.

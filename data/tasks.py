@@ -151,7 +151,7 @@ class SplitShards:
         if self.writer is None:
             prefix = self.job.folder / f"{self.stem}-{len(self.shards):02d}"
             self.writer = self.open_shards.enter_context(ShardWriter(prefix, self.job.vocab_size))
-        self.writer.add_many(tokens, lengths)
+        self.writer.add(tokens, lengths)
         self.num_bytes += num_bytes
         if self.writer.num_tokens >= self.job.shard_tokens:
             self.finish()

@@ -492,7 +492,7 @@ def test_an_index_of_other_shards_of_the_same_size_is_noticed(corpus: Path, tmp_
     prefix = folder / "train-00000-00"
     tokens, lengths = prepare.shards(folder, "train").read().copy(), prepare.shards(folder, "train").lengths.copy()
     with ShardWriter(prefix, 300) as writer:
-        writer.add_many(tokens, np.concatenate(([lengths[0] + lengths[1]], lengths[2:])))
+        writer.add(tokens, np.concatenate(([lengths[0] + lengths[1]], lengths[2:])))
     with pytest.raises(ValueError, match=r"holds .* tokens in .* documents where the manifest says"):
         prepare.check(folder)
 

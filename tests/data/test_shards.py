@@ -11,7 +11,7 @@ from data.shards import Shard, Shards, ShardWriter, digest, token_dtype
 def write(prefix: Path, documents: list[list[int]], vocab_size: int = 1000) -> Shard:
     with ShardWriter(prefix, vocab_size) as writer:
         for document in documents:
-            writer.add(document)
+            writer.add(np.array(document, np.int64), np.array([len(document)]))
     return Shard(prefix)
 
 
@@ -46,12 +46,12 @@ def test_a_token_outside_the_vocabulary_s_type_is_an_error_not_a_wrap(tmp_path: 
         pytest.raises(ValueError, match="token 70000 is outside the vocabulary of 100"),
         ShardWriter(tmp_path / "a", 100) as writer,
     ):
-        writer.add([70000])
+        writer.add(np.array([70000]), np.array([1]))
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "a", 100) as writer:
-        writer.add([1])
+        writer.add(np.array([1]), np.array([1]))
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> No
     documents = [[1, 2, 3], [], [4], [5, 6]]
     write(tmp_path / "a", documents)
     with ShardWriter(tmp_path / "b", 1000) as writer:
-        writer.add_many(np.array([1, 2, 3, 4, 5, 6], np.uint32), np.array([3, 0, 1, 2]))
+        writer.add(np.array([1, 2, 3, 4, 5, 6], np.uint32), np.array([3, 0, 1, 2]))
     for suffix in ("bin", "idx"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert writer.sha256 == digest(tmp_path / "a")
@@ -99,7 +99,7 @@ def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> No
 def test_an_index_of_more_documents_than_a_block_counts_on(tmp_path: Path) -> None:
     lengths = np.random.default_rng(0).integers(0, 5, 200_000)
     with ShardWriter(tmp_path / "a", 10) as writer:
-        writer.add_many(np.zeros(lengths.sum(), np.int64), lengths)
+        writer.add(np.zeros(lengths.sum(), np.int64), lengths)
     raw = (tmp_path / "a.idx").read_bytes()[34:]
     assert (np.frombuffer(raw, np.int32, 200_000) == lengths).all()
     assert (np.frombuffer(raw, np.int64, 200_000, 800_000) == 2 * (lengths.cumsum() - lengths)).all()
