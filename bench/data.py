@@ -3,6 +3,7 @@
 `python -m bench.data` tokenises 16 MB of Debian's documentation with GPT-2's vocabulary, writes an index of ten million
 documents, draws random samples and watches the memory of a long preparation. What is compared takes turns; medians and
 ratios are printed. Peers that are not installed are left out and said so (tiktoken is not among our requirements).
+gpt-neox and datatrove are not among the peers.
 """
 
 import contextlib
@@ -70,6 +71,14 @@ def _started(code: str, scratch: Path, arguments: list[Any]) -> "subprocess.Pope
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
+def _check_done(status: int) -> None:
+    """A command that failed is fast; its time must not be reported."""
+    if status:
+        raise ValueError(
+            f"preparing ended with exit status {status}, so there is nothing to time; see its message above"
+        )
+
+
 class Tokenising:
     """Ways from JSON lines to token files, each a method that returns its seconds. All have their tokeniser loaded."""
 
@@ -96,7 +105,7 @@ class Tokenising:
         """Ours with all that a user waits for: the interpreter, the tokeniser, the trial of engines, the processes."""
         folder, began = self.out / "command", time.perf_counter()
         with _started(PREPARE, self.out, [self.source, self.tokeniser, folder, self.workers]) as process:
-            process.wait()
+            _check_done(process.wait())
         seconds = time.perf_counter() - began
         shutil.rmtree(folder)
         return seconds
@@ -403,6 +412,7 @@ def memory(scratch: Path, gigabytes: float, workers: int) -> list[Row]:
     began = time.perf_counter()
     with _started(PREPARE, scratch, [source, scratch / "gpt2", scratch / "long", workers]) as process:
         seen = list(_resident(process))
+        _check_done(process.wait())
     seconds = time.perf_counter() - began
     quarters = [max(part) for part in np.array_split(seen, 4)]
     rows = [(f"quarter {number}", most / 1e6, "MB") for number, most in enumerate(quarters, 1)]
@@ -452,6 +462,7 @@ def main() -> None:
                 print(f"  {label:40s} {figure:12,.2f} {unit:5s} {ours / figure:8.2f}")
         if not importlib.util.find_spec("tiktoken"):
             print("tiktoken is not installed here, so nanoGPT's way is left out")
+        print("gpt-neox and datatrove are not measured")
 
     cli.run_job(job)
 
