@@ -8,6 +8,7 @@ import errno
 import glob
 import io
 import json
+import os
 import shutil
 import tempfile
 import zlib
@@ -135,17 +136,38 @@ def of_the_machine(error: BaseException) -> TypeGuard[OSError]:
 def local_files(corpus: str) -> list[Path]:
     """The files behind a path, a directory or a glob, sorted; empty where it names none.
 
-    Errors: `ValueError` for a directory without files.
+    Links to directories are followed. Errors: `ValueError` for a directory without files and for a link to nowhere.
     """
     path = Path(corpus).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path)))
+        files = sorted(_files_below(path))
         if not files:
             raise ValueError(f"corpus {corpus} is a directory without files; put text, JSON lines or Parquet into it")
         return files
     if path.is_file():
         return [path]
     return sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Each directory once, by whichever name of it is first, so that links which lead back do no harm."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        stat = Path(folder).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below[:] = sorted(name for name in below if not _hidden(Path(name)))
+        for file in (Path(folder, name) for name in names if not _hidden(Path(name))):
+            if file.is_file():
+                yield file
+            elif file.is_symlink() and not file.exists():
+                raise ValueError(f"corpus {root} holds a link to nowhere, {file}; mend it or remove it")
 
 
 def _hidden(path: Path) -> bool:

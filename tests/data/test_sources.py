@@ -137,6 +137,22 @@ def test_directories_and_globs(tmp_path: Path) -> None:
     assert [document.text for document in documents(str(tmp_path / "[12].txt"))] == TEXTS[1:]
 
 
+def test_linked_directories_are_read_once(tmp_path: Path) -> None:
+    corpus, away = tmp_path / "corpus", tmp_path / "away"
+    for path, text in ((corpus / "own" / "a.txt", "own"), (away / "deep" / "b.txt", "linked"), (away / "_c.txt", "no")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (corpus / "linked").symlink_to(away)
+    (corpus / "linked-too").symlink_to(away)
+    (corpus / "_hidden").symlink_to(away)
+    (away / "deep" / "back").symlink_to(corpus)
+    assert [document.text for document in documents(str(corpus))] == ["linked", "own"]
+    assert local_files(str(corpus)) == [corpus / "linked" / "deep" / "b.txt", corpus / "own" / "a.txt"]
+    (corpus / "lost.txt").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=rf"holds a link to nowhere, {corpus}/lost\.txt; mend it or remove it"):
+        local_files(str(corpus))
+
+
 def test_a_field_of_another_name_and_a_split_of_its_own(tmp_path: Path) -> None:
     rows = [{"body": {"en": "one"}, "split": "validation"}, {"body": {"en": "two"}, "split": "other"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
