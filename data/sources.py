@@ -136,7 +136,8 @@ def of_the_machine(error: BaseException) -> TypeGuard[OSError]:
 def local_files(corpus: str) -> list[Path]:
     """The files behind a path, a directory or a glob, sorted; empty where it names none.
 
-    Links to directories are followed. Errors: `ValueError` for a directory without files and for a link to nowhere.
+    Names that begin with a dot or an underscore are left out where a directory or a wildcard stands for them. Links to
+    directories are followed. Errors: `ValueError` where nothing is left, and for a link to nowhere.
     """
     path = Path(corpus).expanduser()
     if path.is_dir():
@@ -146,7 +147,13 @@ def local_files(corpus: str) -> list[Path]:
         return files
     if path.is_file():
         return [path]
-    return sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+    files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+    named = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), 0)
+    fixed, pattern = Path(*path.parts[:named]), Path(*path.parts[named:])
+    kept = [file for file in files if _hidden(pattern) or not _hidden(file.relative_to(fixed))]
+    if files and not kept:
+        raise ValueError(f"corpus {corpus} matches only {files[0]} and the like, which are hidden; rename them")
+    return kept
 
 
 def _files_below(root: Path) -> Iterator[Path]:

@@ -137,6 +137,22 @@ def test_directories_and_globs(tmp_path: Path) -> None:
     assert [document.text for document in documents(str(tmp_path / "[12].txt"))] == TEXTS[1:]
 
 
+def test_a_wildcard_does_not_stand_for_hidden_names(tmp_path: Path) -> None:
+    for name in ("_corpus/a.txt", "_corpus/_work.txt", "_corpus/_logs/b.txt", "_corpus/in/c.txt", "_corpus/state.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("some")
+    corpus = tmp_path / "_corpus"  # said in so many words
+
+    def names(pattern: str) -> list[str]:
+        return [str(path.relative_to(corpus)) for path in local_files(str(corpus / pattern))]
+
+    assert names("**/*") == names(".") == ["a.txt", "in/c.txt"]
+    assert names("*") == ["a.txt"] and names("*/*.txt") == ["in/c.txt"]
+    assert names("_*.txt") == ["_work.txt"] and names("_lo*/*") == ["_logs/b.txt"]
+    with pytest.raises(ValueError, match=r"matches only .*/state\.json and the like, which are hidden; rename them"):
+        names("*.json")
+
+
 def test_linked_directories_are_read_once(tmp_path: Path) -> None:
     corpus, away = tmp_path / "corpus", tmp_path / "away"
     for path, text in ((corpus / "own" / "a.txt", "own"), (away / "deep" / "b.txt", "linked"), (away / "_c.txt", "no")):
