@@ -2,7 +2,6 @@ import errno
 import gzip
 import json
 import os
-import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -256,13 +255,14 @@ def test_what_the_machine_refuses_is_never_skipped(code: int, tmp_path: Path, mo
 def test_no_room_to_unpack_a_table_is_never_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet_gz(tmp_path / "a.parquet.gz", "")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    limits, problems = resource.getrlimit(resource.RLIMIT_FSIZE), Problems(skip=True)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # Python ignores SIGXFSZ: a write gives EFBIG
-    try:
-        with pytest.raises(ValueError, match=r"no room left in .* to unpack corpus file .*/a\.parquet\.gz: .*TMPDIR"):
-            list(documents(str(tmp_path / "a.parquet.gz"), problems))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    full, problems = OSError(errno.ENOSPC, "No space left on device"), Problems(skip=True)
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr("shutil.copyfileobj", refuse)
+    with pytest.raises(ValueError, match=r"no room left in .* to unpack corpus file .*/a\.parquet\.gz: .*TMPDIR"):
+        list(documents(str(tmp_path / "a.parquet.gz"), problems))
     assert not problems.counts
 
 
