@@ -280,14 +280,14 @@ class _Text(html.parser.HTMLParser):
         self.hidden = self.pre = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.hidden += tag in self.HIDDEN
+        self.hidden = 0 if tag == "body" else self.hidden + (tag in self.HIDDEN)  # a head may lack its end
         self.pre += tag == "pre"
         if tag in self.BLOCKS:
             self.parts.append("\n\n" if tag != "br" else "\n")
 
     def handle_endtag(self, tag: str) -> None:
-        self.hidden -= tag in self.HIDDEN
-        self.pre -= tag == "pre"
+        self.hidden = max(0, self.hidden - (tag in self.HIDDEN))  # and an end its beginning
+        self.pre = max(0, self.pre - (tag == "pre"))
         if tag in self.BLOCKS:
             self.parts.append("\n\n")
 
@@ -300,6 +300,7 @@ def html_text(page: str) -> str:
     """The text of a web page, its blocks apart by an empty line."""
     reader = _Text()
     reader.feed(page)
+    reader.close()
     text = re.sub(r"[ \t]+$", "", "".join(reader.parts), flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

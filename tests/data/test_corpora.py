@@ -107,6 +107,19 @@ def test_a_page_becomes_its_text() -> None:
     assert html_text(page) == "A title\n\nOne & two lines.\n\n  kept\n    as it is\n"
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>One</p></head></script><p>two</p>", "One\n\ntwo\n"),
+        ("<head><title>No</title><body><p>One</p>", "One\n"),
+        ("</pre><p>a\nb</p>", "a b\n"),
+        ("<p>One &am", "One &am\n"),
+    ],
+)
+def test_a_page_with_stray_ends_keeps_its_text(page: str, text: str) -> None:
+    assert html_text(page) == text
+
+
 def test_a_wheel_of_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGECRAFT_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="not the file that was meant"):
