@@ -147,3 +147,11 @@ def test_what_the_network_refuses_is_never_skipped(
     with pytest.raises(ValueError, match=f"data set some/set cannot be read from .*{re.escape(str(error))}"):
         list(read_pieces(pieces[-1:], problems))
     assert not problems.counts
+
+
+def test_a_data_set_of_packed_lines_is_read_as_the_pile_is(copy: Path) -> None:
+    for path in copy.iterdir():
+        path.unlink()
+    with pa.output_stream(str(copy / "train.jsonl.zst"), compression="zstd") as stream:
+        stream.write(b'{"text": "one"}\n{"text": "two"}\n')
+    assert [document.text for document in documents("some/set")] == ["one", "two"]
