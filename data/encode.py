@@ -68,7 +68,10 @@ def _unassigned() -> NDArray[np.bool_]:
 
 def holds_unassigned(text: str) -> bool:
     """Whether a text has a code point on whose class engines may differ."""
-    return not text.isascii() and bool(_unassigned()[np.frombuffer(text.encode("utf-32-le"), np.uint32)].any())
+    if text.isascii():
+        return False
+    points = np.frombuffer(text.encode("utf-32-le"), np.int32)
+    return bool(_unassigned().take(points[points > 127], mode="clip").any())  # clip: without checks of bounds
 
 
 class Gigatoken:
