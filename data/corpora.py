@@ -170,8 +170,12 @@ def split_of(document: Document, raw: bytes) -> str:
     return "validation" if bucket < HELD_OUT else "test" if bucket < HELD_OUT + TESTED else "train"
 
 
-def hold_out_end(documents: Iterator[Document], train_bytes: int, held_bytes: int) -> Iterator[Document]:
+def hold_out_end(
+    documents: Iterator[Document], train_bytes: int, held_bytes: int, all_for_training: bool = False
+) -> Iterator[Document]:
     """For a corpus so small that no document fell to validation: the end of what would be for training does.
+
+    Where none fell to training either, all that have no split of their own are for it.
 
     Of `train_bytes` bytes of UTF-8 for training, the last `held_bytes` at least: documents as a whole, but one longer
     than `held_bytes` is cut, at a line where there is one. Documents of other splits stay as they are.
@@ -182,13 +186,14 @@ def hold_out_end(documents: Iterator[Document], train_bytes: int, held_bytes: in
             raw = document.text.encode()
         except UnicodeEncodeError:  # the caller's to report; it was not counted either
             raw = b""
-        if not raw or split_of(document, raw) != "train":
+        drawn = "train" if all_for_training and not document.split else split_of(document, raw)
+        if not raw or drawn != "train":
             yield document
             continue
         rest = train_bytes - held_bytes - position  # how much of this and what follows is for training
         position += len(raw)
         if rest >= len(raw):
-            yield document
+            yield replace(document, split="train")
         elif rest <= 0 or len(raw) <= held_bytes:
             yield replace(document, split="validation")
         else:

@@ -356,14 +356,12 @@ class _Preparation:
         described = self._described(job)
         if not any(described[split]["tokens"] for split in SPLITS):
             raise ValueError(f"corpus {self.corpus} holds no text; give another path")
-        if not described["train"]["tokens"]:
-            raise ValueError(
-                f"corpus {self.corpus} has no document to train on: all fell to validation or test; give more documents"
-            )
-        if described["validation"]["tokens"] < 2:
-            self._hold_out(job, described["train"]["bytes"])
+        if not described["train"]["tokens"] or described["validation"]["tokens"] < 2:
+            self._hold_out(job, [split for split in SPLITS if split == "train" or not described["train"]["tokens"]])
             described = self._described(job)
-        if described["validation"]["tokens"] < 2 or not described["train"]["tokens"]:
+        if not described["train"]["tokens"]:
+            raise ValueError(f"corpus {self.corpus} has no document to train on; give it a train split")
+        if described["validation"]["tokens"] < 2:
             raise ValueError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
@@ -406,15 +404,19 @@ class _Preparation:
             **splits,
         }
 
-    def _hold_out(self, job: Job, train_bytes: int) -> None:
-        """No document fell to validation: the end of those for training does, of as many tasks as it takes."""
-        left = min(int(train_bytes * HELD_OUT_SHARE) + 1, MOST_HELD_OUT_BYTES)
+    def _hold_out(self, job: Job, taken: list[str]) -> None:
+        """No document fell to validation, or none to training: the end of those for training does, of as many tasks as
+        it takes. `taken` are the splits whose documents are for training."""
+        records = self._records(job)
+        sizes = [sum(entry["bytes"] for split in taken for entry in record[split]) for record in records]
+        left = min(int(sum(sizes) * HELD_OUT_SHARE) + 1, MOST_HELD_OUT_BYTES)
+        everything = len(taken) > 1
         todo, engine = [], "tokenizers"
-        for number, record in reversed([*enumerate(self._records(job))]):
-            size = sum(entry["bytes"] for entry in record["train"])
-            if size and left > 0:
+        for number, (record, size) in reversed([*enumerate(zip(records, sizes, strict=True))]):
+            if size and (left > 0 or everything):
                 engine = "gigatoken" if record["engine"].startswith("gigatoken") else "tokenizers"
-                self.tasks[number] = task = replace(self.tasks[number], hold_out=(size, min(left, size)))
+                held_out = (size, max(0, min(left, size)), everything)
+                self.tasks[number] = task = replace(self.tasks[number], hold_out=held_out)
                 todo.append((task, self._fingerprint(job, task)))
                 left -= size
         with Workers(job.tokeniser, engine, 1) as workers:

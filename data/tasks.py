@@ -43,7 +43,7 @@ class Task:
 
     number: int
     pieces: tuple[Piece, ...]
-    hold_out: tuple[int, int] | None = None
+    hold_out: tuple[int, int, bool] | None = None
 
     @property
     def num_bytes(self) -> int:

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -530,3 +532,20 @@ def test_a_large_file_is_several_tasks(
     assert len(prepare.manifest(cut)["train"]["shards"]) > 3
     for split in ("train", "validation", "test"):
         assert np.array_equal(prepare.shards(cut, split).read(), prepare.shards(whole, split).read())
+
+
+@pytest.mark.parametrize("names", [1, 2])
+def test_a_corpus_of_which_nothing_falls_to_training_is_trained_on_all_the_same(
+    names: int, tmp_path: Path, tokeniser: str
+) -> None:
+    drawn = (
+        text for i in itertools.count() if zlib.crc32((text := f"Text {i}.\n" + "the same " * 400).encode()) % 100 < 3
+    )
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for number in range(names):
+        (folder / f"{number}.txt").write_text(next(drawn))
+    made = prepare.manifest(prepare.prepare(str(folder), tokeniser, 300, tmp_path / "made"))
+    assert made["train"]["documents"] == names and made["test"]["documents"] == 0
+    share = made["validation"]["bytes"] / (made["train"]["bytes"] + made["validation"]["bytes"])
+    assert 0.04 < share < 0.11
