@@ -63,7 +63,13 @@ def _unassigned() -> NDArray[np.bool_]:
     Engines carry tables of different editions of Unicode: what is a letter in the one and nothing in the other parts
     words otherwise. An assigned code point keeps its class in later editions.
     """
-    return np.fromiter((unicodedata.category(chr(point)) == "Cn" for point in range(0x110000)), np.bool_, 0x110000)
+    result = np.ones(0x110000, np.bool_)
+    # Planes 4 to 13 are empty, 15 and 16 for private use: looking at each of their points would take the longest.
+    for first, end in ((0, 0x40000), (0xE0000, 0xE1000)):
+        points = range(first, end)
+        result[first:end] = np.fromiter((unicodedata.category(chr(p)) == "Cn" for p in points), np.bool_, len(points))
+    result[0xF0000:] = False
+    return result
 
 
 def holds_unassigned(text: str) -> bool:
@@ -88,6 +94,7 @@ class Gigatoken:
         described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
         self._described = json.dumps(described)
         self._begin()
+        _unassigned()  # now and not in the first text
 
     def _begin(self) -> None:
         import gigatoken
