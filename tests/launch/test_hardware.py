@@ -57,3 +57,10 @@ def test_a_hint_names_nothing_twice() -> None:
         find("h1000")
     named = re.findall(r"[abhmv][\w-]+\d[\w-]*", str(told.value).split("did you mean ")[1])
     assert len(set(named)) == len(named) >= 1
+
+
+def test_no_rate_is_above_the_best_matrix_product_that_was_measured() -> None:
+    measured = [gpu for gpu in CATALOGUE.values() if gpu.matmul_ceiling_tflops]
+    assert {"a100-80gb", "h100"} <= {gpu.name for gpu in measured}
+    for gpu in measured:
+        assert gpu.half_tflops * gpu.rates.matmul <= gpu.matmul_ceiling_tflops < gpu.half_tflops, gpu.name
