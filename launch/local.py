@@ -15,6 +15,8 @@ CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism
 ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.compile(r"[$`\"\\]")
 SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their beginnings
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CHOSEN = "CUDA_VISIBLE_DEVICES"
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder a board, whichever are visible
 
 
 def count_gpus() -> int:
@@ -33,14 +35,40 @@ def world_size(hostfile: str | None, processes: int | None, most: int = 2**31) -
         if processes:
             raise ValueError("--processes and --hostfile exclude each other: the hostfile's slots count the processes")
         return sum(read_hostfile(Path(hostfile)).values())
-    gpus = count_gpus()
+    gpus = len(visible_gpus())
     if processes is None:
         return min(gpus, most) or CPU_PROCESSES
     if processes < 1:
         raise ValueError(f"--processes is {processes}; it must be at least 1")
     if gpus and processes > gpus:
-        raise ValueError(f"--processes is {processes} but this machine has {gpus} GPUs; give at most {gpus}")
+        raise ValueError(f"--processes is {processes} but {gpus} GPUs are visible here; give at most {gpus}")
     return processes
+
+
+def visible_gpus() -> list[str]:
+    """The indices of the GPUs that a run here may use: all, or those that `CUDA_VISIBLE_DEVICES` lists.
+
+    A machine without GPUs has none, whatever the variable says. Errors: `ValueError` where the variable names a GPU by
+    its UUID or as a MIG slice (the deepspeed launcher 0.19.8 would drop the variable and take the first board), or one
+    that this machine does not have.
+    """
+    count = count_gpus()
+    chosen = [name.strip() for name in os.environ.get(CHOSEN, "").split(",") if name.strip()]
+    if not chosen or not (count or (DRIVER_GPUS.is_dir() and any(DRIVER_GPUS.iterdir()))):
+        return [str(index) for index in range(count)]
+    hidden = chosen == ["-1"]
+    if not hidden and not all(name.isdigit() for name in chosen):
+        name = next(name for name in chosen if not name.isdigit())
+        raise ValueError(
+            f"{CHOSEN} names {name}, and the deepspeed launcher knows GPUs by their index only; set {CHOSEN} to "
+            "indices as nvidia-smi -L lists them, with CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
+    if not hidden and len(chosen) != count:
+        raise ValueError(
+            f"{CHOSEN} is {','.join(chosen)}, of which this machine has {count}; list GPUs that nvidia-smi -L shows, "
+            "each once"
+        )
+    return [] if hidden else chosen
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -74,10 +102,8 @@ def deepspeed_command(module: str, arguments: list[str], processes: int, hostfil
         where = ["--hostfile", hostfile]
     else:
         # With --num_gpus the launcher forgets which devices the user chose (DeepSpeed 0.19.8, launcher/runner.py:451).
-        chosen = [
-            device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device.strip().isdigit()
-        ]
-        local = ["--include", f"localhost:{','.join(chosen[:processes])}"] if chosen else ["--num_gpus", str(processes)]
+        gpus = visible_gpus()
+        local = ["--include", f"localhost:{','.join(gpus[:processes])}"] if gpus else ["--num_gpus", str(processes)]
         where = [*local, "--master_port", str(free_port())]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
     return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
@@ -111,6 +137,7 @@ def environment(processes: int) -> dict[str, str]:
     result = dict(os.environ)
     if count_gpus() == 0:
         result.setdefault("DS_ACCELERATOR", "cpu")
+        result.pop(CHOSEN, None)  # on a CPU the launcher counts its entries as processes
     result.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     return result
 

@@ -48,10 +48,54 @@ def test_wrong_world_sizes_are_refused(tmp_path: Path) -> None:
     assert local.world_size(None, 3) == 3
 
 
-def test_chosen_devices_stay_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+def gpus(monkeypatch: pytest.MonkeyPatch, chosen: str, visible: int, boards: int, folder: Path) -> None:
+    """A machine with so many boards, of which torch sees some."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    monkeypatch.setattr(local, "count_gpus", lambda: visible)
+    monkeypatch.setattr(local, "DRIVER_GPUS", folder)
+    for board in range(boards):
+        (folder / str(board)).mkdir()
+
+
+def test_chosen_devices_stay_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gpus(monkeypatch, "6,7", 2, 8, tmp_path)
+    assert local.world_size(None, None) == 2
+    command = local.deepspeed_command("recipes.gpt_tiny", [], 1, None)
+    assert command[command.index("--include") + 1] == "localhost:6" and "--num_gpus" not in command
+    with pytest.raises(ValueError, match="--processes is 3 but 2 GPUs are visible here"):
+        local.world_size(None, 3)
+
+
+@pytest.mark.parametrize("chosen", ["0", "7", "0,1,2", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "-1", ""])
+def test_chosen_devices_mean_nothing_without_gpus(chosen: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gpus(monkeypatch, chosen, 0, 0, tmp_path)
+    assert local.world_size(None, None) == 2
     command = local.deepspeed_command("recipes.gpt_tiny", [], 2, None)
-    assert command[command.index("--include") + 1] == "localhost:6,7" and "--num_gpus" not in command
+    assert command[command.index("--num_gpus") + 1] == "2" and "--include" not in command
+    assert "CUDA_VISIBLE_DEVICES" not in local.environment(2)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "visible", "words"),
+    [
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", 1, "names GPU-8932f937.* by their index only"),
+        ("0,MIG-GPU-8932f937/1/0", 2, "names MIG-GPU-8932f937/1/0"),
+        ("7", 0, "is 7, of which this machine has 0"),
+        ("0,7", 1, "is 0,7, of which this machine has 1"),
+        ("0,0", 1, "each once"),
+    ],
+)
+def test_devices_that_the_launcher_would_mistake_are_refused(
+    chosen: str, visible: int, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpus(monkeypatch, chosen, visible, 4, tmp_path)
+    with pytest.raises(ValueError, match=words):
+        local.world_size(None, None)
+
+
+def test_hidden_boards_leave_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gpus(monkeypatch, "-1", 0, 4, tmp_path)
+    assert local.world_size(None, None) == 2
 
 
 def test_the_exit_status_is_the_command_s() -> None:
