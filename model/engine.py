@@ -79,7 +79,7 @@ class Trainer:
 
 
 def quiet_deepspeed() -> None:
-    """Load DeepSpeed without its noise, and without the CPU op that has to be compiled.
+    """Load DeepSpeed without its noise, without the CPU op that has to be compiled, and with fp16 on every CPU.
 
     On a CPU DeepSpeed compiles `deepspeed_shm_comm` at start, which takes half a minute and reduces over the wrong
     group (DeepSpeed 0.19.8, comm/torch.py); gloo needs none of it.
@@ -93,6 +93,10 @@ def quiet_deepspeed() -> None:
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator = deepspeed.accelerator.get_accelerator()
+    if accelerator.device_name() == "cpu":
+        # torch computes fp16 on every CPU, if slowly; DeepSpeed refuses it where the hardware does not know it.
+        accelerator.is_fp16_supported = lambda: True
 
 
 @contextmanager

@@ -146,6 +146,12 @@ def precision(config: dict[str, Any]) -> str:
     return next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
 
 
+def fp32_json(config: dict[str, Any], pipelined: bool) -> str:
+    """The shipped JSON that does in fp32 what this one does in another precision."""
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    return f"ds_configs/{'pipeline' if pipelined else f'zero{stage}'}_fp32.json"
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read and check a JSON file. Errors: `ValueError` with file, key and remedy."""
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.progress import Watch
 from recipes import cli
 from recipes.recipe import ROOT, Part, Recipe, load, override, spelled
 from recipes.run import read_metrics, runs_root
@@ -25,7 +26,6 @@ SAVE_EVERY = 4
 FOLDED = 2  # degree of an axis that was split
 CORPUS = "shakespeare"
 SEQ_LENGTH, HEAD_SIZE, VOCABULARY = 64, 16, 512
-DEADLINE_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
 
     with open(log, "a") as stream:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=stream, stderr=stream)
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    watch = Watch(process.pid)
     while len(read_metrics(metrics)) < KILL_AFTER:
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.poll() is not None or watch.hangs():
             process.terminate()
             process.wait()
             raise ValueError(f"the run to be killed ended too early or hung; see {log}")
-        time.sleep(0.01)
+        time.sleep(0.02)
     try:
         ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
         ranks[-1].send_signal(signal.SIGKILL)

@@ -27,6 +27,7 @@ from model.engine import (
     start_process_group,
     train_step,
 )
+from model.precision import slow_precision
 from recipes import report
 from recipes.display import Display
 from recipes.prepare import run_data
@@ -53,6 +54,8 @@ def train(recipe: Recipe, request: Request) -> None:
     run = plan_run(recipe, _same_path(recipe, request), world)
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
+    if rank == 0 and (slow := slow_precision(run.engine.json, recipe.layout.pp > 1)):
+        display.say(slow)
     mixture = run_data(run, display.say)
     check_alike(mixture)
     source = Source(run.recipe, mixture)

@@ -202,3 +202,25 @@ def test_the_launcher_ends_well_when_its_inner_process_is_killed(tmp_path: Path)
     for child in children:
         if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
             child.kill()
+
+
+# --- Precision -------------------------------------------------------------------------------------------------------
+
+
+def refused_and_allowed() -> str:
+    """What DeepSpeed says to fp16 where the CPU does not know it; then an engine as this project starts DeepSpeed."""
+    from deepspeed.accelerator import get_accelerator
+
+    from model.engine import quiet_deepspeed
+
+    fp16 = alone.config(1, "fp16")
+    get_accelerator().is_fp16_supported = lambda: False
+    with pytest.raises(ValueError) as refusal:
+        alone.engine(fp16)
+    quiet_deepspeed()
+    alone.step(alone.engine(fp16), 1.0)
+    return str(refusal.value)
+
+
+def test_fp16_is_refused_on_a_cpu_that_computes_it_in_software() -> None:
+    assert run_ranks(1, refused_and_allowed) == ["Type fp16 is not supported on your device."]

@@ -1,0 +1,44 @@
+"""A precision that the machine computes in software is noticed, by measuring."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import precision
+from model.engine_config import fp32_json, read
+from recipes.recipe import ROOT
+
+SECONDS = {torch.float32: 2e-4, torch.bfloat16: 48e-4, torch.float16: 1e-4}
+
+
+@pytest.fixture
+def software_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes 24 times as long in bf16, and half as long in fp16."""
+    monkeypatch.setattr(precision, "_seconds", lambda square: SECONDS[square.dtype])
+
+
+def test_the_factor_is_measured_against_fp32(software_bf16: None) -> None:
+    assert precision.slowdown(torch.bfloat16, torch.device("cpu")) == pytest.approx(24)
+    assert precision.slowdown(torch.float16, torch.device("cpu")) == pytest.approx(0.5)
+
+
+def test_software_is_said_with_its_factor_and_the_json_to_take(software_bf16: None) -> None:
+    bf16 = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}
+    said = precision.slow_precision(bf16, pipelined=False)
+    assert "computes bf16 in software" in said and "24 times as long" in said
+    assert said.endswith("take ds_configs/zero2_fp32.json")
+    assert precision.slow_precision(bf16, pipelined=True).endswith("take ds_configs/pipeline_fp32.json")
+    assert precision.slow_precision({"fp16": {"enabled": True}}, pipelined=False) == ""
+    assert precision.slow_precision({}, pipelined=False) == ""
+
+
+def test_a_product_in_the_real_precisions_is_timed() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        assert 0 < precision.slowdown(dtype, torch.device("cpu")) < 10_000
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ds_configs").glob("*.json")), ids=lambda path: path.stem)
+def test_the_json_to_take_exists(path: Path) -> None:
+    config = read(path)
+    assert (ROOT / fp32_json(config, path.stem.startswith("pipeline"))).is_file()
