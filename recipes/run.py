@@ -218,7 +218,7 @@ def device_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or "CPU"
+        return platform.processor() or platform.machine()  # arm64 gives its CPUs no name there
 
 
 def read_recipe(path: Path) -> Recipe:
