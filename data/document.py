@@ -85,6 +85,11 @@ def farthest(*splits: str) -> str:
     return max(splits, key=("", *SPLITS).index, default="")
 
 
+def split_said(own: str, said: object) -> str:
+    """The split of a text whose file belongs to `own` and whose record says another or, as most do, none."""
+    return farthest(own, split_named(said)) if said else own
+
+
 def value(record: object, path: str, missing: object = None) -> Any:
     """The field of a record at a dotted path; `missing` where there is none."""
     for key in path.split("."):

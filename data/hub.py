@@ -19,10 +19,10 @@ from data.document import (
     SPLITS,
     Document,
     Problems,
-    farthest,
     fault,
     of_the_machine,
     split_named,
+    split_said,
     value,
 )
 
@@ -60,7 +60,7 @@ class HubPiece:
 
     def identity(self) -> list[object]:
         hub = self.hub
-        return [hub.name, hub.subset, hub.revision, hub.field, hub.where, self.split, self.index, self.count]
+        return [hub.name, hub.subset, hub.revision, hub.field, hub.where, self.split, self.index, self.count, self.own]
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         hub = self.hub
@@ -76,7 +76,7 @@ class HubPiece:
                 place = f"data set {hub} {self.split} file {self.index} row {number}"
                 problems.report(KIND[wrong[0]], f"{place} {wrong[1]}")
             elif text and not text.isspace():
-                yield Document(f"{self.split}/{self.index}:{number}", text, farthest(own, split_named(said)))
+                yield Document(f"{self.split}/{self.index}:{number}", text, split_said(own, said))
 
     def _rows(self, problems: Problems) -> Iterator[dict[str, Any]]:
         """The rows of the file, to its end or to where it cannot be read: the libraries do not go on after that."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from data import tables
-from data.document import KIND, MISSING, SKIP, SPLIT_FIELD, farthest, fault, of_the_machine, split_named, value
+from data.document import KIND, MISSING, SKIP, SPLIT_FIELD, fault, of_the_machine, split_said, value
 from data.document import SPLITS as SPLITS
 from data.document import Document as Document
 from data.document import Piece as Piece
@@ -172,7 +172,7 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
             elif wrong:
                 problem(wrong[0], position, wrong[1])
             elif not text.isspace() and text:
-                yield Document(f"{name}@{position}", text, farthest(piece.split, split_named(said)))
+                yield Document(f"{name}@{position}", text, split_said(piece.split, said))
 
 
 def _fields(record: object) -> str:

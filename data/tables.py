@@ -9,7 +9,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, farthest, fault, split_named
+from data.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, fault, split_said
 from data.files import PACKED, kind, open_bytes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read(piece: "FilePiece", problems: Problems) -> Iterator[Document]:
                 if wrong:
                     problems.report(KIND[wrong[0]], f"corpus file {path} row {row} {wrong[1]}")
                 elif text and not text.isspace():
-                    yield Document(f"{path.name}:{row}", text, farthest(piece.split, split_named(said)))
+                    yield Document(f"{path.name}:{row}", text, split_said(piece.split, said))
 
 
 def _fault(text: Any, said: object, column: str) -> tuple[str, str] | None:
