@@ -52,7 +52,7 @@ class Corpus:
             found = hub_pieces(self.hub)
             return [JoinedPiece(self.name, tuple(found))] if self.join else [*found]
         if self.files:
-            return [*file_pieces(self.files(), "text")]
+            return [*file_pieces(dict.fromkeys(self.files(), ""), "text")]
         return [NamedPiece(self.name)]
 
 
@@ -139,15 +139,15 @@ def state(corpus: str) -> dict[str, Any]:
     named, hub = corpus in CORPORA, hub_of(corpus)
     root = os.environ.get("STAGECRAFT_HUB")
     copy = [path for path in Path(root, hub.name).rglob("*") if path.is_file()] if hub and root else []
-    files = [] if named else local_files(corpus.partition("::")[0])
+    files = {} if named else local_files(corpus.partition("::")[0])
     return {
         "fixed_by": CORPORA[corpus].fixed_by if named else "",
-        "files": _stats(files),
+        "files": [[*stat, split] for stat, split in zip(_stats(files), files.values(), strict=True)],
         "hub_copy": _stats(sorted(copy)),
     }
 
 
-def _stats(files: list[Path]) -> list[list[Any]]:
+def _stats(files: Iterable[Path]) -> list[list[Any]]:
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 

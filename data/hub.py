@@ -12,7 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.sources import KIND, SPLITS, Document, Problems, of_the_machine, value
+from data.document import (
+    KIND,
+    MISSING,
+    SPLIT_FIELD,
+    SPLITS,
+    Document,
+    Problems,
+    fault,
+    of_the_machine,
+    split_named,
+    split_said,
+    value,
+)
 
 FILE_BYTES = 1 << 28  # a guess, where a data set does not say how much it holds
 
@@ -34,7 +46,10 @@ class Hub:
 
 @dataclass(frozen=True)
 class HubPiece:
-    """File `index` of `count` of one split. `own` is whether the data set has splits of its own."""
+    """File `index` of `count` of one split, by the name that the data set gives it.
+
+    `own` is whether the data set has splits of its own.
+    """
 
     hub: Hub
     split: str
@@ -45,19 +60,23 @@ class HubPiece:
 
     def identity(self) -> list[object]:
         hub = self.hub
-        return [hub.name, hub.subset, hub.revision, hub.field, hub.where, self.split, self.index, self.count]
+        return [hub.name, hub.subset, hub.revision, hub.field, hub.where, self.split, self.index, self.count, self.own]
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         hub = self.hub
+        own = split_named(self.split) if self.own else ""
         for number, row in enumerate(self._rows(problems)):
             if hub.where and value(row, hub.where[0]) != hub.where[1]:
                 continue
-            text, place = value(row, hub.field), f"{self.split} file {self.index} row {number}"
-            if not isinstance(text, str):
-                fields = ", ".join(row)
-                problems.report(KIND["field"], f'data set {hub} {place} has no field "{hub.field}" (it has {fields})')
+            text, said = value(row, hub.field, MISSING), row.get(SPLIT_FIELD)
+            wrong = fault(text, said, hub.field)
+            if text is MISSING:
+                wrong = "field", f'has no field "{hub.field}" (it has {", ".join(row)})'
+            if wrong:
+                place = f"data set {hub} {self.split} file {self.index} row {number}"
+                problems.report(KIND[wrong[0]], f"{place} {wrong[1]}")
             elif text and not text.isspace():
-                yield Document(f"{self.split}/{self.index}:{number}", text, self.split if self.own else "")
+                yield Document(f"{self.split}/{self.index}:{number}", text, split_said(own, said))
 
     def _rows(self, problems: Problems) -> Iterator[dict[str, Any]]:
         """The rows of the file, to its end or to where it cannot be read: the libraries do not go on after that."""
@@ -86,13 +105,14 @@ def hub_pieces(hub: Hub) -> list[HubPiece]:
     """
     hub = _pinned(hub)
     splits = _splits(hub)
+    own = len(set(map(split_named, splits))) > 1
     pieces = []
     for split in splits:
         rows = _load(hub, split)
         count = int(rows.num_shards)
         told = (rows.info.splits or {}).get(split)
         size = told.num_bytes // count if told and told.num_bytes else FILE_BYTES
-        pieces += [HubPiece(hub, split, index, count, size, len(splits) > 1) for index in range(count)]
+        pieces += [HubPiece(hub, split, index, count, size, own) for index in range(count)]
     return pieces
 
 
@@ -116,17 +136,19 @@ def _source(hub: Hub) -> str:
 
 
 def _splits(hub: Hub) -> list[str]:
+    """The data set's names for train, validation and test, in this order; splits of other names are left out."""
     from datasets import get_dataset_split_names
 
     try:
         found = get_dataset_split_names(_source(hub), hub.subset or None, revision=hub.revision)
     except _failures() as error:
         raise _no_data(hub, error) from None
-    if "train" not in found:
+    known = sorted(filter(split_named, found), key=lambda split: SPLITS.index(split_named(split)))
+    if not known or split_named(known[0]) != "train":
         raise ValueError(
             f"data set {hub} has no train split (it has {', '.join(found)}); give another subset as name:subset"
         )
-    return [split for split in SPLITS if split in found]
+    return known
 
 
 def _load(hub: Hub, split: str) -> Any:

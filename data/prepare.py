@@ -360,7 +360,10 @@ class _Preparation:
             self._hold_out(job, [split for split in SPLITS if split == "train" or not described["train"]["tokens"]])
             described = self._described(job)
         if not described["train"]["tokens"]:
-            raise ValueError(f"corpus {self.corpus} has no document to train on; give it a train split")
+            raise ValueError(
+                f"corpus {self.corpus} has no document to train on, only validation or test; give it a train split, or "
+                "name the files as a glob"
+            )
         if described["validation"]["tokens"] < 2:
             raise ValueError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():

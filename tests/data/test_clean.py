@@ -205,9 +205,9 @@ def test_overlap_with_evaluation_texts_is_cut_out_after_duplicates(tmp_path: Pat
 
 
 def test_splits_survive(tmp_path: Path) -> None:
-    write(tmp_path / "train.jsonl", [prose(1)], split="train")
-    write(tmp_path / "valid.jsonl", [prose(2)], split="validation")
-    write(tmp_path / "x.jsonl", [prose(3)], split="else")
+    write(tmp_path / "a.jsonl", [prose(1)], split="train")
+    write(tmp_path / "b.jsonl", [prose(2)], split="valid")
+    write(tmp_path / "c.jsonl", [prose(3)], split="")
     clean(Settings(str(tmp_path / "*.jsonl"), ("unicode",)), tmp_path / "out")
     assert [d.split for d in documents(str(tmp_path / "out"))] == ["train", "validation", ""]
 

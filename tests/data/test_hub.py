@@ -43,6 +43,22 @@ def test_a_data_set_is_streamed_by_split_and_file(copy: Path) -> None:
 def test_a_data_set_with_one_split_leaves_the_split_open(copy: Path) -> None:
     (copy / "validation-00000-of-00001.parquet").unlink()
     assert {document.split for document in documents("some/set")} == {""}
+    for number in (0, 1):
+        rows = pa.table({"text": ["one", "two"], "split": ["dev", None]})
+        pq.write_table(rows, copy / f"train-{number:05d}-of-00002.parquet")
+    assert [document.split for document in documents("some/set")] == ["validation", ""] * 2
+
+
+def test_a_data_set_s_names_of_splits_are_understood(copy: Path) -> None:
+    """The copy says by its README what a loading script or a card says on the hub."""
+    pq.write_table(pa.table({"text": ["last"]}), copy / "c.parquet")
+    files = {"training": "train-*", "dev": "validation-*", "extra": "c.parquet", "eval": "c.*"}
+    listed = "".join(f"  - split: {split}\n    path: {path}\n" for split, path in files.items())
+    (copy / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{listed}---\n")
+    assert [(d.name, d.text, d.split) for d in documents("some/set")] == [
+        ("training/0:0", "one", "train"), ("training/1:0", "two", "train"), ("dev/0:0", "held", "validation"),
+        ("eval/0:0", "last", "test"),
+    ]  # fmt: skip
 
 
 def test_a_data_set_without_text_lists_its_fields(copy: Path) -> None:
@@ -60,7 +76,7 @@ def test_a_data_set_without_text_lists_its_fields(copy: Path) -> None:
 def test_a_data_set_without_training_data_says_what_it_has(copy: Path) -> None:
     for path in copy.glob("train*"):
         path.unlink()
-    with pytest.raises(ValueError, match="data set some/set has no train split"):
+    with pytest.raises(ValueError, match=r"data set some/set has no train split \(it has validation\)"):
         documents("some/set")
 
 

@@ -108,6 +108,21 @@ def test_a_test_split_is_not_trained_on(tmp_path: Path, tokeniser: str) -> None:
     assert decoded(folder, "train") == LINES[:95] and decoded(folder, "validation") == LINES[95:100]
 
 
+def test_the_splits_of_a_folder_are_its_own_and_drawn_no_second_time(tmp_path: Path, tokeniser: str) -> None:
+    lines = {"train-0.txt": LINES[:300], "dev.jsonl": LINES[300:340], "README.md": ["A data set."]}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, held in lines.items():
+        text = "".join(json.dumps({"text": line}) + "\n" for line in held) if name == "dev.jsonl" else "\n".join(held)
+        (folder / name).write_text(text)
+    made = prepare.prepare(str(folder), tokeniser, 300, tmp_path / "out")
+    assert decoded(made, "train") == ["\n".join(lines["train-0.txt"])] and decoded(made, "test") == []
+    assert decoded(made, "validation") == lines["dev.jsonl"]
+    (folder / "train-0.txt").unlink()
+    with pytest.raises(ValueError, match="no document to train on, only validation or test; give it a train split"):
+        prepare.prepare(str(folder), tokeniser, 300, tmp_path / "out")
+
+
 def test_as_many_tasks_as_it_takes_are_held_out(files: Path, tmp_path: Path, tokeniser: str) -> None:
     texts = [LINES[0] * 50, LINES[1] * 50, "ok then", "and so on"]
     for number, text in enumerate(texts):

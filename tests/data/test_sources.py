@@ -12,7 +12,7 @@ import pytest
 
 from data import sources
 from data.corpora import documents
-from data.sources import Problems, file_pieces, local_files, piece_bytes, read_pieces
+from data.sources import Problems, file_pieces, piece_bytes, read_pieces
 
 TEXTS = ["First, a text.\nOf two lines.", "Second: ünïcödé, 漢字.", "Third."]
 
@@ -126,50 +126,8 @@ def test_a_text_file_without_line_ends_is_several_documents(
         assert all(part[-1] in " \n" for part in found)
 
 
-def test_directories_and_globs(tmp_path: Path) -> None:
-    for i, text in enumerate(TEXTS):
-        (tmp_path / f"{i}.txt").write_text(text)
-    for hidden in (".hidden", "_work", ".git/config", "_cleaning/report.json", "state.json"):
-        (tmp_path / hidden).parent.mkdir(exist_ok=True)
-        (tmp_path / hidden).write_text("no")
-    assert [document.text for document in documents(str(tmp_path))] == TEXTS
-    assert [document.text for document in documents(str(tmp_path / "[12].txt"))] == TEXTS[1:]
-
-
-def test_a_wildcard_does_not_stand_for_hidden_names(tmp_path: Path) -> None:
-    for name in ("_corpus/a.txt", "_corpus/_work.txt", "_corpus/_logs/b.txt", "_corpus/in/c.txt", "_corpus/state.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_text("some")
-    corpus = tmp_path / "_corpus"  # said in so many words
-
-    def names(pattern: str) -> list[str]:
-        return [str(path.relative_to(corpus)) for path in local_files(str(corpus / pattern))]
-
-    assert names("**/*") == names(".") == ["a.txt", "in/c.txt"]
-    assert names("*") == ["a.txt"] and names("*/*.txt") == ["in/c.txt"]
-    assert names("_*.txt") == ["_work.txt"] and names("_lo*/*") == ["_logs/b.txt"]
-    with pytest.raises(ValueError, match=r"matches only .*/state\.json and the like, which are hidden; rename them"):
-        names("*.json")
-
-
-def test_linked_directories_are_read_once(tmp_path: Path) -> None:
-    corpus, away = tmp_path / "corpus", tmp_path / "away"
-    for path, text in ((corpus / "own" / "a.txt", "own"), (away / "deep" / "b.txt", "linked"), (away / "_c.txt", "no")):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (corpus / "linked").symlink_to(away)
-    (corpus / "linked-too").symlink_to(away)
-    (corpus / "_hidden").symlink_to(away)
-    (away / "deep" / "back").symlink_to(corpus)
-    assert [document.text for document in documents(str(corpus))] == ["linked", "own"]
-    assert local_files(str(corpus)) == [corpus / "linked" / "deep" / "b.txt", corpus / "own" / "a.txt"]
-    (corpus / "lost.txt").symlink_to(tmp_path / "unmounted")
-    with pytest.raises(ValueError, match=rf"holds a link to nowhere, {corpus}/lost\.txt; mend it or remove it"):
-        local_files(str(corpus))
-
-
 def test_a_field_of_another_name_and_a_split_of_its_own(tmp_path: Path) -> None:
-    rows = [{"body": {"en": "one"}, "split": "validation"}, {"body": {"en": "two"}, "split": "other"}]
+    rows = [{"body": {"en": "one"}, "split": "Valid"}, {"body": {"en": "two"}, "split": None}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = list(documents(f"{tmp_path}/a.jsonl::body.en"))
     assert [(document.text, document.split) for document in found] == [("one", "validation"), ("two", "")]
@@ -182,7 +140,7 @@ def test_lines_fall_to_the_piece_they_begin_in(step: int, tmp_path: Path, monkey
     monkeypatch.setattr(sources, "piece_bytes", lambda total: step)
     texts = ["x" * (i * 5 % 31) + "." for i in range(50)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts)[:-1])
-    pieces = file_pieces([tmp_path / "a.jsonl"], "text")
+    pieces = file_pieces({tmp_path / "a.jsonl": ""}, "text")
     assert len(pieces) == -(-(tmp_path / "a.jsonl").stat().st_size // step)
     assert [document.text for document in read_pieces(pieces)] == texts
 
@@ -210,16 +168,43 @@ def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"text": "x"}\n\xff\n', "line 2 is not UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', "line 2 is not UTF-8 at byte 13"),
-        ("a.jsonl", b'{"body": "x", "id": 1}\n', 'line 1 has no string field "text" \\(it has body, id\\); name'),
-        ("a.jsonl", b'{"text": null}\n', 'line 1 has no string field "text"'),
-        ("a.jsonl", b"3\n", 'line 1 has no string field "text" \\(it is no object\\)'),
+        ("a.jsonl", b'{"body": "x", "id": 1}\n', 'line 1 has no field "text" \\(it has body, id\\); name'),
+        (
+            "a.jsonl",
+            b'{"text": null}\n',
+            'line 1 has null in "text", not a text; mend it, or go on with --on-error skip',
+        ),
+        ("a.jsonl", b'{"text": 3.5}\n', 'line 1 has a number in "text"'),
+        ("a.jsonl", b'{"text": ["x"]}\n', 'line 1 has a list in "text"'),
+        ("a.jsonl", b'{"text": {"en": "x"}}\n', 'line 1 has an object in "text"'),
+        ("a.jsonl", b'{"text": true}\n', 'line 1 has true or false in "text"'),
+        ("a.jsonl", b'{"text": "x\\u0000y"}\n', 'line 1 has a NUL character in "text"'),
+        (
+            "a.jsonl",
+            b'{"text": "x", "split": "extra"}\n',
+            'line 1 has "extra" in "split", none of train, training, val',
+        ),
+        ("a.jsonl", b'{"text": "x", "split": 2}\n', 'line 1 has 2 in "split", none of train'),
+        ("a.jsonl", b"3\n", 'line 1 has no field "text" \\(it is no object\\)'),
         ("a.json", b'[{"text": "x"}]\n', "line 1 is one JSON array, not JSON lines; convert it: jq"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON .nested too deeply"),
         ("a.jsonl", b'{"text": "x", "id": ' + b"9" * 5000 + b"}", "line 1 is not JSON .a number of too many digits"),
-        ("a.jsonl", b'{"text": "\\ud83d"}', 'line 1 has half a surrogate pair in field "text"'),
+        ("a.jsonl", b'{"text": "\\ud83d"}', 'line 1 has half a surrogate pair in "text"'),
         ("a.parquet", b"PAR1 not really", "not a Parquet file"),
         ("a.parquet", CORRUPT, "cannot be read: .*; check that it is whole"),
         ("a.arrow", b"ARROW1 not really", "not an Arrow file"),
+        ("a", b"one\ntwo\0", r"/a has a NUL at byte 7, so it is no text; give another, or go on with --on-error skip"),
+        ("a.txt", "Köln".encode("utf-16-le"), "has a NUL at byte 1"),
+        ("a.tar", b"x", r"is of a form \(\.tar\) that is not read; convert it to JSON lines or text, or .*skip"),
+        ("a.warc.wet", b"x", r"is of a form \(\.wet\) that is not read"),
+        ("a.warc.wet.gz", gzip.compress(b"x"), r"is of a form \(\.wet\) that is not read"),
+        ("a.csv", b"text\nx\n", r"is of a form \(\.csv\) that is not read"),
+        ("a.jsonl.xz", b"x", r"is of a form \(\.xz\) that is not read"),
+        (
+            "a.gz",
+            gzip.compress(b'{"text": "x"}'),
+            r"does not say what is packed in it; name it a\.jsonl\.gz or a\.txt\.gz",
+        ),
         ("a.txt.gz", b"not packed", "cannot be read"),
         ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-9], "cannot be read"),
         ("a.jsonl.zst", b"not packed", "cannot be read"),
@@ -286,7 +271,7 @@ def test_a_parquet_without_the_column_lists_its_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'no column "text" \(it has body\); name the column as a.parquet::COLUMN'):
         list(documents(str(tmp_path / "a.parquet")))
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match='row 1 has int in column "text", not a text'):
+    with pytest.raises(ValueError, match='row 1 has a number in "text", not a text'):
         list(documents(str(tmp_path / "a.parquet")))
 
 
@@ -321,7 +306,7 @@ def test_what_is_skipped_is_counted_by_kind(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_noticed(size: int, words: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "some words"}\n' * 80_000)
-    (piece,) = file_pieces([path], "text")
+    (piece,) = file_pieces({path: ""}, "text")
     reader = piece.documents(Problems())
     if size == 40:
         next(reader)
@@ -331,7 +316,43 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(size: int, words: str, 
         list(reader)
 
 
-def test_a_directory_without_files_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".hidden").touch()
-    with pytest.raises(ValueError, match="directory without files"):
-        local_files(str(tmp_path))
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_column_says_the_split_of_a_row(suffix: str, tmp_path: Path) -> None:
+    said = ["dev", "train", "TEST", None]
+    table = pa.table({"split": said, "body": ["a", "b", "c", "d"]})
+    path = tmp_path / f"a.{suffix}"
+
+    def write(table: pa.Table) -> None:
+        if suffix == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(str(path), table.schema) as writer:
+                writer.write_table(table)
+
+    write(table)
+    found = [(document.text, document.split) for document in documents(f"{path}::body")]
+    assert found == [("a", "validation"), ("b", "train"), ("c", "test"), ("d", "")]
+    (piece,) = file_pieces({path: "validation"}, "body")  # what a row says does not bring it nearer to training
+    assert [document.split for document in piece.documents(Problems())] == [
+        "validation",
+        "validation",
+        "test",
+        "validation",
+    ]
+    write(pa.table({"split": ["dev", "extra"], "text": ["a\0b", "c"]}))
+    with pytest.raises(ValueError, match=r'row 1 has a NUL character in "text"'):
+        list(documents(str(path)))
+    problems = Problems(skip=True)
+    assert not list(documents(str(path), problems))
+    assert problems.counts == {"NUL character": 1, "unknown split": 1}
+    assert 'row 2 has "extra" in "split", none of train' in problems.first["unknown split"]
+
+
+def test_what_is_not_read_is_told_before_what_is(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.py", "c.pdf"):
+        (tmp_path / name).write_text('{"text": "x"}')
+    with pytest.raises(ValueError, match=r"c\.pdf is of a form \(\.pdf\)"):
+        next(documents(str(tmp_path)))
+    problems = Problems(skip=True)
+    assert [document.text for document in documents(str(tmp_path), problems)] == ["x", '{"text": "x"}']
+    assert problems.counts == {"unknown form": 1}
