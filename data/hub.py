@@ -161,11 +161,12 @@ def _load(hub: Hub, split: str) -> Any:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the hub's libraries raise where a name, a network or a file is wrong."""
+    """What the hub's libraries raise where a name, a network or a file is wrong; the card of a data set is YAML."""
+    import yaml
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # there are two of it, and this is theirs
 
-    return (DatasetsError, httpx.HTTPError, OSError, ValueError, RuntimeError, EOFError, zlib.error)
+    return (DatasetsError, httpx.HTTPError, yaml.YAMLError, OSError, ValueError, RuntimeError, EOFError, zlib.error)
 
 
 def _of_content(error: Exception) -> bool:
