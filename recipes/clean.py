@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data import clean
+from data.say import now_and_then
 from data.stages import DEFAULT, STAGES, Settings
 from recipes import cli
 
@@ -43,7 +44,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.width = 0
-        self.say = self._over if sys.stderr.isatty() else clean.now_and_then(lambda line: print(line, file=sys.stderr))
+        self.say = self._over if sys.stderr.isatty() else now_and_then(lambda line: print(line, file=sys.stderr))
 
     def _over(self, line: str) -> None:
         print(f"\r{line:{self.width}}", end="", file=sys.stderr, flush=True)
