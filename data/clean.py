@@ -67,7 +67,7 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
                 speed = first.bytes / 1e6 / (time.monotonic() - began)
                 say(f"filtered {first.documents:,} documents, {first.bytes / 1e6:,.1f} MB, {speed:,.1f} MB/s")
             total = _total(work)
-            jobs = _decide(settings, work, total, say)
+            jobs = _decide(settings, work, total, against, say)
             for done, tally in enumerate(run(_finish_part, jobs), start=1):
                 first.add(tally)
                 say(f"wrote part {done} of {total}")
@@ -75,6 +75,8 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
             shutil.rmtree(work.parent)
             raise ValueError(_why_nothing_is_left(settings, first))
         report = _describe(settings, first, problems, corpora.versions(settings.corpus, corpus))
+        if against:
+            report["evaluation"] = json.loads((work / "found.json").read_text())
         _finish(work, out, first, report)
     return report
 
@@ -102,6 +104,8 @@ def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda 
             say(f"cleaning {settings.corpus}: {', '.join(settings.stages)}")
             report = clean(settings, folder, workers, now_and_then(say))
             say(f"kept {report['documents_kept']:,} of {report['documents_read']:,} documents; see {folder / ABOUT}")
+            for line in decontamination.summary(report.get("evaluation")):
+                say(line)
     return folder
 
 
@@ -321,7 +325,7 @@ class Fate(NamedTuple):
     matched: frozenset[int]
 
 
-def _decide(settings: Settings, work: Path, total: int, say: Say) -> list[Fate]:
+def _decide(settings: Settings, work: Path, total: int, against: list[Piece], say: Say) -> list[Fate]:
     parts = [Files(work, number) for number in range(total)]
     counts = [len(json.loads(files.names.read_text())) for files in parts]
     offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64))).astype(np.int64)
@@ -339,16 +343,32 @@ def _decide(settings: Settings, work: Path, total: int, say: Say) -> list[Fate]:
     if "decontaminate" in settings.arguments:
         found = [np.load(files.matches) for files in parts]
         matched = [frozenset(map(int, rows[:, 0])) for rows in found]
-        documents = [rows[:, 0].astype(np.int64) + offset for rows, offset in zip(found, offsets, strict=False)]
-        flat = np.concatenate([np.empty(0, np.int64), *documents])
-        hashes = np.concatenate([np.empty(0, np.uint64), *(rows[:, 1] for rows in found)])
-        common = decontamination.common(flat[alive[flat]], hashes[alive[flat]])
-        say(f"{len(np.unique(flat[alive[flat]])):,} documents overlap, {len(common):,} common n-grams are left alone")
-        _save(work / "common.npy", common)
+        _trace(found, offsets, alive, against, work, say)
     return [
         Fate(settings, work, n, offsets, equal[begin:end], similar[begin:end], matched[n])
         for n, (begin, end) in enumerate(pairwise(offsets))
     ]
+
+
+def _trace(
+    found: list[Hashes],
+    offsets: NDArray[np.int64],
+    alive: NDArray[np.bool_],
+    against: list[Piece],
+    work: Path,
+    say: Say,
+) -> None:
+    """Keep the common n-grams among the matches of all parts, and what becomes of each evaluation text."""
+    rows = [matches[:, 0].astype(np.int64) + offset for matches, offset in zip(found, offsets, strict=False)]
+    documents = np.concatenate([np.empty(0, np.int64), *rows])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(matches[:, 1] for matches in found)])
+    stay = alive[documents]
+    overlap = decontamination.Overlap.of(documents[stay], hashes[stay])
+    common = overlap.common
+    count = len(np.unique(overlap.documents))
+    say(f"{count:,} documents overlap, {len(common):,} common n-grams are left alone")
+    _save(work / "common.npy", common)
+    write(work / "found.json", json.dumps(overlap.report(read_pieces(against))).encode())
 
 
 # --- Second walk: write what stays -----------------------------------------------------------------------------------
