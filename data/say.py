@@ -7,9 +7,9 @@ from collections.abc import Callable
 Say = Callable[[str], None]
 
 
-def now_and_then(say: Say, seconds: float = 10.0) -> Say:
-    """Pass on a line, then none for some seconds."""
-    last = -math.inf
+def now_and_then(say: Say, seconds: float = 10.0, at_once: bool = True) -> Say:
+    """Pass on a line, then none for some seconds; the first one `at_once`, or some seconds from now."""
+    last = -math.inf if at_once else time.monotonic()
 
     def sparing(line: str) -> None:
         nonlocal last
