@@ -10,22 +10,16 @@ import fcntl
 import hashlib
 import io
 import json
-import math
-import multiprocessing
 import os
 import re
 import shutil
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -33,15 +27,14 @@ from numpy.typing import NDArray
 
 from data import corpora, decontamination, duplicates, filters
 from data.ngrams import Hashes, word_hashes
+from data.pool import processes
+from data.say import Say, now_and_then
 from data.sources import Document, Piece, Problems, read_pieces
 from data.stages import Settings
 from data.tally import Count, Tally, size
 
 ABOUT, WORK = "_cleaning", "_work"  # readers of a corpus leave out names that begin with an underscore or a dot
 PART_CHARACTERS = 16_000_000  # of a part, or one longer document
-
-Say = Callable[[str], None]
-Result = TypeVar("Result")
 
 
 def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda line: None) -> dict[str, Any]:
@@ -67,14 +60,14 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
             # Nothing is skipped here: what is not read would not be cut out.
             _save_evaluation(settings.against, read_pieces(against), work, say)
         stream = read_pieces(corpus, problems)
-        with _processes(workers) as run:
+        with processes(workers) as run:
             first = Tally()
             for tally in run(_filter_part, _parts_to_filter(stream, settings, work)):
                 first.add(tally)
                 speed = first.bytes / 1e6 / (time.monotonic() - began)
                 say(f"filtered {first.documents:,} documents, {first.bytes / 1e6:,.1f} MB, {speed:,.1f} MB/s")
             total = _total(work)
-            jobs = _decide(settings, work, total, say)
+            jobs = _decide(settings, work, total, against, say)
             for done, tally in enumerate(run(_finish_part, jobs), start=1):
                 first.add(tally)
                 say(f"wrote part {done} of {total}")
@@ -82,6 +75,8 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
             shutil.rmtree(work.parent)
             raise ValueError(_why_nothing_is_left(settings, first))
         report = _describe(settings, first, problems, corpora.versions(settings.corpus, corpus))
+        if against:
+            report["evaluation"] = json.loads((work / "found.json").read_text())
         _finish(work, out, first, report)
     return report
 
@@ -109,20 +104,9 @@ def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda 
             say(f"cleaning {settings.corpus}: {', '.join(settings.stages)}")
             report = clean(settings, folder, workers, now_and_then(say))
             say(f"kept {report['documents_kept']:,} of {report['documents_read']:,} documents; see {folder / ABOUT}")
+            for line in decontamination.summary(report.get("evaluation")):
+                say(line)
     return folder
-
-
-def now_and_then(say: Say, seconds: float = 10.0) -> Say:
-    """Pass on a line, then none for some seconds."""
-    last = -math.inf
-
-    def sparing(line: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            say(line)
-
-    return sparing
 
 
 # --- The folders -----------------------------------------------------------------------------------------------------
@@ -341,7 +325,7 @@ class Fate(NamedTuple):
     matched: frozenset[int]
 
 
-def _decide(settings: Settings, work: Path, total: int, say: Say) -> list[Fate]:
+def _decide(settings: Settings, work: Path, total: int, against: list[Piece], say: Say) -> list[Fate]:
     parts = [Files(work, number) for number in range(total)]
     counts = [len(json.loads(files.names.read_text())) for files in parts]
     offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64))).astype(np.int64)
@@ -359,16 +343,32 @@ def _decide(settings: Settings, work: Path, total: int, say: Say) -> list[Fate]:
     if "decontaminate" in settings.arguments:
         found = [np.load(files.matches) for files in parts]
         matched = [frozenset(map(int, rows[:, 0])) for rows in found]
-        documents = [rows[:, 0].astype(np.int64) + offset for rows, offset in zip(found, offsets, strict=False)]
-        flat = np.concatenate([np.empty(0, np.int64), *documents])
-        hashes = np.concatenate([np.empty(0, np.uint64), *(rows[:, 1] for rows in found)])
-        common = decontamination.common(flat[alive[flat]], hashes[alive[flat]])
-        say(f"{len(np.unique(flat[alive[flat]])):,} documents overlap, {len(common):,} common n-grams are left alone")
-        _save(work / "common.npy", common)
+        _trace(found, offsets, alive, against, work, say)
     return [
         Fate(settings, work, n, offsets, equal[begin:end], similar[begin:end], matched[n])
         for n, (begin, end) in enumerate(pairwise(offsets))
     ]
+
+
+def _trace(
+    found: list[Hashes],
+    offsets: NDArray[np.int64],
+    alive: NDArray[np.bool_],
+    against: list[Piece],
+    work: Path,
+    say: Say,
+) -> None:
+    """Keep the common n-grams among the matches of all parts, and what becomes of each evaluation text."""
+    rows = [matches[:, 0].astype(np.int64) + offset for matches, offset in zip(found, offsets, strict=False)]
+    documents = np.concatenate([np.empty(0, np.int64), *rows])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(matches[:, 1] for matches in found)])
+    stay = alive[documents]
+    overlap = decontamination.Overlap.of(documents[stay], hashes[stay])
+    common = overlap.common
+    count = len(np.unique(overlap.documents))
+    say(f"{count:,} documents overlap, {len(common):,} common n-grams are left alone")
+    _save(work / "common.npy", common)
+    write(work / "found.json", json.dumps(overlap.report(read_pieces(against))).encode())
 
 
 # --- Second walk: write what stays -----------------------------------------------------------------------------------
@@ -478,53 +478,3 @@ def _finish(work: Path, out: Path, tally: Tally, report: dict[str, Any]) -> None
     write(about / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     os.replace(work.parent, out)
     shutil.rmtree(out / work.name)
-
-
-# --- Processes -------------------------------------------------------------------------------------------------------
-
-Runner = Callable[[Callable[[Any], Tally], Iterable[Any]], Iterator[Tally]]
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[Runner]:
-    """A map over processes that keeps order and reads only a few jobs ahead; in this process where one is enough."""
-    if workers == 1:
-        yield lambda function, jobs: map(function, jobs)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_become_worker)
-    try:
-        yield partial(_in_order, pool, 2 * workers)
-    except BrokenProcessPool:
-        raise ValueError(
-            "a cleaning process was killed, perhaps for want of memory; the same command goes on, with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, ahead: int, function: Callable[[Any], Result], jobs: Iterable[Any]
-) -> Iterator[Result]:
-    waiting: deque[Future[Result]] = deque()
-    for job in jobs:
-        waiting.append(pool.submit(function, job))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _become_worker() -> None:
-    """Use one core, and end when the parent does, however it ends."""
-    import signal
-
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -22,6 +22,7 @@ import numpy as np
 
 from data import corpora, encode
 from data.corpora import split_of
+from data.say import Say
 from data.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
 from data.sources import SPLITS, Problems
 from data.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
@@ -34,8 +35,6 @@ TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this mu
 HELD_OUT_SHARE, MOST_HELD_OUT_BYTES = 0.05, 100_000_000
 TRIAL_SHARE, MOST_TRIAL_BYTES = 0.005, 2_000_000  # of a corpus, that engines are compared on
 TRIAL_PIECES = 16
-
-Say = Callable[[str], None]
 
 
 class OthersUnfinished(ValueError):  # noqa: N818
@@ -124,16 +123,17 @@ def shared_tokeniser(
         if not folder.exists():
             say(f"tokeniser: {spec} of {len(names)} corpora")
             budget = TOKENISER_SAMPLE_CHARACTERS // len(names)
-            _save_tokeniser(spec, (text for name in names for text in _training_texts(name, budget, skip)), folder)
+            texts = (text for name in names for text in _training_texts(name, budget, skip))
+            _save_tokeniser(spec, texts, folder, say)
     return str(folder)
 
 
-def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path) -> "PreTrainedTokenizerFast":
+def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path, say: Say) -> "PreTrainedTokenizerFast":
     """Obtain a tokeniser, into a folder that appears whole."""
     from data import tokenisers
 
     scratch = folder.with_name(folder.name + PARTIAL)
-    tokeniser = tokenisers.obtain(spec, texts)
+    tokeniser = tokenisers.obtain(spec, texts, say)
     tokenisers.save(tokeniser, scratch)
     os.replace(scratch, folder)
     return tokeniser
@@ -290,7 +290,7 @@ class _Preparation:
             shutil.rmtree(home, ignore_errors=True)
             self.scratch.mkdir(parents=True, exist_ok=True)
             texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
-            tokeniser = _save_tokeniser(self.tokeniser, texts, home)
+            tokeniser = _save_tokeniser(self.tokeniser, texts, home, self.say)
             write_whole(made_for, wanted)
         _check_vocabulary(self.tokeniser, len(tokeniser), self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data import clean
+from data import clean, decontamination
+from data.say import now_and_then
 from data.stages import DEFAULT, STAGES, Settings
 from recipes import cli
 
@@ -32,6 +33,8 @@ def show(report: dict[str, Any], out: Path) -> None:
         f"kept {report['documents_kept']:,} documents, {report['bytes_kept'] / 1e6:,.2f} MB, of "
         f"{report['documents_read']:,}, {report['bytes_read'] / 1e6:,.2f} MB"
     )
+    for line in decontamination.summary(report.get("evaluation")):
+        print(line)
     for kind, count in report["unreadable"].items():
         print(f"skipped {count:,} times: {kind}")
     print(f"corpus: {out}")
@@ -43,7 +46,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.width = 0
-        self.say = self._over if sys.stderr.isatty() else clean.now_and_then(lambda line: print(line, file=sys.stderr))
+        self.say = self._over if sys.stderr.isatty() else now_and_then(lambda line: print(line, file=sys.stderr))
 
     def _over(self, line: str) -> None:
         print(f"\r{line:{self.width}}", end="", file=sys.stderr, flush=True)

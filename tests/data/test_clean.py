@@ -90,9 +90,10 @@ def assert_same(one: Path, two: Path) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
-    settings = Settings(many(tmp_path / "a.jsonl"), (*ALL, f"decontaminate:{write(tmp_path / 'e', [prose(3)])}"))
-    clean(settings, tmp_path / "one", workers=1)
+    settings = Settings(many(tmp_path / "a.jsonl"), (*ALL, f"decontaminate:{write(tmp_path / 'e.jsonl', [prose(3)])}"))
+    report = clean(settings, tmp_path / "one", workers=1)
     clean(settings, tmp_path / "three", workers=3)
+    assert len(report["evaluation"]["found"]) == 1
     assert len(list((tmp_path / "one").glob("part-*"))) > 5
     assert_same(tmp_path / "one", tmp_path / "three")
 
@@ -202,6 +203,10 @@ def test_overlap_with_evaluation_texts_is_cut_out_after_duplicates(tmp_path: Pat
     entry = stage(report, "decontaminate")
     assert (entry["dropped"], entry["changed"], entry["rules"]) == (1, 1, {"nothing left": 1})
     assert stage(report, "exact")["dropped"] == 10
+    found = report["evaluation"]["found"]
+    assert [(each["number"], each["documents"], each["cut_from"]) for each in found] == [(1, 2, 2), (2, 11, 0)]
+    assert found[1]["name"] == [document.name for document in documents(against)][1]
+    assert json.loads((tmp_path / "out" / ABOUT / "report.json").read_text()) == report
 
 
 def test_splits_survive(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from data.decontamination import LEAST_PIECE, MARGIN, Evaluation, common, cut
+from data.decontamination import LEAST_PIECE, MARGIN, Evaluation, Overlap, cut, summary
 from data.ngrams import ngram_hashes, word_hashes
+from data.sources import Document
 
 QUESTION = [f"question{i}" for i in range(13)]
 NONE = np.empty(0, np.uint64)
@@ -71,9 +72,52 @@ def test_short_evaluation_texts_are_looked_for_as_a_whole(length: int, found: in
 def test_common_phrases_are_in_more_than_ten_documents() -> None:
     hashes = np.array([7] * 10 + [8] * 11 + [9] * 20, np.uint64)
     documents = np.array([*range(10), *range(11), *[1] * 20])
-    assert common(documents, hashes).tolist() == [8]
+    assert Overlap.of(documents, hashes).common.tolist() == [8]
     text, known = document(1000, 1000), evaluation(" ".join(QUESTION))
     assert cut(text, known, ngram_hashes(word_hashes(" ".join(QUESTION)), 13)) == ([text], [])
+
+
+def overlap(known: Evaluation, texts: list[str]) -> Overlap:
+    found = [known.matches(word_hashes(text))[2] for text in texts]
+    return Overlap.of(np.repeat(np.arange(len(texts)), list(map(len, found))), np.concatenate(found))
+
+
+def test_every_evaluation_text_that_was_found_is_listed_with_its_fate() -> None:
+    """One in 3 documents, one in 12, one in 2 whose first 13 words are in 11 others, one of 9 words, one in none."""
+    few, many, long, absent = ([f"{name}{i}" for i in range(30)] for name in ("few", "many", "long", "absent"))
+    texts = [few, many, long, [f"short{i}" for i in range(9)], ["too", "short"], absent]
+    evaluations = [Document(f"e.jsonl@{n}", " ".join(words)) for n, words in enumerate(texts)]
+    known = Evaluation.of(each.text for each in evaluations)
+    middles = [*[few] * 3, *[many] * 12, *[long[:13]] * 11, *[long] * 2, texts[3]]
+    report = overlap(known, [document(500, 500, words) for words in middles]).report(evaluations)
+    keys = ("number", "name", "documents", "cut_from", "left_in", "whole_in", "fate")
+    assert [tuple(each[key] for key in keys) for each in report["found"]] == [
+        (1, "e.jsonl@0", 3, 3, 0, 3, "cut"),
+        (2, "e.jsonl@1", 12, 0, 12, 12, "left: in more than 10 documents"),
+        (3, "e.jsonl@2", 13, 2, 11, 2, "cut"),
+        (4, "e.jsonl@3", 1, 1, 0, 1, "cut"),
+    ]
+    assert report["found"][1]["begins"] == " ".join(many)[:80]
+    assert {key: report[key] for key in ("texts", "too_short", "cut", "left")} == {
+        "texts": 6, "too_short": 1, "cut": 3, "left": 1
+    }  # fmt: skip
+    counts, warning = summary(report)
+    assert (
+        counts
+        == "evaluation texts: 4 of 6 found in the corpus, 3 cut out, 1 left (1 as a whole); 1 too short to look for"
+    )
+    assert "as a whole: 1." in warning and "in 12 documents: text 2 (e.jsonl@1), 'many0 many1" in warning
+
+
+def test_a_common_phrase_of_a_text_that_is_not_there_is_no_cause_for_a_warning() -> None:
+    known = Evaluation.of([" ".join(QUESTION) + " and how it goes on"])
+    report = overlap(known, [document(500, 500)] * 11).report(
+        [Document("e", " ".join(QUESTION) + " and how it goes on")]
+    )
+    assert (report["left"], report["found"][0]["left_in"], report["found"][0]["whole_in"]) == (1, 11, 0)
+    assert summary(report) == ["evaluation texts: 1 of 1 found in the corpus, 0 cut out, 1 left (0 as a whole)"]
+    nothing = overlap(known, [filler(500)]).report([Document("e", " ".join(QUESTION))])
+    assert nothing == {"texts": 1, "too_short": 0, "cut": 0, "left": 0, "found": []}
 
 
 def test_matches_are_those_of_a_plain_search() -> None:
