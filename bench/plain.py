@@ -61,7 +61,7 @@ def plain(recipe: Recipe, data: Mixture, steps: int, autocast: bool) -> Result:
         samples = torch.from_numpy(stream.batch(step * batch, batch)).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             logits = model(samples[:, :-1])
-        loss = token_losses(logits, samples[:, 1:], recipe.model.vocab_size).mean()
+        loss = token_losses(logits, samples[:, 1:], data.entries).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -81,7 +81,7 @@ def _validate(model: GPT, data: Mixture, recipe: Recipe, device: str) -> float:
     for first in range(0, len(samples), recipe.batch.global_batch):
         part = slice(first, first + recipe.batch.global_batch)
         logits = model(samples[part, :-1].to(device))
-        losses = token_losses(logits, samples[part, 1:].to(device), recipe.model.vocab_size)
+        losses = token_losses(logits, samples[part, 1:].to(device), data.entries)
         total += torch.stack(((losses.double() * mask[part].to(device)).sum(), mask[part].sum().to(device)))
     return float(total[0] / total[1])
 

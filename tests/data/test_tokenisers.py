@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,16 @@ import pytest
 from data import tokenisers
 
 TEXT = ["the cat sat on the mat, the rat sat on the cat. " * 20, "Ünïcödé and 漢字 and \x00 and 🙂"]
+
+
+def with_gap(folder: Path, texts: list[str]) -> Path:
+    """A tokeniser trained on `texts` whose merged words begin four ids above the bytes."""
+    tokenisers.save(tokenisers.train_bpe(texts, 300), folder)
+    described = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = described["model"]["vocab"]
+    described["model"]["vocab"] = {word: id if id < 257 else id + 4 for word, id in vocabulary.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    return folder
 
 
 def test_a_trained_bpe_gives_back_every_byte(tmp_path: Path) -> None:
@@ -18,6 +29,23 @@ def test_a_trained_bpe_gives_back_every_byte(tmp_path: Path) -> None:
         assert each.eos_token == tokenisers.END_OF_DOCUMENT and each.eos_token_id == 0
     assert loaded.encode(TEXT[0]) == tokeniser.encode(TEXT[0])
     assert len(tokeniser.encode(TEXT[0])) < len(TEXT[0]) / 2
+
+
+def test_entries_reach_to_the_largest_id(tmp_path: Path) -> None:
+    trained = tokenisers.obtain("bpe:300", TEXT)
+    assert tokenisers.entries(trained) == len(trained)
+    loaded = tokenisers.load(str(with_gap(tmp_path, TEXT)))
+    assert tokenisers.entries(loaded) == len(loaded) + 4 == max(loaded.get_vocab().values()) + 1
+    assert max(loaded.encode(TEXT[0])) >= len(loaded)
+
+
+def test_a_tokeniser_without_a_pad_token_pads_behind_with_its_end_of_text(tmp_path: Path) -> None:
+    tokenisers.save(tokenisers.train_bpe(TEXT, 300), tmp_path)
+    batch = tokenisers.load(str(tmp_path))(["the cat", "the cat sat on"], padding=True)
+    short, long = batch["input_ids"]
+    padding = len(long) - len(short[: short.index(0)])
+    assert short == [*long[: len(long) - padding], *[0] * padding] and padding > 0
+    assert batch["attention_mask"][0] == [1] * (len(long) - padding) + [0] * padding
 
 
 def test_gpt2_is_gpt2() -> None:
