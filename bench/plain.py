@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> dict[str, Any]:
         recipe = override(load(args.recipe), args.settings)
         steps = args.steps or recipe.train_steps
         data = recipe_data(recipe, lambda line: None)
@@ -122,15 +123,15 @@ def main() -> None:
             "speed_ratio": ours.tokens_per_second / theirs.tokens_per_second,
         }
         if args.json:
-            print(json.dumps(values))
-            return
+            return values
         print(f"{recipe.name}, {steps} steps   validation loss   tokens/s")
         print(f"DeepSpeed, {values['ranks']} ranks      {ours.loss:15.4f} {ours.tokens_per_second:10,.0f}")
         kind = "bf16 autocast" if args.autocast else "fp32"
         print(f"plain PyTorch, {kind}  {theirs.loss:9.4f} {theirs.tokens_per_second:10,.0f}")
         print(f"ratio                  {values['loss_ratio']:15.4f} {values['speed_ratio']:10.2f}")
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":
