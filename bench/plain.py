@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,7 +62,7 @@ def plain(recipe: Recipe, data: Mixture, steps: int, autocast: bool) -> Result:
         samples = torch.from_numpy(stream.batch(step * batch, batch)).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             logits = model(samples[:, :-1])
-        loss = token_losses(logits, samples[:, 1:], recipe.model.vocab_size).mean()
+        loss = token_losses(logits, samples[:, 1:], data.entries).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -81,7 +82,7 @@ def _validate(model: GPT, data: Mixture, recipe: Recipe, device: str) -> float:
     for first in range(0, len(samples), recipe.batch.global_batch):
         part = slice(first, first + recipe.batch.global_batch)
         logits = model(samples[part, :-1].to(device))
-        losses = token_losses(logits, samples[part, 1:].to(device), recipe.model.vocab_size)
+        losses = token_losses(logits, samples[part, 1:].to(device), data.entries)
         total += torch.stack(((losses.double() * mask[part].to(device)).sum(), mask[part].sum().to(device)))
     return float(total[0] / total[1])
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> dict[str, Any]:
         recipe = override(load(args.recipe), args.settings)
         steps = args.steps or recipe.train_steps
         data = recipe_data(recipe, lambda line: None)
@@ -122,15 +123,15 @@ def main() -> None:
             "speed_ratio": ours.tokens_per_second / theirs.tokens_per_second,
         }
         if args.json:
-            print(json.dumps(values))
-            return
+            return values
         print(f"{recipe.name}, {steps} steps   validation loss   tokens/s")
         print(f"DeepSpeed, {values['ranks']} ranks      {ours.loss:15.4f} {ours.tokens_per_second:10,.0f}")
         kind = "bf16 autocast" if args.autocast else "fp32"
         print(f"plain PyTorch, {kind}  {theirs.loss:9.4f} {theirs.tokens_per_second:10,.0f}")
         print(f"ratio                  {values['loss_ratio']:15.4f} {values['speed_ratio']:10.2f}")
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,12 @@ class Mixture:
     def fingerprint(self) -> str:
         """A hash of what is read: the same on two machines that read the same, wherever their folders are."""
         parts = [
-            [part.share, manifest["end_of_document"], *(manifest[split]["sha256"] for split in SPLITS)]
+            [
+                part.share,
+                manifest["vocab_size"],
+                manifest["end_of_document"],
+                *(manifest[split]["sha256"] for split in SPLITS),
+            ]
             for part, manifest in zip(self.parts, self.manifests, strict=True)
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -68,6 +73,11 @@ class Mixture:
         """The token that closes each document."""
         return int(self.manifests[0]["end_of_document"])
 
+    @property
+    def entries(self) -> int:
+        """Ids that the tokeniser can give: those below. No label is above, whatever the model has room for."""
+        return int(self.manifests[0]["vocab_size"])
+
     def training(self, seq_length: int, seed: int) -> BlendedStream:
         """The samples of a run in their order. Errors: `ValueError` where a part has too few tokens for one."""
         streams = [
@@ -79,10 +89,11 @@ class Mixture:
     def held_out(self, seq_length: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """At most `most` samples [N, seq_length + 1] to validate on, and which of their labels count [N, seq_length].
 
-        They come in the ratio of the blend; a part with few held-out samples repeats them rather than weigh less.
+        They come in the ratio of the blend; a part with few held-out samples repeats them rather than weigh less. An
+        end-of-document token stands in front of each part, so that its first token is a label as well.
         """
-        held_out = [prepare.shards(part.folder, "validation").read(0, most * seq_length + 1) for part in self.parts]
-        cut = [windows(tokens, seq_length) for tokens in held_out]
+        held_out = [prepare.shards(part.folder, "validation").read(0, most * seq_length) for part in self.parts]
+        cut = [windows(np.insert(tokens, 0, self.end_of_document), seq_length) for tokens in held_out]
         count = min(most, sum(len(samples) for samples, _ in cut))
         parts, indices = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
         chosen = [(cut[part], index % len(cut[part][0])) for part, index in zip(parts, indices, strict=True)]

@@ -56,8 +56,11 @@ def causal(samples: Ints) -> Examples:
     return Examples(samples[:, :-1], labels, np.full(labels.shape, 1 / labels.shape[1], np.float32))
 
 
-def masked(samples: Ints, positions: Ints, seed: int, masking: Masking, mask_token: int) -> Examples:
-    """Guess what was masked. Every sample has as many labels, at least one. Tokens are below `mask_token`."""
+def masked(samples: Ints, positions: Ints, seed: int, masking: Masking, mask_token: int, entries: int) -> Examples:
+    """Guess what was masked. Every sample has as many labels, at least one.
+
+    Tokens, random ones too, are below `entries`, and so below `mask_token`.
+    """
     shown, labels = samples[:, :-1].copy(), samples[:, :-1]
     length = labels.shape[1]
     count = max(1, round(masking.share * length))
@@ -66,7 +69,7 @@ def masked(samples: Ints, positions: Ints, seed: int, masking: Masking, mask_tok
         random = np.random.Generator(np.random.Philox(key=[seed, int(position)]))
         chosen = random.permutation(length)[:count]
         weights[row, chosen] = 1 / count
-        dice, stranger = random.random(count), random.integers(mask_token, size=count)
+        dice, stranger = random.random(count), random.integers(entries, size=count)
         shown[row, chosen[dice < masking.to_mask]] = mask_token
         swapped = (dice >= masking.to_mask) & (dice < masking.to_mask + masking.to_random)
         shown[row, chosen[swapped]] = stranger[swapped]

@@ -197,7 +197,7 @@ def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any
 def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
     if entries > vocab_size:
         raise ValueError(
-            f"tokeniser {tokeniser} has {entries} entries but the model has room for {vocab_size}; raise "
+            f"tokeniser {tokeniser} needs {entries} entries but the model has room for {vocab_size}; raise "
             "model.vocab_size with --set, or use a smaller tokeniser"
         )
 
@@ -292,10 +292,11 @@ class _Preparation:
             texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
             tokeniser = _save_tokeniser(self.tokeniser, texts, home, self.say)
             write_whole(made_for, wanted)
-        _check_vocabulary(self.tokeniser, len(tokeniser), self.vocab_size)
+        entries = tokenisers.entries(tokeniser)
+        _check_vocabulary(self.tokeniser, entries, self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
         end = tokeniser.eos_token_id
-        return Job(self.scratch, "", len(tokeniser), end, vocabulary, bool(options.skip), options.shard_tokens)
+        return Job(self.scratch, "", entries, end, vocabulary, bool(options.skip), options.shard_tokens)
 
     def _work(self, job: Job) -> None:
         options = self.options

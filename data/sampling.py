@@ -112,6 +112,8 @@ class BlendedStream:
 def windows(tokens: NDArray[np.generic], seq_length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Cut a token stream into consecutive samples for evaluation: every token but the first is a label exactly once.
 
+    What is in front of a text, an end-of-document token, makes all of the text's own tokens labels.
+
     Returns samples [N, seq_length + 1] and a mask [N, seq_length] of the labels that count; only the last sample has
     labels that do not (they are padding).
     """

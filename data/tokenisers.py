@@ -82,7 +82,10 @@ def _read(texts: Iterable[str], say: Say) -> Iterator[str]:
 
 
 def load(source: str) -> PreTrainedTokenizerFast:
-    """Load a tokeniser from a folder or a hub id. Errors: `ValueError` where there is none, or no end-of-text token."""
+    """Load a tokeniser from a folder or a hub id; one without a pad token pads with its end-of-text token.
+
+    Errors: `ValueError` where there is none, or no end-of-text token.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -95,6 +98,8 @@ def load(source: str) -> PreTrainedTokenizerFast:
         ) from None
     if tokeniser.eos_token_id is None:
         raise ValueError(f"tokeniser {source!r} has no end-of-text token; set eos_token in its tokenizer_config.json")
+    if tokeniser.pad_token_id is None:  # as users of GPT-2 do: what stands behind the end of a text has no weight
+        tokeniser.pad_token = tokeniser.eos_token
     return tokeniser
 
 
@@ -117,6 +122,11 @@ def _gpt2() -> PreTrainedTokenizerFast:
     if found != [15496, 995]:
         raise ValueError(f"the GPT-2 tokeniser encodes 'Hello world' as {found}, not [15496, 995]; clear its cache")
     return tokeniser
+
+
+def entries(tokeniser: PreTrainedTokenizerFast) -> int:
+    """The largest id of a tokeniser and one more; `len(tokeniser)` is less where ids have gaps."""
+    return max(tokeniser.get_vocab().values()) + 1
 
 
 def save(tokeniser: PreTrainedTokenizerFast, folder: Path) -> None:

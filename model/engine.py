@@ -76,6 +76,7 @@ class Trainer:
     grid: Grid
     names: dict[nn.Parameter, str]
     zero_stage: int
+    entries: int  # of the tokeniser; no label is at or above it
 
 
 def quiet_deepspeed() -> None:
@@ -171,11 +172,11 @@ def _refuse_abandoned_builds() -> None:
         raise ValueError(f"{locks[0]} was left by a build that was killed, and DeepSpeed would wait for it; remove it")
 
 
-def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int) -> Trainer:
+def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int, entries: int) -> Trainer:
     """Build this rank's part of the model with its initial weights, and DeepSpeed's engine as the resolved JSON says.
 
-    Collective. Weight decay acts on matrices only: biases, norm weights and everything else of one axis go into a
-    second group.
+    Collective. `entries` is how many ids the tokeniser has, at most `config.vocab_size`. Weight decay acts on matrices
+    only: biases, norm weights and everything else of one axis go into a second group.
     """
     quiet_deepspeed()
     grid = make_grid(layout)
@@ -188,9 +189,9 @@ def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: in
         ds_config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     stage = ds_config.get("zero_optimization", {}).get("stage", 0)
     with _silent_build():
-        model, names = _model(config, grid, ds_config, recompute, seed)
+        model, names = _model(config, grid, ds_config, recompute, seed, entries)
         engine = initialize(model, ds_config, grid)
-    return Trainer(engine, config, grid, names, stage)
+    return Trainer(engine, config, grid, names, stage, entries)
 
 
 def initialize(model: nn.Module, ds_config: dict[str, Any], grid: Grid) -> "DeepSpeedEngine":
@@ -220,7 +221,7 @@ def recomputed_blocks(section: dict[str, Any], num_layers: int) -> tuple[str, ..
 
 
 def _model(
-    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int
+    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int, entries: int
 ) -> tuple[nn.Module, dict[nn.Parameter, str]]:
     """This rank's part of the model. Under ZeRO-3 it is partitioned as it is built, one parameter whole at a time."""
     import deepspeed
@@ -228,7 +229,7 @@ def _model(
     if grid.layout.pp > 1:
         from model.pipeline import GPTPipeline
 
-        pipeline = GPTPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute)
+        pipeline = GPTPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute, entries)
         names = pipeline.plain_names()
         init_weights(names, config, seed)
         return pipeline, names
@@ -327,7 +328,7 @@ def _loss(trainer: Trainer, batch: Batch) -> Tensor:
     ulysses = trainer.grid.ulysses
     part = batch.share(ulysses.rank, ulysses.size, trainer.engine.device)
     logits = trainer.engine(part.tokens_BS, part.prefix_B, part.documents_BS)
-    loss = weighted_loss(logits, part.labels_BS, part.weights_BS, trainer.config.vocab_size, trainer.grid.tp)
+    loss = weighted_loss(logits, part.labels_BS, part.weights_BS, trainer.entries, trainer.grid.tp)
     return loss * ulysses.size
 
 

@@ -113,7 +113,7 @@ class GPT(nn.Module):
         self.final_norm = Norm(config.hidden_size, parallel)
 
     def forward(self, tokens_BS: Tensor, prefix_B: Tensor | None = None, documents_BS: Tensor | None = None) -> Tensor:
-        """Token ids [B, S] to logits [B, S, V]; columns past `vocab_size` mean nothing.
+        """Token ids [B, S] to logits [B, S, V]; columns that are no id of the tokeniser mean nothing.
 
         `prefix_B` goes with the prefix objective: how many tokens of each sample all of its tokens see. With
         `documents_BS`, which document of the sample each token is of (ascending), no token sees another document, and

@@ -1,4 +1,7 @@
-"""Conversion to and from `GPT2LMHeadModel`; the padding rows of the vocabulary stay behind and come back as zeros."""
+"""Conversion to and from `GPT2LMHeadModel`.
+
+Rows of the embedding that are no id of the tokeniser stay behind; padding comes back as zeros.
+"""
 
 import re
 from typing import Any
@@ -35,14 +38,17 @@ def hf_name(name: str) -> str:
     return f"transformer.{NAMES[stem]}.{kind}"
 
 
-def to_hf(model: GPT, end_of_document: int) -> GPT2LMHeadModel:
-    """The same model as `GPT2LMHeadModel`, fp32. `end_of_document` is the tokeniser's end-of-text id."""
+def to_hf(model: GPT, entries: int, end_of_document: int, pad: int) -> GPT2LMHeadModel:
+    """The same model as `GPT2LMHeadModel`, fp32, with a row for each of the tokeniser's `entries`.
+
+    `end_of_document` and `pad` are the ids of the tokeniser's end-of-text and pad tokens.
+    """
     config = model.config
     if config.objective != "causal":
         raise ValueError(f"a model of the {config.objective} objective has no GPT-2 form: its attention is not causal")
     hf = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=config.vocab_size,
+            vocab_size=entries,
             n_positions=config.seq_length,
             n_embd=config.hidden_size,
             n_layer=config.num_layers,
@@ -56,12 +62,14 @@ def to_hf(model: GPT, end_of_document: int) -> GPT2LMHeadModel:
             initializer_range=config.init_method_std,
             bos_token_id=end_of_document,
             eos_token_id=end_of_document,
+            pad_token_id=pad,
         )
     )
     target = hf.state_dict()
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            target[hf_name(name)].copy_(_to_hf_value(name, value, config))
+            rows = value[:entries] if name == "embed.weight" else value
+            target[hf_name(name)].copy_(_to_hf_value(name, rows, config))
     return hf.eval()
 
 
@@ -105,8 +113,6 @@ def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
 
 
 def _to_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
-    if name == "embed.weight":
-        return value[: config.vocab_size]
     if ".qkv." in name:  # rows grouped by head here; all queries, all keys, all values there
         heads = (config.num_attention_heads, 3, config.head_size)
         value = value.view(*heads, *value.shape[1:]).transpose(0, 1).reshape(value.shape)

@@ -11,14 +11,15 @@ from torch.autograd import Function
 from model.parallel import SOLO, Axis
 
 
-def token_losses(logits_BSV: Tensor, labels_BS: Tensor, vocab_size: int, tp: Axis = SOLO.tp) -> Tensor:
-    """Cross entropy of every label in nats [B, S], fp32; the padding columns past `vocab_size` take no part.
+def token_losses(logits_BSV: Tensor, labels_BS: Tensor, entries: int, tp: Axis = SOLO.tp) -> Tensor:
+    """Cross entropy of every label in nats [B, S], fp32; columns from `entries` on take no part.
 
+    `entries` is how many ids the tokeniser has; the other columns are padding and ids that never are a label.
     With the vocabulary sliced over `tp`, each rank holds its columns only and no rank ever sees all logits (Shoeybi et
     al. 2019, section 3).
     """
     first = tp.rank * logits_BSV.size(-1)
-    scores = logits_BSV[..., : max(0, vocab_size - first)].float()
+    scores = logits_BSV[..., : max(0, entries - first)].float()
     if tp.size == 1:
         return F.cross_entropy(scores.flatten(0, 1), labels_BS.flatten(), reduction="none").view_as(labels_BS)
     return _SlicedCrossEntropy.apply(scores, labels_BS - first, tp)  # type: ignore[no-any-return,no-untyped-call]
@@ -29,7 +30,7 @@ class _SlicedCrossEntropy(Function):
 
     @staticmethod
     def forward(ctx: Any, scores_BSV: Tensor, labels_BS: Tensor, tp: Axis) -> Tensor:
-        width = scores_BSV.size(-1)  # 0 on a rank that holds nothing but padding
+        width = scores_BSV.size(-1)  # 0 on a rank that holds no entry
         highest = scores_BSV.amax(-1) if width else scores_BSV.new_full(labels_BS.shape, -torch.inf)
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=tp.group)
         odds_BSV = (scores_BSV - highest.unsqueeze(-1)).exp()
@@ -53,11 +54,11 @@ class _SlicedCrossEntropy(Function):
 
 
 def weighted_loss(
-    logits_BSV: Tensor, labels_BS: Tensor, weights_BS: Tensor, vocab_size: int, tp: Axis = SOLO.tp
+    logits_BSV: Tensor, labels_BS: Tensor, weights_BS: Tensor, entries: int, tp: Axis = SOLO.tp
 ) -> Tensor:
     """Mean over samples of the weighted sum of each sample's losses: what is trained on.
 
     A sample's weights over the whole sequence add up to 1 in training, so that every sample counts the same whatever
     is masked, and whatever the layout.
     """
-    return (token_losses(logits_BSV, labels_BS, vocab_size, tp) * weights_BS).sum() / labels_BS.size(0)
+    return (token_losses(logits_BSV, labels_BS, entries, tp) * weights_BS).sum() / labels_BS.size(0)

@@ -29,7 +29,13 @@ class GPTPipeline(PipelineModule):
     """The decoder cut into `layout.pp` stages; a process builds its own stage only."""
 
     def __init__(
-        self, config: GPTConfig, layout: Layout, world_size: int, parallel: Parallel, recompute: tuple[str, ...]
+        self,
+        config: GPTConfig,
+        layout: Layout,
+        world_size: int,
+        parallel: Parallel,
+        recompute: tuple[str, ...],
+        entries: int,
     ) -> None:
         self.config, self.parallel = config, parallel
         self.boundaries = stage_boundaries(config, layout.pp)
@@ -43,7 +49,7 @@ class GPTPipeline(PipelineModule):
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, forward_fn=_logits, tied_weight_attr="weight"),
         ]
         topology = PipeModelDataParallelTopology(num_pp=layout.pp, num_mp=layout.tp, num_dp=data)
-        super().__init__(layers, topology=topology, loss_fn=partial(_loss, config.vocab_size, parallel))
+        super().__init__(layers, topology=topology, loss_fn=partial(_loss, entries, parallel))
 
     def _partition_layers(self, method: str = "") -> None:
         """Cut by cost: DeepSpeed's own methods count layers, or build every layer on every rank to weigh it."""
@@ -73,10 +79,10 @@ def _logits(embed: TokenEmbedding, x_BSH: Tensor) -> Tensor:
     return embed.logits(x_BSH)
 
 
-def _loss(vocab_size: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, Tensor]) -> Any:
+def _loss(entries: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, Tensor]) -> Any:
     labels_BS, weights_BS = targets
     # DeepSpeed averages over data ranks, Ulysses ranks among them: each of those holds a part of the sum.
-    return weighted_loss(logits_BSV, labels_BS, weights_BS, vocab_size, parallel.tp) * parallel.ulysses.size
+    return weighted_loss(logits_BSV, labels_BS, weights_BS, entries, parallel.tp) * parallel.ulysses.size
 
 
 class _MetaPipeline(GPTPipeline):
@@ -110,6 +116,6 @@ def meta_model(config: GPTConfig, grid: Grid, recompute: tuple[str, ...], dtype:
         with torch.device("meta"), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             if grid.layout.pp == 1:
                 return GPT(config, grid.parallel, recompute)
-            return _MetaPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute)
+            return _MetaPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute, config.vocab_size)
     finally:
         torch.set_default_dtype(before)

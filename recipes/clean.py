@@ -1,6 +1,5 @@
 """Clean a corpus: `python -m recipes.clean my/texts --out cleaned`."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> Any:
         settings = Settings(args.corpus, tuple(args.stages), args.on_error == "skip")
         progress = Progress()
         try:
@@ -82,9 +81,11 @@ def main() -> None:
             raise ValueError("stopped; the same command goes on") from None
         finally:
             progress.end()
-        print(json.dumps(report)) if args.json else show(report, Path(args.out))
+        if not args.json:
+            show(report, Path(args.out))
+        return report
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

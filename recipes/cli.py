@@ -1,18 +1,19 @@
 """What all command lines share: a parser that errs in one line, and errors that do the same."""
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from recipes.recipe import ROOT
 
-Result = TypeVar("Result")
 USER_ERROR = 2  # exit status
 
 
@@ -41,14 +42,20 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(USER_ERROR)
 
 
-def run_job(job: Callable[[], Result]) -> Result:
+def run_job(job: Callable[[], Any], as_json: bool = False) -> None:
     """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
 
+    With `as_json` standard output holds what the job returns, as JSON, and nothing else.
     A `ValueError` raised in this project's own code is addressed to the user, and so is every refusal of the
     operating system. A `ValueError` out of a library is a bug of ours.
     """
     try:
-        return job()
+        if as_json:
+            with _output_is_noise():
+                result = job()
+            print(json.dumps(result), flush=True)
+        else:
+            job()
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -58,6 +65,21 @@ def run_job(job: Callable[[], Result]) -> Result:
         if os.environ.get("STAGECRAFT_TRACEBACK"):
             traceback.print_exc()
         fail(str(error))
+
+
+@contextmanager
+def _output_is_noise() -> Iterator[None]:
+    """What libraries print, or the processes that they start, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()  # a logger may have kept it
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _ours(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.sources import SPLITS
 from recipes import cli
@@ -28,11 +28,13 @@ BATCH_DOCUMENTS = 64  # encoded together: text of at most 4 MiB each
 def evaluate(run: Path, data: str) -> dict[str, Any]:
     """Loss of a run on `data`: "validation" (the run's own), a prepared split or shard by its path, or any corpus.
 
-    Long texts are cut into consecutive windows of the model's length, so that every token but the first is predicted
-    once. Errors: `ValueError` where the data cannot be read or is a single token.
+    An end-of-document token stands in front, as in training, and long texts are cut into consecutive windows of the
+    model's length, so that every token is predicted once. The tokens that close the documents are predicted like all
+    others: their loss counts, and they have no bytes. Errors: `ValueError` where the data cannot be read or is empty.
     """
     import torch
 
+    from data import tokenisers
     from model.engine_config import precision, read
 
     recipe = read_recipe(run)
@@ -44,26 +46,27 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
         )
     texts = _texts(run, data)
     for text in texts:
-        if text.num_tokens < 2:
-            raise ValueError(f"{text.name} holds {text.num_tokens} tokens; a loss needs at least 2")
+        if not text.size:
+            raise ValueError(f"{text.name} holds no text; give another")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device, dtype[precision(read(run / "ds_config.json"))])
-    end = load_tokeniser(run).eos_token_id if recipe.data.separate_documents else None
-    losses = [mean_loss(model, text, end) for text in texts]
+    tokeniser = load_tokeniser(run)
+    vocabulary = Vocabulary(tokenisers.entries(tokeniser), tokeniser.eos_token_id)
+    losses = [mean_loss(model, text, vocabulary, recipe.data.separate_documents) for text in texts]
     total = sum(text.share for text in texts)
     loss = sum(text.share * each for text, each in zip(texts, losses, strict=True)) / total
     bytes_per_token = sum(text.share * text.size / text.num_tokens for text in texts) / total
     return {
         "run": str(run),
         "data": data,
-        "tokens": sum(text.num_tokens - 1 for text in texts),
+        "tokens": sum(text.num_tokens for text in texts),
         "bytes": sum(text.size for text in texts),
         "loss": loss,
         "perplexity": perplexity(loss),
         "bits_per_byte": bits_per_byte(loss, bytes_per_token),
         "parts": [
-            {"name": text.name, "share": text.share / total, "loss": each, "tokens": text.num_tokens - 1}
+            {"name": text.name, "share": text.share / total, "loss": each, "tokens": text.num_tokens}
             for text, each in zip(texts, losses, strict=True)
         ],
     }
@@ -83,33 +86,43 @@ class Text:
     share: int = 1
 
 
-def mean_loss(model: "GPT", text: Text, end: int | None) -> float:
-    """Mean loss in nats over every token but the first; documents that `end` closes do not see each other.
+class Vocabulary(NamedTuple):
+    """What a loss needs to know of a tokeniser: ids are below `entries`; `end` closes each document."""
 
-    Reads about `BATCH_TOKENS` at a time. Errors: `ValueError` for a token that the model does not have.
+    entries: int
+    end: int
+
+
+def mean_loss(model: "GPT", text: Text, vocabulary: Vocabulary, separate: bool) -> float:
+    """Mean loss in nats over every token, behind an end-of-document token; `separate` documents do not see each other.
+
+    Reads about `BATCH_TOKENS` at a time. Errors: `ValueError` for a token that the tokeniser does not have.
     """
+    import numpy as np
     import torch
 
     from data.objectives import documents
     from data.sampling import windows
     from model.loss import token_losses
 
-    config, device = model.config, next(model.parameters()).device
+    length, device = model.config.seq_length, next(model.parameters()).device
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    step = max(1, BATCH_TOKENS // config.seq_length) * config.seq_length
-    for first in range(0, text.num_tokens - 1, step):
-        tokens = text.read(first, first + step + 1)
-        if int(tokens.max()) >= config.vocab_size:
+    step = max(1, BATCH_TOKENS // length) * length
+    last: Any = vocabulary.end
+    for first in range(0, text.num_tokens, step):
+        tokens = np.insert(text.read(first, first + step), 0, last)
+        last = tokens[-1]
+        if int(tokens.max()) >= vocabulary.entries:
             raise ValueError(
-                f"{text.name} holds token {tokens.max()} but the model has {config.vocab_size}: another tokeniser "
-                "made it"
+                f"{text.name} holds token {tokens.max()} but the run's tokeniser has {vocabulary.entries}: another "
+                "tokeniser made it"
             )
-        samples, mask = (torch.from_numpy(array) for array in windows(tokens, config.seq_length))
+        samples, mask = (torch.from_numpy(array) for array in windows(tokens, length))
         shown = samples[:, :-1]
-        apart = None if end is None else torch.from_numpy(documents(shown.numpy(), end)).to(device)
+        apart = torch.from_numpy(documents(shown.numpy(), vocabulary.end)).to(device) if separate else None
         with torch.no_grad():
             logits = model(shown.to(device), None, apart)
-            losses = token_losses(logits, samples[:, 1:].to(device), config.vocab_size)
+            losses = token_losses(logits, samples[:, 1:].to(device), vocabulary.entries)
         counted = mask.to(device)
         total += torch.stack(((losses.double() * counted).sum(), counted.sum()))
     return float(total[0] / total[1])
@@ -185,6 +198,16 @@ def _encoded(run: Path, data: str) -> "tuple[NDArray[np.generic], int]":
     return np.concatenate(parts), size
 
 
+def show(values: dict[str, Any]) -> None:
+    """Print what `evaluate` found."""
+    print(
+        f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "
+        f"{values['bits_per_byte']:.4f} bits a byte over {values['tokens']:,} tokens"
+    )
+    for part in values["parts"] if len(values["parts"]) > 1 else ():
+        print(f"  {part['share']:7.3%} {part['name']}: loss {part['loss']:.4f} over {part['tokens']:,} tokens")
+
+
 def main() -> None:
     parser = cli.Parser("Loss, perplexity and bits per byte of a run's newest checkpoint on any text or shard.")
     parser.add_argument("--run", type=Path, help="run directory; by default the newest")
@@ -194,19 +217,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> dict[str, Any]:
         values = evaluate(args.run or newest(), args.data)
-        if args.json:
-            print(json.dumps(values))
-        else:
-            print(
-                f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "
-                f"{values['bits_per_byte']:.4f} bits a byte over {values['tokens']:,} tokens"
-            )
-            for part in values["parts"] if len(values["parts"]) > 1 else ():
-                print(f"  {part['share']:7.3%} {part['name']}: loss {part['loss']:.4f} over {part['tokens']:,} tokens")
+        if not args.json:
+            show(values)
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

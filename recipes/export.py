@@ -1,6 +1,5 @@
 """Export a run as a Hugging Face folder: `python -m recipes.export --run runs/gpt_tiny/…`."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ from recipes import cli
 from recipes.run import newest, read_recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from model.gpt import GPT
 
@@ -50,6 +49,16 @@ def load_tokeniser(run: Path) -> "PreTrainedTokenizerFast":
     return tokenisers.load(str(run / "tokeniser"))
 
 
+def load_as_hf(run: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
+    """A run as transformers knows it, with a row for each id of its tokeniser and no other: none else is sampled."""
+    from data import tokenisers
+    from model.huggingface import to_hf
+
+    model, tokeniser = load_model(run), load_tokeniser(run)
+    entries = tokenisers.entries(tokeniser)
+    return to_hf(model, entries, tokeniser.eos_token_id, tokeniser.pad_token_id), tokeniser
+
+
 def export(run: Path, folder: Path) -> None:
     """Write model and tokeniser so that `AutoModelForCausalLM` and `AutoTokenizer` load them from `folder`.
 
@@ -57,17 +66,15 @@ def export(run: Path, folder: Path) -> None:
     """
     from transformers.utils import logging
 
-    from model.huggingface import to_hf
-
     if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= EXPORTED_FILES):
         raise ValueError(f"{folder} exists and is not an export; give another --out")
     logging.disable_progress_bar()
-    model, tokeniser = load_model(run), load_tokeniser(run)
-    tokeniser.model_max_length = model.config.seq_length
+    model, tokeniser = load_as_hf(run)
+    tokeniser.model_max_length = model.config.n_positions
     scratch = folder.with_name(folder.name + ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        to_hf(model, tokeniser.eos_token_id).save_pretrained(str(scratch))
+        model.save_pretrained(str(scratch))
         tokeniser.save_pretrained(str(scratch))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
@@ -82,14 +89,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print where it lies as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> dict[str, str]:
         run = args.run or newest()
         read_recipe(run)
         folder = args.out or run / "export"
         export(run, folder)
-        print(json.dumps({"run": str(run), "folder": str(folder)}) if args.json else f"exported {run} to {folder}")
+        if not args.json:
+            print(f"exported {run} to {folder}")
+        return {"run": str(run), "folder": str(folder)}
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

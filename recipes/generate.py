@@ -1,7 +1,6 @@
 """Write text with a run: `python -m recipes.generate --prompt "KING HENRY"`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +23,18 @@ def load(path: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         return AutoModelForCausalLM.from_pretrained(path).to(device), AutoTokenizer.from_pretrained(path)
-    from model.huggingface import to_hf
-    from recipes.export import load_model, load_tokeniser
+    from recipes.export import load_as_hf
 
-    model, tokeniser = load_model(path), load_tokeniser(path)
-    return to_hf(model, tokeniser.eos_token_id).to(device), tokeniser
+    model, tokeniser = load_as_hf(path)
+    return model.to(device), tokeniser
+
+
+def meaningless(model: "GPT2LMHeadModel", tokeniser: "PreTrainedTokenizerFast") -> list[int]:
+    """Ids that the model could write and the tokeniser could not read: gaps, or the padding of somebody else's model.
+
+    They must not be drawn, nor take a share of the odds.
+    """
+    return sorted(set(range(model.config.vocab_size)) - set(tokeniser.get_vocab().values()))
 
 
 def new_tokens(prompt_tokens: int, context: int, asked: int | None) -> int:
@@ -83,8 +89,8 @@ def prompts(args: argparse.Namespace) -> str:
         raise ValueError(f"standard input is not UTF-8 at byte {error.start}; convert it") from None
 
 
-def generate(args: argparse.Namespace) -> None:
-    """Write `args.samples` texts, streamed as they come unless they go out as JSON."""
+def generate(args: argparse.Namespace) -> dict[str, Any]:
+    """Write `args.samples` texts, streamed as they come unless they go out as JSON; return prompt and texts."""
     settings, prompt = sampling(args), prompts(args)
     import torch
     from transformers import TextStreamer, set_seed
@@ -107,12 +113,12 @@ def generate(args: argparse.Namespace) -> None:
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=count,
             pad_token_id=tokeniser.eos_token_id,
+            suppress_tokens=meaningless(model, tokeniser) or None,
             streamer=streamer,
             **settings,
         )
         texts.append(tokeniser.decode(output[0], skip_special_tokens=True))
-    if args.json:
-        print(json.dumps({"prompt": prompt, "samples": texts}))
+    return {"prompt": prompt, "samples": texts}
 
 
 def main() -> None:
@@ -135,7 +141,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="how many texts to write, each with the next seed")
     parser.add_argument("--json", action="store_true", help="print as JSON instead of streaming")
     args = parser.parse_args()
-    cli.run_job(lambda: generate(args))
+    cli.run_job(lambda: generate(args), args.json)
 
 
 if __name__ == "__main__":

@@ -85,16 +85,17 @@ def describe(data: Data, most: int) -> dict[str, Any]:
     tokeniser = tokenisers.load(str(mixture.parts[0].folder / "tokeniser"))
     stream = mixture.training(data.seq_length, data.seed)
     read = [part.shards for part in stream.streams]
-    counts = np.sum([_token_counts(shards, len(tokeniser)) for shards in read], axis=0)
+    known = sorted(tokeniser.get_vocab().values())
+    counts = np.sum([_token_counts(shards, mixture.entries) for shards in read], axis=0)
     lengths = np.sum([_length_counts(shards) for shards in read], axis=0)
     frequent = np.argsort(-counts, kind="stable")[:MOST_FREQUENT]
     end = mixture.end_of_document
     return {
-        "tokeniser": {"entries": len(tokeniser), "end_of_document": tokeniser.convert_ids_to_tokens(end)},
+        "tokeniser": {"entries": len(known), "end_of_document": tokeniser.convert_ids_to_tokens(end)},
         "parts": _parts(data),
         "lengths": [{"from": 2**bin, "below": 2 ** (bin + 1), "documents": int(n)} for bin, n in enumerate(lengths)],
         "tokens_counted": int(counts.sum()),
-        "entries_not_seen": int((counts[: len(tokeniser)] == 0).sum()),
+        "entries_not_seen": int((counts[known] == 0).sum()),
         "frequent": [{"token": int(t), "text": tokeniser.decode([t]), "count": int(counts[t])} for t in frequent],
         "documents": [
             {"corpus": part.corpus, **document}
@@ -229,13 +230,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> Any:
         if args.show < 1:
             raise ValueError(f"--show is {args.show}; it must be at least 1")
         values = describe(find(args.data, args.settings), args.show)
-        print(json.dumps(values)) if args.json else show(values)
+        if not args.json:
+            show(values)
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

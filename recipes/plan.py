@@ -6,7 +6,6 @@ three, `recipes/search.py` the last.
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -205,15 +204,14 @@ def with_costs(values: dict[str, Any], args: argparse.Namespace) -> dict[str, An
 def main() -> None:
     args = parser().parse_args()
 
-    def job() -> None:
+    def job() -> Any:
         recipe, machine = wanted(args)
         path = Path(args.deepspeed_config or ROOT / recipe.engine)
         world = args.world_size or recipe.cluster.world_size
         if args.search:
             from recipes import search
 
-            search.run(recipe, path, world, machine, args.top or TOP, args.json)
-            return
+            return search.run(recipe, path, world, machine, args.top or TOP, args.json)
         check_ranks(recipe, path, world, machine, 1 if args.world_size else recipe.cluster.gpus_per_node)
         values = with_costs(plan(recipe, path, world, machine), args)
         if machine is not None and not values["memory"]["fits"]:
@@ -231,8 +229,7 @@ def main() -> None:
             title = f"{recipe.name} on {world:,} {machine.gpu.name if machine else 'ranks'}"
             draw(own_step(recipe, path, world), machine, values["memory"], title, Path(args.plot))
         if args.json:
-            print(json.dumps(values))
-            return
+            return values
         show(values)
         if args.verify:
             from recipes.verify import show as show_verified
@@ -242,8 +239,9 @@ def main() -> None:
             print(f"  picture                   {args.plot}")
         if "remedy" in values:
             print(f"  {values['remedy']}")
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

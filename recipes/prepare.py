@@ -90,8 +90,8 @@ def run_data(run: Run, say: Say) -> Mixture:
     return Mixture(recipe_data(run.recipe, say).parts, began_with)
 
 
-def list_corpora(as_json: bool) -> None:
-    """Print the registry."""
+def list_corpora(quiet: bool) -> list[dict[str, Any]]:
+    """The registry; printed unless `quiet`."""
     known: list[dict[str, Any]] = [
         {
             "name": corpus.name,
@@ -104,9 +104,8 @@ def list_corpora(as_json: bool) -> None:
         }
         for corpus in corpora.CORPORA.values()
     ]
-    if as_json:
-        print(json.dumps(known))
-        return
+    if quiet:
+        return known
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -116,6 +115,7 @@ def list_corpora(as_json: bool) -> None:
         size = "?" if entry["size_gb"] is None else f"{entry['size_gb']:.3g}"
         table.add_row(entry["name"], what, entry["from"], size, entry["licence"], entry["fixed_by"])
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return known
 
 
 def main() -> None:
@@ -134,10 +134,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the manifest, or the corpora, as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> Any:
         if args.corpora:
-            list_corpora(args.json)
-            return
+            return list_corpora(args.json)
         if not args.recipe:
             raise ValueError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
         say: Say = (lambda line: None) if args.json else print
@@ -149,13 +148,12 @@ def main() -> None:
         try:
             described = recipe_data(recipe, say, options).described
         except prepare.OthersUnfinished as state:
-            print(json.dumps({"unfinished": str(state)}) if args.json else state)
-            return
+            print(state)
+            return {"unfinished": str(state)}
         finally:
             bar.stop()
         if args.json:
-            print(json.dumps(described))
-            return
+            return described
         total = sum(part["share"] for part in described["parts"])
         for part in described["parts"]:
             for split in SPLITS:
@@ -168,8 +166,9 @@ def main() -> None:
             share = part["share"] / total
             epochs = share * recipe.schedule.train_tokens / part["train"]["tokens"]
             print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
+        return described
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

@@ -222,12 +222,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print what came out as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> Any:
         recipe = load(args.recipe)
         values = rehearse(recipe, args.processes, (lambda line: None) if args.json else print)
         if args.json:
-            print(json.dumps(values))
-            return
+            return values
         first, last = values["losses"][0], values["losses"][-1]
         print(
             f"{recipe.name}: loss {first:.3f} -> {last:.3f}; killed after step {values['killed_after_step']}, resumed "
@@ -237,8 +236,9 @@ def main() -> None:
             print(f"{title}:")
             for line in lines:
                 print(f"  {line}")
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

@@ -116,13 +116,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> Any:
         path = args.run or newest()
         values = read(path)
         plot(path)
-        print(json.dumps(values)) if args.json else show(path)
+        if not args.json:
+            show(path)
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What would be better? Every layout of a recipe on a cluster, timed and weighed at once by the planner's formulas."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -232,8 +231,8 @@ def _words(row: dict[str, Any]) -> str:
     )
 
 
-def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int, as_json: bool) -> None:
-    """Search and print."""
+def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int, quiet: bool) -> dict[str, Any]:
+    """Search, print unless `quiet`, and return what was found."""
     if machine is None:
         raise ValueError(f"{recipe.name} is planned for no GPU of the catalogue; give --gpu")
     began = time.perf_counter()
@@ -242,9 +241,9 @@ def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: in
     own = comparison(recipe, path, world, machine, judged)
     rows = [describe(judged, int(index)) for index in np.flatnonzero(judged.fits)[:top]]
     counts = {"candidates": len(judged.seconds), "fitting": int(judged.fits.sum()), "seconds": took}
-    if as_json:
-        print(json.dumps({"recipe": recipe.name, "world_size": world, **counts, "layouts": rows, "own": own}))
-        return
+    found = {"recipe": recipe.name, "world_size": world, **counts, "layouts": rows, "own": own}
+    if quiet:
+        return found
     print(
         f"{recipe.name} on {world:,} {machine.gpu.name}: {counts['candidates']:,} layouts, {counts['fitting']:,} fit, "
         f"{took:.2f} s"
@@ -254,6 +253,7 @@ def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: in
         print(_words(row))
     for line in _why(own):
         print(line)
+    return found
 
 
 def _why(own: dict[str, Any]) -> Iterable[str]:

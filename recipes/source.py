@@ -21,9 +21,12 @@ class Source:
     def __init__(self, recipe: Recipe, mixture: Mixture) -> None:
         self.recipe = recipe
         self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
+        self.entries = mixture.entries
         self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
         self.samples, self.mask = mixture.held_out(recipe.model.seq_length, recipe.intervals.final_samples)
         self.masks_inputs = recipe.model.objective == "masked"
+        if self.masks_inputs:  # its labels are the inputs: every held-out token, not the one in front of the first
+            self.samples = np.roll(self.samples, -1, axis=1)
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
@@ -46,16 +49,13 @@ class Source:
         inside = np.array([row < len(self.samples) for row in rows])
         chosen = np.minimum(rows, len(self.samples) - 1)
         examples = self._examples(self.samples[chosen], chosen)
-        counts = (examples.weights > 0) & inside[:, None]
-        # The mask is of the tokens after the inputs; the masked objective's labels are the inputs themselves.
-        real = self.mask[chosen]
-        counts &= np.pad(real[:, :-1], ((0, 0), (1, 0)), constant_values=True) if self.masks_inputs else real
+        counts = (examples.weights > 0) & inside[:, None] & self.mask[chosen]
         return self._batch(self.samples[chosen], examples, counts.astype(np.float32))
 
     def _examples(self, samples: objectives.Ints, positions: objectives.Ints) -> objectives.Examples:
         model, seed = self.recipe.model, self.recipe.seed
         if self.masks_inputs:
-            return objectives.masked(samples, positions, seed, self.masking, model.vocab_size - 1)
+            return objectives.masked(samples, positions, seed, self.masking, model.vocab_size - 1, self.entries)
         if model.objective == "prefix":
             return objectives.prefix(samples, positions, seed)
         return objectives.causal(samples)

@@ -63,7 +63,7 @@ def train(recipe: Recipe, request: Request) -> None:
     if rank == 0:
         create(run, mixture, world)
     _place_wandb(run, display)
-    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed)
+    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     saved = checkpoint.load_newest(trainer, run.checkpoints, display.say) if run.resume else None
     position = Position(**saved) if saved else Position()
     if rank == 0:

@@ -5,7 +5,7 @@ from data.objectives import Masking, causal, documents, masked, prefix
 
 SAMPLES = np.arange(1, 67).reshape(2, 33)
 POSITIONS = np.array([10, 11])
-MASK = 100
+MASK, ENTRIES = 100, 90
 
 
 def test_causal_guesses_each_next_token() -> None:
@@ -15,7 +15,7 @@ def test_causal_guesses_each_next_token() -> None:
 
 
 def test_masked_guesses_its_share_and_nothing_else() -> None:
-    examples = masked(SAMPLES, POSITIONS, 0, Masking(share=0.25), MASK)
+    examples = masked(SAMPLES, POSITIONS, 0, Masking(share=0.25), MASK, ENTRIES)
     counted = examples.weights > 0
     assert counted.sum(1).tolist() == [8, 8] and examples.weights.sum(1) == pytest.approx([1, 1])
     assert (examples.labels == SAMPLES[:, :-1]).all()
@@ -24,15 +24,15 @@ def test_masked_guesses_its_share_and_nothing_else() -> None:
 
 def test_masked_tokens_become_the_mask_a_stranger_or_stay() -> None:
     samples = np.tile(np.arange(2001), (50, 1)) % 90
-    examples = masked(samples, np.arange(50), 0, Masking(), MASK)
+    examples = masked(samples, np.arange(50), 0, Masking(), MASK, ENTRIES)
     counted = examples.weights > 0
     assert counted.sum() == 50 * 200
     shown, truth = examples.tokens[counted], examples.labels[counted]
     # Shares of 10,000 draws: five standard deviations are 5 sqrt(p (1 - p) / 10,000).
     assert (shown == MASK).mean() == pytest.approx(0.8, abs=0.02)
     assert ((shown != MASK) & (shown != truth)).mean() == pytest.approx(0.1 * 0.99, abs=0.015)
-    assert shown.max() <= MASK
-    everything = masked(samples, np.arange(50), 0, Masking(1.0, 1.0, 0.0), MASK)
+    assert shown[shown != MASK].max() < ENTRIES  # a stranger is an id that the tokeniser has
+    everything = masked(samples, np.arange(50), 0, Masking(1.0, 1.0, 0.0), MASK, ENTRIES)
     assert (everything.tokens == MASK).all()
 
 
@@ -46,7 +46,7 @@ def test_prefix_guesses_what_follows_the_prefix() -> None:
         assert examples.weights[row].sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("make", [lambda s, p: masked(s, p, 3, Masking(), MASK), lambda s, p: prefix(s, p, 3)])
+@pytest.mark.parametrize("make", [lambda s, p: masked(s, p, 3, Masking(), MASK, ENTRIES), lambda s, p: prefix(s, p, 3)])
 def test_what_is_drawn_depends_on_the_position_alone(make: object) -> None:
     both = make(SAMPLES, POSITIONS)  # type: ignore[operator]
     alone = make(SAMPLES[1:], POSITIONS[1:])  # type: ignore[operator]

@@ -22,6 +22,7 @@ from data import prepare, sources, tasks, tokenisers
 from data.prepare import Options, OthersUnfinished
 from data.shards import ShardWriter
 from data.tasks import Progress
+from tests.data.test_tokenisers import with_gap
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
 
@@ -521,12 +522,26 @@ def test_a_corpus_of_nothing_but_blank_lines_is_refused(tmp_path: Path, tokenise
 
 
 def test_a_tokeniser_too_large_for_the_model_is_refused_before_and_after_the_work(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"bpe:300 has \d+ entries but the model has room for 200"):
+    with pytest.raises(ValueError, match=r"bpe:300 needs \d+ entries but the model has room for 200"):
         prepare.prepare(str(corpus), "bpe:300", 200, tmp_path / "out")
     assert left_in(tmp_path / "out") == []
     prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
     with pytest.raises(ValueError, match="raise model"):
         prepare.prepare(str(corpus), "bpe:300", 200, tmp_path / "out")
+
+
+def test_a_gap_in_the_ids_takes_room_in_the_model(corpus: Path, tmp_path: Path) -> None:
+    """The model needs a row for the largest id, not for as many as there are entries."""
+    folder = with_gap(tmp_path / "gap", LINES)
+    tokeniser = tokenisers.load(str(folder))
+    needed = len(tokeniser) + 4
+    with pytest.raises(ValueError, match=f"needs {needed} entries but the model has room for {needed - 1}; raise"):
+        prepare.prepare(str(corpus), str(folder), needed - 1, tmp_path / "out")
+    made = prepare.prepare(str(corpus), str(folder), needed, tmp_path / "out")
+    assert prepare.manifest(made)["vocab_size"] == needed
+    assert len(tokeniser) <= prepare.shards(made, "train").read().max() < needed
+    first = prepare.shards(made, "train").read(0, 100).tolist()
+    assert tokeniser.decode(first[: first.index(0)]) in LINES
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,16 @@ from data.encode import TRIALS
 from data.tokenisers import LONGEST_WORD, training_words
 
 TEXT = ["the cat sat on the mat, the rat sat on the cat. " * 20, "Ünïcödé and 漢字 and \x00 and 🙂"]
+
+
+def with_gap(folder: Path, texts: list[str]) -> Path:
+    """A tokeniser trained on `texts` whose merged words begin four ids above the bytes."""
+    tokenisers.save(tokenisers.train_bpe(texts, 300), folder)
+    described = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = described["model"]["vocab"]
+    described["model"]["vocab"] = {word: id if id < 257 else id + 4 for word, id in vocabulary.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    return folder
 
 
 def test_a_trained_bpe_gives_back_every_byte(tmp_path: Path) -> None:
@@ -58,6 +69,23 @@ def test_a_long_run_is_learned_up_to_the_bound_and_encoded_as_one_word() -> None
     assert learned == {"ab" * 2**n for n in range(8)} and len(tokeniser) == 257 + 8
     assert len(tokeniser.encode("ab" * 150_000)) == 1171 + 3  # 112 = 64 + 32 + 16
     assert said == ["tokeniser: merging the words of 2 documents, 0.3 MB"]
+
+
+def test_entries_reach_to_the_largest_id(tmp_path: Path) -> None:
+    trained = tokenisers.obtain("bpe:300", TEXT)
+    assert tokenisers.entries(trained) == len(trained)
+    loaded = tokenisers.load(str(with_gap(tmp_path, TEXT)))
+    assert tokenisers.entries(loaded) == len(loaded) + 4 == max(loaded.get_vocab().values()) + 1
+    assert max(loaded.encode(TEXT[0])) >= len(loaded)
+
+
+def test_a_tokeniser_without_a_pad_token_pads_behind_with_its_end_of_text(tmp_path: Path) -> None:
+    tokenisers.save(tokenisers.train_bpe(TEXT, 300), tmp_path)
+    batch = tokenisers.load(str(tmp_path))(["the cat", "the cat sat on"], padding=True)
+    short, long = batch["input_ids"]
+    padding = len(long) - len(short[: short.index(0)])
+    assert short == [*long[: len(long) - padding], *[0] * padding] and padding > 0
+    assert batch["attention_mask"][0] == [1] * (len(long) - padding) + [0] * padding
 
 
 def test_gpt2_is_gpt2() -> None:

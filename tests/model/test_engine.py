@@ -94,7 +94,7 @@ EVALUATIONS += [("zero1_fp32", Layout(ulysses=2)), ("pipeline_fp32", Layout(pp=2
 def test_evaluation_counts_each_label_once_in_every_layout(name: str, layout: Layout, count: int) -> None:
     model, samples = training.model(), training.batches(2).flatten(0, 1)[:count]
     with torch.no_grad():
-        losses = token_losses(model(samples[:, :-1]), samples[:, 1:], 500)
+        losses = token_losses(model(samples[:, :-1]), samples[:, 1:], training.ENTRIES)
     expected = float(losses[:-1].sum() + losses[-1, :5].sum())
     for total in run_ranks(2, evaluated, name, layout, count):
         assert total == pytest.approx(expected, rel=1e-6)

@@ -6,7 +6,6 @@ import torch
 from model.config import GPTConfig
 from model.gpt import GPT, document_mask, places_in_documents, prefix_mask
 from model.init import init_weights, initial_value
-from model.loss import token_losses, weighted_loss
 
 CONFIG = GPTConfig(num_layers=2, hidden_size=32, num_attention_heads=4, seq_length=16, vocab_size=100)
 
@@ -29,24 +28,6 @@ def test_a_token_sees_none_after_it() -> None:
 def test_a_shorter_sequence_is_a_prefix() -> None:
     model, tokens = build(), torch.randint(0, 100, (2, 16))
     torch.testing.assert_close(model(tokens[:, :5]), model(tokens)[:, :5])
-
-
-def test_loss_of_a_uniform_model_is_the_log_of_the_true_vocabulary() -> None:
-    logits, labels = torch.zeros(2, 3, 128), torch.randint(0, 100, (2, 3))
-    thirds = torch.full((2, 3), 1 / 3)
-    assert math.isclose(weighted_loss(logits, labels, thirds, 100).item(), math.log(100), rel_tol=1e-6)
-    torch.testing.assert_close(token_losses(logits, labels, 100), torch.full((2, 3), math.log(100)))
-
-
-def test_padded_logits_take_no_part_in_the_loss() -> None:
-    logits, labels = torch.randn(2, 3, 128, requires_grad=True), torch.randint(0, 100, (2, 3))
-    loss = token_losses(logits, labels, 100).mean()
-    loss.backward()
-    assert logits.grad is not None
-    assert logits.grad[..., 100:].abs().max() == 0 < logits.grad[..., :100].abs().max()
-    louder = logits.detach().clone()
-    louder[..., 100:] += 1000
-    assert torch.equal(token_losses(louder, labels, 100).mean(), loss.detach())
 
 
 def test_weights_depend_on_seed_and_name_alone() -> None:

@@ -23,7 +23,7 @@ def test_our_model_and_its_export_have_the_same_logits(ffn: int) -> None:
     randomise(model)
     tokens = torch.randint(0, 301, (2, 32))
     with torch.no_grad():
-        ours, theirs = model(tokens)[..., :301], to_hf(model, 0)(tokens).logits
+        ours, theirs = model(tokens)[..., :301], to_hf(model, 301, 0, 0)(tokens).logits
     assert theirs.shape[-1] == 301  # padding is not exported, so it can never be sampled
     assert (ours - theirs).abs().max() <= LOGIT_TOLERANCE
 
@@ -38,14 +38,19 @@ def test_a_gpt2_and_its_import_have_the_same_logits() -> None:
     assert (ours[..., :301] - theirs).abs().max() <= LOGIT_TOLERANCE
 
 
-def test_there_and_back_is_the_same_model() -> None:
+@pytest.mark.parametrize("entries", [301, 250])
+def test_there_and_back_is_the_same_model_with_the_tokeniser_s_entries(entries: int) -> None:
     model = GPT(CONFIG)
     randomise(model)
-    back = from_hf(to_hf(model, 0))
+    hf = to_hf(model, entries, 7, 8)
+    assert (hf.config.vocab_size, hf.config.eos_token_id, hf.config.pad_token_id) == (entries, 7, 8)
+    assert hf.lm_head.weight.shape == hf.transformer.wte.weight.shape == (entries, 48)
+    back = from_hf(hf)
     for name, parameter in model.named_parameters():
         other = back.get_parameter(name)
-        if name == "embed.weight":  # the padding rows come back as zeros
-            parameter, other = parameter[:301], other[:301]
+        if name == "embed.weight":  # what is no entry comes back as zeros, or not at all
+            assert not other[entries:].any()
+            parameter, other = parameter[:entries], other[:entries]
         assert torch.equal(parameter, other), name
 
 

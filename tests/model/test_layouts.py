@@ -118,12 +118,12 @@ def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]
     same global ones."""
     config = dataclasses.replace(training.CONFIG, objective="causal" if objective == "documents" else objective)
     dp = layout.data_degree(torch.distributed.get_world_size())
-    subject = build(config, layout, training.engine_json(name, dp), training.SEED)
+    subject = build(config, layout, training.engine_json(name, dp), training.SEED, training.ENTRIES)
     results = []
-    for samples in (training.batches(5) % 499).numpy():
+    for samples in training.batches(5).numpy():
         positions = np.arange(len(samples))
         if objective == "masked":
-            examples = objectives.masked(samples, positions, 0, objectives.Masking(), 499)
+            examples = objectives.masked(samples, positions, 0, objectives.Masking(), 499, training.ENTRIES)
         elif objective == "prefix":
             examples = objectives.prefix(samples, positions, 0)
         else:

@@ -86,7 +86,7 @@ def worst_loss(name: str, layout: Layout, pipeline: dict[str, Any] | None, stage
         return kept(model, ds_config, grid)
 
     engine.initialize = initialize
-    subject = engine.build(training.config_for(layout), layout, config, training.SEED)
+    subject = engine.build(training.config_for(layout), layout, config, training.SEED, training.ENTRIES)
     losses = [training.step(subject, samples).loss for samples in training.batches(6)]
     reference = training.run_plain(6).losses
     return max(abs(a - b) for a, b in zip(losses, reference, strict=True))
@@ -109,7 +109,7 @@ def refuses_in_a_pipeline(stage: int) -> str:
     config = training.engine_json("pipeline_fp32", 1)
     config["zero_optimization"]["stage"] = stage
     with pytest.raises(AssertionError) as caught:
-        build(training.CONFIG, Layout(pp=2), config, training.SEED)
+        build(training.CONFIG, Layout(pp=2), config, training.SEED, training.ENTRIES)
     return str(caught.value)
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,33 +8,35 @@ import torch
 from numpy.typing import NDArray
 
 from data import prepare, tokenisers
+from data.mixture import Mixture, PreparedPart
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.init import init_weights
 from model.loss import token_losses
 from recipes import evaluate
-from recipes.evaluate import Text, mean_loss, text_of
+from recipes.evaluate import Text, Vocabulary, mean_loss, text_of
+from recipes.report import bits_per_byte
+from tests.recipes.conftest import WORDS
 
-WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """As much of a run's directory as reading texts takes."""
-    tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), tmp_path / "run" / "tokeniser")
-    return tmp_path / "run"
+END, ENTRIES = 3, 40
 
 
-@pytest.mark.parametrize("count", [2, 8, 9, 16, 17, 18, 43])
-def test_a_loss_is_read_a_batch_at_a_time(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17, 43])
+def test_a_loss_is_read_a_batch_at_a_time(count: int, separate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     config = GPTConfig(num_layers=1, hidden_size=16, num_attention_heads=2, seq_length=4, vocab_size=50)
     model = GPT(config).eval()
     init_weights({p: name for name, p in model.named_parameters()}, config, 1)
-    tokens = np.random.default_rng(1).integers(50, size=count)
+    tokens = np.random.default_rng(1).integers(ENTRIES, size=count)
+    tokens[[0, count // 2]] = END
     losses = []
-    for first in range(0, count - 1, 4):  # by hand: consecutive windows, the last one as short as it is
-        window = torch.from_numpy(tokens[first : first + 5])[None]
-        losses.append(token_losses(model(window[:, :-1]), window[:, 1:], 50).flatten())
+    for first in range(0, count, 4):  # by hand: consecutive windows behind an end, the last one as short as it is
+        window = torch.tensor([[END, *tokens][first : first + 5]])
+        apart = (window[:, :-1] == END).cumsum(1).roll(1) if separate else None
+        if apart is not None:
+            apart[:, 0] = 0
+        losses.append(token_losses(model(window[:, :-1], None, apart), window[:, 1:], ENTRIES).flatten())
+    assert sum(map(len, losses)) == count
     monkeypatch.setattr(evaluate, "BATCH_TOKENS", 9)  # two windows of four
     spans = []
 
@@ -41,10 +44,55 @@ def test_a_loss_is_read_a_batch_at_a_time(count: int, monkeypatch: pytest.Monkey
         spans.append(stop - start)
         return tokens[start:stop]
 
-    assert mean_loss(model, Text("a", read, count, 1), None) == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
-    assert spans == [9] * -(-(count - 1) // 8)
-    with pytest.raises(ValueError, match="a holds token 50 but the model has 50: another tokeniser made it"):
-        mean_loss(model, Text("a", lambda start, stop: np.full(count, 50)[start:stop], count, 1), None)
+    vocabulary = Vocabulary(ENTRIES, END)
+    loss = mean_loss(model, Text("a", read, count, 1), vocabulary, separate)
+    assert loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
+    assert spans == [8] * -(-count // 8)
+    with pytest.raises(ValueError, match="a holds token 40 but the run's tokeniser has 40: another tokeniser made it"):
+        mean_loss(model, Text("a", lambda start, stop: np.full(count, 40)[start:stop], count, 1), vocabulary, separate)
+
+
+@pytest.mark.parametrize("texts", [["x"], ["the cat sat on the mat", "x", "Käse, the rat"], ["the cat " * 40] * 3])
+def test_bits_per_byte_of_a_model_that_knows_nothing(
+    texts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ids are alike to it: log2 V bits a token, of all tokens, over the bytes of the text."""
+    model = evaluate.load_model(run)
+    torch.nn.init.zeros_(model.embed.weight)
+    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 64)  # two windows
+    path = run.parent / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokeniser = tokenisers.load(str(run / "tokeniser"))
+    tokens = sum(len(tokeniser.encode(text)) + 1 for text in texts)  # each document is closed by one that has no bytes
+    size = sum(len(text.encode()) for text in texts)
+    values = evaluate.evaluate(run, str(path))
+    assert values["tokens"] == tokens and values["bytes"] == size
+    assert values["loss"] == pytest.approx(math.log(len(tokeniser)), rel=1e-6)
+    assert values["bits_per_byte"] == pytest.approx(tokens * math.log2(len(tokeniser)) / size, rel=1e-6)
+
+
+def test_validation_while_training_sees_what_evaluate_sees(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same labels behind the same tokens, of a split by its path, of its shard, and of the run's own validation."""
+    _, folder = prepared([f"{WORDS}{i}" for i in range(5)], run)
+    mixture = Mixture([PreparedPart("texts", folder, 1)])
+    (run / "data.json").write_text(json.dumps(mixture.described))
+    model, length = evaluate.load_model(run), 32
+    samples, mask = map(torch.from_numpy, mixture.held_out(length, 1000))
+    with torch.no_grad():
+        losses = token_losses(model(samples[:, :-1]), samples[:, 1:], mixture.entries)[mask]
+    (shard,) = folder.glob("validation-*.idx")
+    held_out = prepare.manifest(folder)["validation"]
+    for data in ("validation", str(folder / "validation"), str(shard)):
+        values = evaluate.evaluate(run, data)
+        assert values["tokens"] == len(losses) == held_out["tokens"] and values["bytes"] == held_out["bytes"]
+        assert values["loss"] == pytest.approx(losses.mean().item(), rel=1e-6)
+        assert values["bits_per_byte"] == pytest.approx(bits_per_byte(values["loss"], mixture.bytes_per_token))
+
+
+def test_a_text_of_nothing_is_refused(run: Path) -> None:
+    (run.parent / "empty.jsonl").write_text(json.dumps({"text": ""}) + "\n")
+    with pytest.raises(ValueError, match="holds no text"):
+        evaluate.evaluate(run, str(run.parent / "empty.jsonl"))
 
 
 def prepared(texts: list[str], run: Path) -> tuple[Path, Path]:

@@ -8,19 +8,21 @@ import pytest
 from data import mixture, prepare
 from recipes import inspect
 from tests.data.test_clean import write
+from tests.data.test_tokenisers import with_gap
 from tests.recipes.commands import fail, succeed
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two corpora of a hundred documents each, one of twice as long ones, with one tokeniser."""
+    """Two corpora of a hundred documents each, one of twice as long ones, with one tokeniser that has a gap."""
     root = tmp_path_factory.mktemp("inspect")
     corpora = [
         write(root / f"{name}.jsonl", [f"{name} number {i} says its word\n" * times for i in range(100)])
         for name, times in (("short", 1), ("long", 2))
     ]
-    tokeniser = prepare.shared_tokeniser(corpora, "bpe:300", root)
-    return [prepare.prepare(corpus, tokeniser, 300, root) for corpus in corpora]
+    texts = [json.loads(line)["text"] for corpus in corpora for line in Path(corpus).read_text().splitlines()]
+    tokeniser = str(with_gap(root / "tokeniser", texts))
+    return [prepare.prepare(corpus, tokeniser, 304, root) for corpus in corpora]
 
 
 def described(folders: list[Path], shares: list[int], seq_length: int = 32) -> dict[str, Any]:

@@ -148,16 +148,8 @@ def test_evaluate_repeats_the_report(home: Path, unbroken: Path) -> None:
     held_out = part["validation"]
     bits = values["loss"] * held_out["tokens"] / math.log(2) / held_out["bytes"]
     assert values["bits_per_byte"] == pytest.approx(bits)
-    for path in (Path(part["folder"]) / "validation", Path(part["folder"]) / "validation-00000-00"):
-        again = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--data", str(path), "--json"))
-        assert again["loss"] == values["loss"] and again["bytes"] == held_out["bytes"]
-
-
-def test_evaluate_reads_any_text(home: Path, unbroken: Path) -> None:
-    text = home / "text.txt"
-    text.write_text("the king shall come")
-    values = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--data", str(text), "--json"))
-    assert values["bytes"] == 19 and values["tokens"] >= 4 and values["loss"] > 0
+    assert report["bits_per_byte"] == pytest.approx(bits, abs=1e-3)
+    assert values["tokens"] == held_out["tokens"]
 
 
 def test_the_export_loads_with_transformers_alone_and_writes_the_same_text(home: Path, unbroken: Path) -> None:

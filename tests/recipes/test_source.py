@@ -70,8 +70,10 @@ def test_ranks_that_would_read_other_data_do_not_start() -> None:
 
 def test_masked_validation_guesses_every_token_once_and_no_padding() -> None:
     tokens = np.arange(100, 110)
-    samples, mask = windows(tokens, 4)
+    samples, mask = windows(np.insert(tokens, 0, 0), 4)
     recipe = override(load("tiny"), ["model.objective=masked", "data.masked_share=1", "model.seq_length=4"])
-    made = SimpleNamespace(training=lambda *_: None, held_out=lambda *_: (samples, mask), end_of_document=0)
+    made = SimpleNamespace(
+        training=lambda *_: None, held_out=lambda *_: (samples, mask), end_of_document=0, entries=110
+    )
     batch = Source(recipe, made).validation(list(range(len(samples) + 1)))
     assert batch.labels_BS[batch.weights_BS > 0].tolist() == tokens.tolist()

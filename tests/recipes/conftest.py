@@ -1,0 +1,32 @@
+"""A run that was never trained: what commands read of one, made in a moment."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from data import tokenisers
+from model.gpt import GPT
+from model.init import init_weights
+from recipes import evaluate, export
+from recipes.recipe import ROOT, load, override
+
+WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
+ROOM = 4096  # entries that the model has room for, many times the tokeniser's
+SHAPE = ["num_layers=1", "hidden_size=16", "num_attention_heads=2", "seq_length=32", f"vocab_size={ROOM}"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's directory, and in place of its checkpoint random weights."""
+    path = tmp_path / "run"
+    tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), path / "tokeniser")
+    recipe = override(load("tiny"), [f"model.{setting}" for setting in SHAPE])
+    (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
+    (path / "ds_config.json").write_text((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
+    model = GPT(recipe.model).eval()
+    init_weights({p: name for name, p in model.named_parameters()}, recipe.model, 1)
+    for module in (evaluate, export):
+        monkeypatch.setattr(module, "load_model", lambda run: model)
+    return path
