@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from model.engine_config import fp32_json, precision
+from model.engine_config import precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PROBE_SECONDS = 0.1
@@ -34,15 +34,12 @@ def _seconds(square: torch.Tensor) -> float:
     return time.perf_counter() - began
 
 
-def slow_precision(config: dict[str, Any], pipelined: bool) -> str:
-    """A line where this machine is slow in the precision of a DeepSpeed JSON, else nothing."""
+def software(config: dict[str, Any]) -> str:
+    """A line that says how slow this machine is in the precision of a DeepSpeed JSON; nothing where it is not."""
     name = precision(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     factor = 1.0 if name == "fp32" else slowdown(DTYPES[name], device)
     if factor < SLOW:
         return ""
     kind = "GPU" if device.type == "cuda" else "CPU"
-    return (
-        f"slow: this {kind} computes {name} in software, a matrix product takes {factor:.0f} times as long as in fp32; "
-        f"for speed take {fp32_json(config, pipelined)}"
-    )
+    return f"this {kind} computes {name} in software: a matrix product takes {factor:.0f} times as long as in fp32"

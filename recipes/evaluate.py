@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from recipes.run import newest, read_recipe
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +37,6 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     import torch
 
     from data import tokenisers
-    from model.engine_config import precision, read
 
     recipe = read_recipe(run)
     config = recipe.model
@@ -48,9 +49,8 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
     for text in texts:
         if not text.size:
             raise ValueError(f"{text.name} holds no text; give another")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(run).to(device, dtype[precision(read(run / "ds_config.json"))])
+    model = load_model(run).to(device, _dtype(run))
     tokeniser = load_tokeniser(run)
     vocabulary = Vocabulary(tokenisers.entries(tokeniser), tokeniser.eos_token_id)
     losses = [mean_loss(model, text, vocabulary, recipe.data.separate_documents) for text in texts]
@@ -70,6 +70,20 @@ def evaluate(run: Path, data: str) -> dict[str, Any]:
             for text, each in zip(texts, losses, strict=True)
         ],
     }
+
+
+def _dtype(run: Path) -> "torch.dtype":
+    """The precision that a run was trained in; fp32 where this machine computes that one in software."""
+    import torch
+
+    from model.engine_config import precision, read
+    from model.precision import DTYPES, software
+
+    config = read(run / "ds_config.json")
+    if slow := software(config):
+        print(f"evaluating in fp32: {slow}", file=sys.stderr)
+        return torch.float32
+    return DTYPES[precision(config)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from model.engine import (
     start_process_group,
     train_step,
 )
-from model.precision import slow_precision
+from model.engine_config import fp32_json
+from model.precision import software
 from recipes import report
 from recipes.display import Display
 from recipes.prepare import run_data
@@ -54,8 +55,8 @@ def train(recipe: Recipe, request: Request) -> None:
     run = plan_run(recipe, _same_path(recipe, request), world)
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
-    if rank == 0 and (slow := slow_precision(run.engine.json, recipe.layout.pp > 1)):
-        display.say(slow)
+    if rank == 0 and (slow := software(run.engine.json)):
+        display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout.pp > 1)}")
     mixture = run_data(run, display.say)
     check_alike(mixture)
     source = Source(run.recipe, mixture)
