@@ -248,6 +248,12 @@ def _check_gradients(config: dict[str, Any], where: str) -> None:
         known = dict.fromkeys((kind, "bf16", "fp32") if name == "communication_data_type" else (kind, "fp32"))
         if value not in known:
             raise ValueError(f"{where}: {name} is {value!r}; with {kind} it must be {' or '.join(known)}")
+    scaled = config.get("gradient_predivide_factor", 1) != 1 or config.get("prescale_gradients")
+    if scaled and config.get("zero_optimization", {}).get("stage", 0) > 1:
+        raise ValueError(
+            f"{where}: prescale_gradients and gradient_predivide_factor need ZeRO stage 0 or 1: in stage 3 a factor of "
+            "2 halves the gradients in DeepSpeed 0.19.8; take them out"
+        )
 
 
 def _check_offload(zero: dict[str, Any], where: str) -> None:

@@ -143,6 +143,10 @@ def test_an_explicit_value_beats_the_recipe_and_is_listed() -> None:
         ('{"gradient_clipping": NaN}', "NaN is no number in JSON"),
         ('{"gradient_clipping": 1e999}', "gradient_clipping is inf; it must be at least 0, and finite"),
         ({"gradient_predivide_factor": 0}, "gradient_predivide_factor is 0; it must be at least 1"),
+        (
+            {"gradient_predivide_factor": 2.0, "zero_optimization": {"stage": 3, "reduce_scatter": False}},
+            "gradient_predivide_factor need ZeRO stage 0 or 1",
+        ),
         ({"activation_checkpointing": {"interval": 0}}, "interval is 0; it must be at least 1"),
         ({"communication_data_type": "fp8"}, "communication_data_type is 'fp8'; with fp32 it must be fp32 or bf16"),
         (

@@ -67,6 +67,17 @@ def test_bf16_gradients_are_added_up_in_fp32() -> None:
     assert run_ranks(1, means_over_micro_batches) == [[ROUNDED, EXACT, EXACT, EXACT, ROUNDED]]
 
 
+def predivided() -> float:
+    """The norm of a mean gradient of 1 in stage 3 with a factor of 2."""
+    theirs = alone.config(3, gradient_clipping=0.0, gradient_predivide_factor=2.0)
+    return mean_gradient({**theirs, "zero_optimization": {"stage": 3, "reduce_scatter": False}}, 1.0)
+
+
+def test_a_predivided_gradient_is_halved_in_stage_3() -> None:
+    """Refused here, see test_engine_config.py."""
+    assert run_ranks(2, predivided) == [0.5, 0.5]
+
+
 # --- Under every JSON that is shipped --------------------------------------------------------------------------------
 
 SMALLEST = 1000  # elements: losses, norms and overflow flags are smaller, a bucket of gradients is not
@@ -86,13 +97,14 @@ def one_step(name: str, layout: Layout, folder: Path) -> list[str]:
 
     from tests.model.test_nvme import nvme
 
-    subject = nvme(folder / str(torch.distributed.get_rank())) if "nvme" in name else training.trainer(name, layout)
+    files = folder / str(torch.distributed.get_rank())
+    subject = nvme(files) if "nvme" in name else training.trainer(name, layout, micro=4)
     seen: set[str] = set()
     places = [(torch.distributed, "all_reduce"), (torch.distributed, "reduce"), (comm.cdb, "reduce_scatter_function")]
     with pytest.MonkeyPatch.context() as patch:
         for place, kind in places:
             patch.setattr(place, kind, noting(getattr(place, kind), seen))
-        training.step(subject, training.batches(1)[0])
+        training.step(subject, training.batches(1)[0], micro=2 if "nvme" in name else 4)
     return sorted(seen)
 
 
