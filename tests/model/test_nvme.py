@@ -96,7 +96,8 @@ def in_memory(root: Path, load: bool) -> list[tuple[float, float]]:
 def test_states_in_files_train_save_and_resume_as_states_in_memory(tmp_path: Path) -> None:
     whole = run_ranks(2, unbroken, tmp_path)
     for ours, theirs in zip(whole[0], run_ranks(2, in_memory, tmp_path, False)[0], strict=True):
-        assert ours[0] == theirs[0] and ours[1] == pytest.approx(theirs[1], rel=1e-6)  # the norm is summed by sub-group
+        # The norm is summed by sub-group; clipping by it moves some bf16 weight by its last bit, here or there.
+        assert ours == pytest.approx(theirs, rel=1e-4)
     assert run_ranks(2, resumed, tmp_path) == [each[HALF:] for each in whole]
     for ours, theirs in zip(run_ranks(1, in_memory, tmp_path, True)[0], whole[0][HALF:], strict=True):
         assert ours == pytest.approx(theirs, rel=2e-2)  # bf16 gradients added up over one rank instead of two
