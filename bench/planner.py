@@ -249,6 +249,7 @@ def _work(cells: Cells, gpu: GPU) -> Work:
         weight_bytes=4 if single else 2,
         gradient_bytes=6 if "fp32 grad" in text else 4 if summed or single else 2,
         reduce_bytes=4 if "amp" in text or summed or single else 2,
+        bucket_bytes=4 if single else 2,
         master_bytes={"fp16": 8, "fp32": 0}.get(precision, 4),
         logit_bytes=4 if "flash" in arch else 14 if gated and zero == 3 else 10,
         fused=fused,

@@ -283,8 +283,6 @@ def _counters(trainer: Trainer) -> dict[str, Any]:
         "global_samples": engine.global_samples,
         "skipped_steps": engine.skipped_steps,
         "loss_scaler": numbers if engine.fp16_enabled() else {},
-        "rates": [group["lr"] for group in _base_optimizer(trainer).param_groups],
-        "scheduler": engine.lr_scheduler.state_dict() if engine.lr_scheduler else None,
     }
 
 
@@ -477,10 +475,10 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
         setattr(engine, name, numbers[name])
     if numbers["loss_scaler"] and engine.fp16_enabled() and engine.dynamic_loss_scale():
         vars(engine.optimizer.loss_scaler).update(numbers["loss_scaler"])
-    if numbers["scheduler"] and engine.lr_scheduler:
-        engine.lr_scheduler.load_state_dict(numbers["scheduler"])
-        for group, rate in zip(optimizer.param_groups, numbers["rates"], strict=True):
-            group["lr"] = rate  # the scheduler restores its count only
+    taken = engine.global_steps - engine.skipped_steps
+    if engine.lr_scheduler and taken:
+        # Every scheduler is a function of the steps taken: place it there, whatever set the rate of the steps before.
+        engine.lr_scheduler.step(taken - 1)
 
 
 def _refresh_weights(trainer: Trainer, number: int) -> None:

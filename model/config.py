@@ -1,5 +1,6 @@
 """The shape of a GPT and its closed-form arithmetic. Imports no torch: recipes and plans are read in milliseconds."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +33,8 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.ffn_hidden_size == 0:
             object.__setattr__(self, "ffn_hidden_size", 4 * self.hidden_size)
-        for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "vocab_size", "vocab_multiple"):
+        sizes = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "vocab_size", "vocab_multiple")
+        for name in (*sizes, "ffn_hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         if self.hidden_size % self.num_attention_heads:
@@ -46,8 +48,8 @@ class GPTConfig:
             raise ValueError(f"model.objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout is {self.dropout}; it must be in [0, 1)")
-        if self.init_method_std <= 0.0:
-            raise ValueError(f"model.init_method_std is {self.init_method_std}; it must be positive")
+        if not 0.0 < self.init_method_std < math.inf:
+            raise ValueError(f"model.init_method_std is {self.init_method_std}; it must be positive and finite")
 
     @property
     def head_size(self) -> int:

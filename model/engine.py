@@ -55,10 +55,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step did. `loss` is the mean over all ranks' micro-batches, in nats; the norm is global."""
+    """What one optimiser step did. `loss` is the mean over all ranks' micro-batches, in nats; the norm is global.
+
+    Learning rate and loss scale are the ones that this step used: DeepSpeed sets the next ones as it steps.
+    """
 
     loss: float
     grad_norm: float
+    learning_rate: float
     loss_scale: float
     skipped: bool
 
@@ -191,6 +195,8 @@ def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: in
     with _silent_build():
         model, names = _model(config, grid, ds_config, recompute, seed, entries)
         engine = initialize(model, ds_config, grid)
+    # The loop writes to the monitors. DeepSpeed's own events have the rate and the loss scale of the next step.
+    engine.monitor.enabled = False
     return Trainer(engine, config, grid, names, stage, entries)
 
 
@@ -254,6 +260,9 @@ def _model(
 def train_step(trainer: Trainer, batches: list[Batch]) -> StepResult:
     """One optimiser step over this data rank's micro-batches."""
     engine = trainer.engine
+    rate = float(engine.get_lr()[0])
+    # engine.loss_scale() is the JSON's figure, 0 where the scale is dynamic; the optimiser knows the one in use.
+    scale = float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
     with _floor_explained(trainer):
         if trainer.grid.layout.pp > 1:
             loss, norm = float(engine.train_batch(_pipeline_batches(trainer, batches))), None
@@ -263,8 +272,8 @@ def train_step(trainer: Trainer, batches: list[Batch]) -> StepResult:
     return StepResult(
         loss=loss,
         grad_norm=float("nan") if norm is None else float(norm),
-        # engine.loss_scale() is the JSON's figure, 0 where the scale is dynamic; the optimiser knows the one in use.
-        loss_scale=float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0,
+        learning_rate=rate,
+        loss_scale=scale,
         skipped=not engine.was_step_applied(),
     )
 

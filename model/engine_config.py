@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model import schedulers
 from model.layout import Layout
 
 NUMBER = (int, float)
@@ -49,7 +50,7 @@ SCHEMA: dict[str, Any] = {
         "loss_scale_window": int,
         "hysteresis": int,
         "consecutive_hysteresis": bool,
-        "min_loss_scale": NUMBER,
+        "min_loss_scale": int,
         "fp16_master_weights_and_grads": bool,
     },
     "data_types": {"grad_accum_dtype": str},
@@ -125,7 +126,25 @@ AUTO_KEYS = (
 )
 ADAM_PARAMS = ("lr", "betas", "eps", "weight_decay", "torch_adam", "fused", "foreach", "adam_w_mode", "bias_correction")
 OPTIMIZERS = ("Adam", "AdamW")
-SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle", "LRRangeTest")
+PRECISIONS = ("bf16", "fp16", "fp32")
+# What a number may be, lowest and highest, where it is not any finite one from 0. DeepSpeed takes most of them as they
+# come: a scale of 2^500 is halved for hundreds of steps, and no step is ever printed after "every 0".
+BOUNDS: dict[str, tuple[float, float]] = {
+    "train_batch_size": (1, math.inf),
+    "train_micro_batch_size_per_gpu": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "gradient_predivide_factor": (1, math.inf),
+    "steps_per_print": (1, math.inf),
+    "fp16.initial_scale_power": (0, 32),
+    "fp16.loss_scale_window": (1, math.inf),
+    "fp16.hysteresis": (1, math.inf),
+    "fp16.min_loss_scale": (1, math.inf),
+    "zero_optimization.reduce_bucket_size": (1, math.inf),
+    "zero_optimization.sub_group_size": (1, math.inf),
+    "zero_optimization.zero_hpz_partition_size": (1, math.inf),
+    "activation_checkpointing.interval": (1, math.inf),
+}
+CLIPPING = 1.0  # DeepSpeed's default, which its documentation does not tell
 
 
 @dataclass(frozen=True)
@@ -152,6 +171,22 @@ def fp32_json(config: dict[str, Any], pipelined: bool) -> str:
     return f"ds_configs/{'pipeline' if pipelined else f'zero{stage}'}_fp32.json"
 
 
+def summed_in(config: dict[str, Any]) -> str:
+    """The precision in which the gradients of a step's micro-batches are added up, where the JSON does not say it fp32
+    for bf16: 8 bits lose what is small beside the sum. fp16 has 11 and adds up in fp16, as DeepSpeed does."""
+    kind: str = precision(config)
+    low = config.get("bf16", {}).get("bf16_master_weights_and_grads")
+    default = "fp32" if kind == "bf16" and not low else kind
+    return str(config.get("data_types", {}).get("grad_accum_dtype", default))
+
+
+def sent_in(config: dict[str, Any], stage: int) -> str:
+    """The precision in which data ranks reduce gradients in a ZeRO stage, where the JSON does not say it that of what
+    is reduced: the sums of all micro-batches in stages 0 and 1, each micro-batch's own in stages 2 and 3."""
+    default = summed_in(config) if stage < 2 else precision(config)
+    return str(config.get("communication_data_type", default))
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read and check a JSON file. Errors: `ValueError` with file, key and remedy."""
     try:
@@ -162,7 +197,7 @@ def read(path: Path) -> dict[str, Any]:
         known = sorted(str(file) for file in path.parent.glob("*.json"))
         raise ValueError(f"{path} does not exist{_nearest(str(path), known)}") from None
     try:
-        config = json.loads(text, object_pairs_hook=_no_duplicates)
+        config = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
     except ValueError as error:
@@ -187,9 +222,8 @@ def check(config: dict[str, Any], where: str) -> None:
         if key not in ADAM_PARAMS:
             raise ValueError(f"{where}: unknown key optimizer.params.{key}{_nearest(key, ADAM_PARAMS)}")
     _check_adam(optimizer.get("params", {}), where)
-    scheduler = config.get("scheduler", {}).get("type", SCHEDULERS[0])
-    if scheduler not in SCHEDULERS:
-        raise ValueError(f"{where}: unknown scheduler.type {scheduler}{_nearest(scheduler, SCHEDULERS)}")
+    if "scheduler" in config:
+        schedulers.check(config["scheduler"], where)
     zero = config.get("zero_optimization", {}).get("stage", 0)
     if zero not in (0, 1, 2, 3):
         raise ValueError(f"{where}: zero_optimization.stage is {zero}; it must be 0, 1, 2 or 3")
@@ -202,12 +236,29 @@ def check(config: dict[str, Any], where: str) -> None:
             f'{where}: activation_checkpointing.granularity is {recompute["granularity"]!r}; it must be "full" or '
             '"selective"'
         )
-    if recompute.get("interval", 1) < 1:
-        raise ValueError(f"{where}: activation_checkpointing.interval must be at least 1")
+    _check_gradients(config, where)
     if zero == 0 and precision(config) != "fp32":
         raise ValueError(
             f"{where}: {precision(config)} with ZeRO stage 0 takes a hidden optimizer step at the start and mis-scales "
             "gradients in DeepSpeed 0.19.8; set zero_optimization.stage to 1"
+        )
+
+
+def _check_gradients(config: dict[str, Any], where: str) -> None:
+    """Gradients are added up and sent in fp32 or in the training's precision, and in nothing else."""
+    kind = precision(config)
+    for name, value in (
+        ("data_types.grad_accum_dtype", summed_in(config)),
+        ("communication_data_type", config.get("communication_data_type", kind)),
+    ):
+        known = dict.fromkeys((kind, "bf16", "fp32") if name == "communication_data_type" else (kind, "fp32"))
+        if value not in known:
+            raise ValueError(f"{where}: {name} is {value!r}; with {kind} it must be {' or '.join(known)}")
+    scaled = config.get("gradient_predivide_factor", 1) != 1 or config.get("prescale_gradients")
+    if scaled and config.get("zero_optimization", {}).get("stage", 0) > 1:
+        raise ValueError(
+            f"{where}: prescale_gradients and gradient_predivide_factor need ZeRO stage 0 or 1: in stage 3 a factor of "
+            "2 halves the gradients in DeepSpeed 0.19.8; take them out"
         )
 
 
@@ -224,6 +275,11 @@ def _check_offload(zero: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}: zero_optimization.{name} needs nvme_path, a folder on a fast local disk")
         if device == "nvme" and zero.get("stage") != 3:
             raise ValueError(f"{where}: zero_optimization.{name}.device nvme needs ZeRO stage 3; set stage to 3")
+    if zero.get("offload_optimizer", {}).get("ratio", 1) != 1:
+        raise ValueError(
+            f"{where}: zero_optimization.offload_optimizer.ratio below 1 leaves a second optimizer on the GPU, whose "
+            "rate DeepSpeed 0.19.8 never changes and whose state is not saved; take ratio out"
+        )
 
 
 def _check_adam(params: dict[str, Any], where: str) -> None:
@@ -286,6 +342,15 @@ def _check_section(section: dict[str, Any], schema: dict[str, Any], prefix: str,
         elif not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             name = "a number" if expected is NUMBER else f"of type {expected.__name__}"
             raise ValueError(f"{where}: {path} must be {name}, not {json.dumps(value)}")
+        elif expected in (int, NUMBER):
+            _check_bounds(path, value, where)
+
+
+def _check_bounds(path: str, value: float, where: str) -> None:
+    low, high = BOUNDS.get(path, (0, math.inf))
+    if not (math.isfinite(value) and low <= value <= high):
+        most = f" and at most {high:g}" if math.isfinite(high) else ", and finite"
+        raise ValueError(f"{where}: {path} is {value}; it must be at least {low:g}{most}")
 
 
 def resolve(
@@ -320,8 +385,30 @@ def resolve(
                 f"{where}: the batch-size ramp has a global batch of {size}, which micro-batch x data degree = {unit} "
                 f"does not divide; the nearest that do: {size - size % unit}, {size - size % unit + unit}"
             )
+    deviations += _resolve_gradients(result)
+    if "scheduler" in result:
+        deviations += schedulers.fill(result["scheduler"], params)
+    result.setdefault("gradient_clipping", CLIPPING)
     result.setdefault("steps_per_print", 2**31 - 1)  # DeepSpeed's own lines would break up the progress display
     return Resolved(result, tuple(deviations))
+
+
+def _resolve_gradients(config: dict[str, Any]) -> list[str]:
+    """Write down in which precision gradients are added up and sent; say where that is coarser than it would be.
+
+    Left to itself DeepSpeed 0.19.8 does both in the training's precision, the sending also where it sums in fp32.
+    """
+    stage, sums = config.get("zero_optimization", {}).get("stage", 0), summed_in(config)
+    said = []
+    if sums not in ("fp32", summed_in({**config, "data_types": {}})):
+        said.append(f"data_types.grad_accum_dtype is {sums} (usual here: fp32): sums of many micro-batches are inexact")
+    config["data_types"] = {"grad_accum_dtype": sums}
+    asked = config.pop("communication_data_type", None)
+    usual = sent_in(config, stage)
+    if asked not in (None, "fp32", usual):
+        said.append(f"communication_data_type is {asked} (usual here: {usual}): sums over many ranks are inexact")
+    config["communication_data_type"] = asked or usual
+    return said
 
 
 def _resolve_accumulation(config: dict[str, Any], data_degree: int, where: str) -> None:
@@ -355,6 +442,10 @@ def _micro_batches(batch: int, micro: int, data_degree: int) -> str:
     divisors = [size for size in range(1, share + 1) if share % size == 0]
     nearest = sorted(divisors, key=lambda size: abs(size - micro))[:2]
     return f"; the nearest micro-batches for {batch}: {', '.join(map(str, sorted(nearest)))}"
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON; give a finite one")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

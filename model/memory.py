@@ -69,7 +69,7 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Any]:
     # Stage 3 gathers two blocks ahead, or as much as it may, or one matrix at the least.
     largest = np.maximum(LIVE, work.hidden_size * work.ffn_hidden_size / work.tp)
     live = np.minimum(2.0 * work.block_matrices / work.tp, largest) * work.weight_bytes
-    buckets = np.minimum(BUCKET, parameters) * work.weight_bytes
+    buckets = np.minimum(BUCKET, parameters) * work.bucket_bytes
     # The loss is over before the first block's recomputation begins; the larger of the two makes the peak.
     working, logits = np.where(working >= logits, working, 0.0), np.where(logits > working, logits, 0.0)
     # Between micro-batches a pipeline gives nothing away: gradients stay whole, and so does what stage 3 gathered.

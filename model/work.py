@@ -26,13 +26,14 @@ class Work:
     everything, or the attention's core alone; `early_stop`: recomputation ends where the last needed tensor is there,
     before a block's last product, as torch's non-reentrant checkpoints do. Bytes an element: `weight_bytes` of the
     weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
-    ranks send of them, `master_bytes` of what the optimiser has besides its two fp32 moments, `logit_bytes` of a logit
-    and what the loss keeps of it (half precision, fp32, its softmax; less in a fused loss). `fused` attention never
-    stores its scores, and with a `causal` mask skips half of them; `dropout` keeps its masks; what sequence parallelism
-    gathers is `regathered` in the backward pass, or kept. `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size`
-    the width of the keys (0: all of it), `position_rows` the learned positions, `biases` 0 where linear layers have
-    none. `nvme`: offloaded optimizer states are in files; `hpz` ranks of a node share a second copy of stage 3's
-    weights, from which the backward pass gathers (ZeRO++'s hpZ, Wang et al. 2023, arXiv:2306.10209; 1: none).
+    ranks send of them, `bucket_bytes` of the copy that they send from, `master_bytes` of what the optimiser has besides
+    its two fp32 moments, `logit_bytes` of a logit and what the loss keeps of it (half precision, fp32, its softmax;
+    less in a fused loss). `fused` attention never stores its scores, and with a `causal` mask skips half of them;
+    `dropout` keeps its masks; what sequence parallelism gathers is `regathered` in the backward pass, or kept.
+    `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it), `position_rows`
+    the learned positions, `biases` 0 where linear layers have none. `nvme`: offloaded optimizer states are in files;
+    `hpz` ranks of a node share a second copy of stage 3's weights, from which the backward pass gathers (ZeRO++'s hpZ,
+    Wang et al. 2023, arXiv:2306.10209; 1: none).
     """
 
     num_layers: Number
@@ -56,6 +57,7 @@ class Work:
     weight_bytes: Number = 2
     gradient_bytes: Number = 2
     reduce_bytes: Number = 2
+    bucket_bytes: Number = 2
     master_bytes: Number = 4
     fused: Number = True
     causal: Number = True
@@ -172,6 +174,7 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         weight_bytes=4 if kind == "fp32" else 2,
         gradient_bytes=kept,
         reduce_bytes=sent,
+        bucket_bytes=sent,
         # An fp16 step has its share of the gradients in fp32 too.
         master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
@@ -191,15 +194,12 @@ def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
     """Bytes that are kept of a gradient, and sent of it, in a ZeRO stage (DeepSpeed 0.19.8).
 
     In stage 1 bf16 gradients that are to be summed in fp32 have an optimizer of their own (runtime/bf16_optimizer.py):
-    it keeps the sums beside the gradients, unless the JSON updates at once, and sends the sums. Otherwise one copy is
-    kept, and half precision sent.
+    it keeps the sums beside the gradients, unless the JSON updates at once. Otherwise one copy is kept.
     """
-    kind = engine_config.precision(engine)
-    if kind == "fp32":
-        return 4, 4
-    if engine.get("data_types", {}).get("grad_accum_dtype") != "fp32":
-        return 2, 2
+    kind, sums = engine_config.precision(engine), engine_config.summed_in(engine)
+    sent = 4 if engine_config.sent_in(engine, stage) == "fp32" else 2
     offload = engine.get("zero_optimization", {}).get("offload_optimizer", {})
-    if kind == "bf16" and stage == 1 and offload.get("device", "none") == "none":
-        return (4 if engine.get("bf16", {}).get("immediate_grad_update") else 6), 4
-    return 4, 2
+    at_once = engine.get("bf16", {}).get("immediate_grad_update")
+    if kind == "bf16" and sums == "fp32" and stage == 1 and offload.get("device", "none") == "none" and not at_once:
+        return 6, sent
+    return 4 if "fp32" in (kind, sums) else 2, sent

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import math
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +67,14 @@ class Data:
             raise ValueError(
                 f"data.temperature is {self.temperature}; it must be above 0, and goes with a blend without weights"
             )
+        if not 0 < self.masked_share <= 1:
+            raise ValueError(f"data.masked_share is {self.masked_share}; it must be above 0 and at most 1")
+        shares = (self.masked_to_mask, self.masked_to_random)
+        if not (min(shares) >= 0 and sum(shares) <= 1 + 1e-9):
+            raise ValueError(
+                f"data.masked_to_mask is {shares[0]} and data.masked_to_random {shares[1]}; each must be at least 0, "
+                "their sum at most 1"
+            )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -117,6 +126,8 @@ class Schedule:
             )
         if self.train_tokens < 1:
             raise ValueError(f"schedule.train_tokens is {self.train_tokens}; it must be at least 1")
+        if not 0 <= self.min_lr_ratio <= 1:
+            raise ValueError(f"schedule.min_lr_ratio is {self.min_lr_ratio}; it must be from 0 to 1")
 
     def lr_ratio(self, tokens: int) -> float:
         """Learning rate after `tokens` tokens, as a share of the peak."""
@@ -176,6 +187,11 @@ class Cluster:
     nodes: int
     gpus_per_node: int = 8
 
+    def __post_init__(self) -> None:
+        for name in ("nodes", "gpus_per_node"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
+
     @property
     def world_size(self) -> int:
         """GPUs in all."""
@@ -231,8 +247,8 @@ class Recipe:
                 f"data.corpus: the weights of the blend add up to {total:.10g}; make them add up to 1, or as tokens of "
                 f"each part to schedule.train_tokens {self.schedule.train_tokens}"
             )
-        if self.seed < 0:
-            raise ValueError(f"the seed is {self.seed}; it must be at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
         masks = {
             "model.objective prefix": self.model.objective == "prefix",
             "data.separate_documents": self.data.separate_documents,
@@ -376,16 +392,22 @@ def _parsed(old: Any, text: str, setting: str) -> Any:
             raise ValueError(f"--set {setting}: {text!r} is neither true nor false")
         return text.lower() == "true"
     if isinstance(old, int):
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not number.is_integer():
-            raise ValueError(f"--set {setting}: {text!r} is not a whole number")
-        return int(number)
+        return _whole(text, setting)
     if isinstance(old, float):
         try:
             return float(text)
         except ValueError:
             raise ValueError(f"--set {setting}: {text!r} is not a number") from None
     return text
+
+
+def _whole(text: str, setting: str) -> int:
+    """A whole number to its last digit, also as 3e9 or 1_000: a float would round what has more than 15 digits."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    # No field holds more than 2^63; without a bound 1e999999999 would be written out.
+    if not number.is_finite() or number.adjusted() > 18 or number % 1:
+        raise ValueError(f"--set {setting}: {text!r} is not a whole number of at most 19 digits")
+    return int(number)

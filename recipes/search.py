@@ -38,7 +38,7 @@ def space(recipe: Recipe, path: Path) -> Space:
     values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
     resolved = engine_config.resolve(free, values, 1, str(path)).json
     base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
-    return Space(recipe, base, np.array([gradient_bytes(resolved, stage) for stage in range(4)]))
+    return Space(recipe, base, np.array([gradient_bytes(config, stage) for stage in range(4)]))
 
 
 def candidates(space: Space, world: int) -> Work | None:
@@ -86,6 +86,7 @@ def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, z
         "last_blocks": np.array([last[stages] for stages in pp.tolist()]),
         "gradient_bytes": space.gradients[zero, 0],
         "reduce_bytes": space.gradients[zero, 1],
+        "bucket_bytes": space.gradients[zero, 1],
     }
     return stretch(dataclasses.replace(base, **varied), len(tp))
 

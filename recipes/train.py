@@ -166,7 +166,7 @@ class Loop:
             "consumed_samples": position.consumed_samples,
             "loss": result.loss,
             "grad_norm": result.grad_norm,
-            "lr": self.trainer.engine.get_lr()[0],
+            "lr": result.learning_rate,
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
             "tokens_per_second": batch * length / seconds,
@@ -221,11 +221,9 @@ class Loop:
             finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON knows no NaN
             stream.write(json.dumps(finite) + "\n")
         self.display.step(metrics)
-        if self.trainer.engine.monitor.enabled:
-            # DeepSpeed's monitors log no training loss of their own outside pipelines (0.19.8).
-            names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
-            events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
-            self.trainer.engine.monitor.write_events(events)
+        names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
+        events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
+        self.trainer.engine.monitor.write_events(events)
 
     def _save(self) -> None:
         keep = self.run.recipe.intervals.keep_checkpoints

@@ -67,6 +67,49 @@ def test_another_data_degree_goes_on_with_the_same_numbers(tmp_path: Path) -> No
         assert ours[:2] == pytest.approx(theirs[:2], rel=1e-5)
 
 
+SCHEDULERS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "warm-up": {"type": "WarmupLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.004, "warmup_num_steps": 8}},
+    "cycle": {
+        "type": "OneCycle",
+        "params": {"cycle_min_lr": 0.001, "cycle_max_lr": 0.003, "cycle_first_step_size": 4, "cycle_min_mom": 0.5},
+    },
+}
+
+
+def rates(scheduler: str, first: int, last: int, root: Path | None = None) -> list[tuple[float, float]]:
+    """Learning rate and first beta of the steps after `first`; a first half is saved below `root`, a second read."""
+    section = SCHEDULERS[scheduler]
+    subject = training.trainer("zero1_fp32", micro=16, **({"scheduler": section} if section else {}))
+    if root and first:
+        assert checkpoint.load_newest(subject, root, print) is not None
+    seen = []
+    for samples in training.batches(last)[first:]:
+        beta = subject.engine.optimizer.param_groups[0]["betas"][0]
+        seen.append((training.step(subject, samples, micro=16).learning_rate, beta))
+    if root and not first:
+        checkpoint.save(subject, root, last, {}, keep=1)
+    return seen
+
+
+def all_rates(root: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
+    """Unbroken under each scheduler, and under one after a first half under another."""
+    whole = {name: rates(name, 0, STEPS) for name in SCHEDULERS}
+    for before in SCHEDULERS:
+        rates(before, 0, HALF, root / before)
+    pairs = [("none", "warm-up"), ("none", "cycle"), ("warm-up", "cycle"), ("cycle", "cycle"), ("cycle", "none")]
+    return whole, {(before, after): rates(after, HALF, STEPS, root / before) for before, after in pairs}
+
+
+def test_a_scheduler_goes_on_at_its_step_whatever_set_the_rate_before(tmp_path: Path) -> None:
+    """With the same scheduler, another one, and none before or after; its place is the count of steps taken."""
+    ((whole, resumed_rates),) = run_ranks(1, all_rates, tmp_path)
+    assert [rate for rate, _ in whole["cycle"]] == pytest.approx([0.001, 0.0015, 0.002, 0.0025, 0.003, 0.0025])
+    assert whole["none"] == [(training.LEARNING_RATE, 0.9)] * STEPS  # set from outside, each step
+    for (before, after), seen in resumed_rates.items():
+        assert seen == whole[after][HALF:], (before, after)
+
+
 CHANGES = [
     (2, "zero1_fp32", Layout(), 1, "zero3_fp32", Layout()),
     (2, "zero3_fp32", Layout(), 1, "zero1_fp32", Layout()),

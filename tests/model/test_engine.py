@@ -67,8 +67,8 @@ OVERFLOWS += [("pipeline_fp16", Layout(pp=2))]
 def test_an_overflow_on_one_rank_is_skipped_by_all_and_lowers_the_scale(name: str, layout: Layout) -> None:
     for results in run_ranks(2, skips, name, layout, 1):
         assert [skipped for skipped, _ in results] == [False, True, True, False]
-        # Hysteresis 2: the first overflow uses up a credit, the second halves the scale.
-        assert [scale for _, scale in results] == [65536.0, 65536.0, 32768.0, 32768.0]
+        # Hysteresis 2: the first overflow uses up a credit, the second halves the scale of the step after it.
+        assert [scale for _, scale in results] == [65536.0, 65536.0, 65536.0, 32768.0]
 
 
 def evaluated(name: str, layout: Layout, count: int) -> float:

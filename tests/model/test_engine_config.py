@@ -1,10 +1,11 @@
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model import engine_config
+from model import engine_config, schedulers
 from recipes.recipe import ROOT
 
 VALUES = {
@@ -36,6 +37,61 @@ def test_every_shipped_json_resolves(path: Path) -> None:
     assert dtype == resolved.dtype
     assert kind.startswith(f"zero{stage}") or (kind, stage) in (("pipeline", 1), ("long_sequence", 3))
     assert config["gradient_clipping"] == 1.0
+    sums = "fp32" if dtype == "bf16" else dtype
+    assert resolved.json["data_types"] == {"grad_accum_dtype": sums}
+    assert resolved.json["communication_data_type"] == (sums if stage < 2 else dtype)
+
+
+BF16 = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+
+
+@pytest.mark.parametrize(
+    ("more", "sums", "sent", "said"),
+    [
+        ({}, "fp32", "fp32", []),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, "bf16", "bf16", ["data_types.grad_accum_dtype is bf16"]),
+        ({"communication_data_type": "bf16"}, "fp32", "bf16", ["communication_data_type is bf16 (usual here: fp32)"]),
+        ({"zero_optimization": {"stage": 2}}, "fp32", "bf16", []),
+        ({"zero_optimization": {"stage": 3}, "communication_data_type": "fp32"}, "fp32", "fp32", []),
+        ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "bf16", "bf16", []),
+        ({"bf16": {}, "fp16": {"enabled": True}}, "fp16", "fp16", []),
+        ({"bf16": {}, "communication_data_type": "bf16"}, "fp32", "bf16", ["communication_data_type is bf16"]),
+    ],
+)
+def test_gradients_are_summed_and_sent_in_fp32_or_a_line_says_so(
+    more: dict[str, Any], sums: str, sent: str, said: list[str]
+) -> None:
+    engine_config.check({**BF16, **more}, "x")
+    resolved = engine_config.resolve({**BF16, **more}, VALUES, 1, "x")
+    assert resolved.json["data_types"]["grad_accum_dtype"] == sums
+    assert resolved.json["communication_data_type"] == sent
+    assert len(resolved.deviations) == len(said)
+    assert all(line.startswith(words) for line, words in zip(resolved.deviations, said, strict=True))
+
+
+def test_defaults_of_deepspeed_that_act_are_written_down() -> None:
+    assert engine_config.resolve({}, VALUES, 1, "x").json["gradient_clipping"] == 1.0
+    assert engine_config.resolve({"gradient_clipping": 0}, VALUES, 1, "x").json["gradient_clipping"] == 0
+
+
+@pytest.mark.parametrize("peak", [{}, {"warmup_max_lr": "auto"}])
+@pytest.mark.parametrize("kind", ["WarmupLR", "WarmupDecayLR"])
+def test_a_warm_up_leads_to_the_rate_of_the_optimizer(kind: str, peak: dict[str, Any]) -> None:
+    """Left to itself WarmupDecayLR takes 0.001."""
+    steps = {"total_num_steps": 2000} if kind == "WarmupDecayLR" else {}
+    config = {"scheduler": {"type": kind, "params": {**steps, **peak}}, "optimizer": {"params": {"lr": 3e-4}}}
+    engine_config.check(config, "x")
+    resolved = engine_config.resolve(config, VALUES, 1, "x")
+    assert resolved.json["scheduler"]["params"]["warmup_max_lr"] == 3e-4
+    assert resolved.deviations[1:] == (f"scheduler is {kind} (recipe: its own warm-up and decay)",)
+
+
+def test_onecycle_says_that_it_takes_the_betas() -> None:
+    section = {"type": "OneCycle", "params": {"cycle_min_lr": 1e-4, "cycle_max_lr": 1e-3}}
+    said = engine_config.resolve({"scheduler": section}, VALUES, 1, "x").deviations
+    assert said[1] == "OneCycle sets the betas to 0.8 … 0.9 and 0.99 (recipe: [0.9, 0.95])"
+    section["params"]["cycle_momentum"] = False
+    assert len(engine_config.resolve({"scheduler": section}, VALUES, 1, "x").deviations) == 1
 
 
 def test_an_explicit_value_beats_the_recipe_and_is_listed() -> None:
@@ -68,6 +124,39 @@ def test_an_explicit_value_beats_the_recipe_and_is_listed() -> None:
         ({"optimizer": {"params": {"lr": -1}}}, "lr cannot be -1"),
         ({"optimizer": {"params": {"betas": [0.9]}}}, "betas cannot be"),
         ({"scheduler": {"type": "WarmupRL"}}, "scheduler.type WarmupRL; did you mean WarmupLR"),
+        ({"scheduler": {"params": {}}}, "unknown scheduler.type None"),
+        (
+            {"scheduler": {"type": "WarmupLR", "params": {"warmup_step": 5}}},
+            r"unknown key scheduler\.params\.warmup_step; did you mean warmup_",
+        ),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_type": "lin"}}}, 'must be "log" or "linear", not "lin"'),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}}, "must be a whole number"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": -1}}}, "must be a number of at least 0"),
+        ({"scheduler": {"type": "WarmupDecayLR"}}, r"WarmupDecayLR needs scheduler\.params\.total_num_steps"),
+        (
+            {"scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 10}}},
+            "total_num_steps 10 is below warmup_num_steps 1000",
+        ),
+        ({"steps_per_print": 0}, "steps_per_print is 0; it must be at least 1"),
+        ({"fp16": {"initial_scale_power": 500}}, "initial_scale_power is 500; it must be at least 0 and at most 32"),
+        ({"gradient_clipping": -1}, "gradient_clipping is -1; it must be at least 0"),
+        ('{"gradient_clipping": NaN}', "NaN is no number in JSON"),
+        ('{"gradient_clipping": 1e999}', "gradient_clipping is inf; it must be at least 0, and finite"),
+        ({"gradient_predivide_factor": 0}, "gradient_predivide_factor is 0; it must be at least 1"),
+        (
+            {"gradient_predivide_factor": 2.0, "zero_optimization": {"stage": 3, "reduce_scatter": False}},
+            "gradient_predivide_factor need ZeRO stage 0 or 1",
+        ),
+        ({"activation_checkpointing": {"interval": 0}}, "interval is 0; it must be at least 1"),
+        ({"communication_data_type": "fp8"}, "communication_data_type is 'fp8'; with fp32 it must be fp32 or bf16"),
+        (
+            {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}, "data_types": {"grad_accum_dtype": "fp16"}},
+            "grad_accum_dtype is 'fp16'; with bf16 it must be bf16 or fp32",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.3}}},
+            "ratio below 1 leaves a second optimizer on the GPU",
+        ),
         ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "device is 'nvme'"),
         ({"zero_optimization": {"stage": 4}}, "must be 0, 1, 2 or 3"),
         ('{"a": 1, "a": 2}', "key a stands twice"),
@@ -103,6 +192,31 @@ def test_a_batch_that_does_not_divide_names_the_nearest(batch: int, micro: int, 
 def test_an_explicit_accumulation_must_multiply_out() -> None:
     with pytest.raises(ValueError, match="16 is not micro-batch 4 x accumulation 3 x data degree 1 = 12"):
         engine_config.resolve({"gradient_accumulation_steps": 3}, VALUES, 1, "x")
+
+
+def test_the_schedulers_are_deepspeed_s() -> None:
+    """A newer DeepSpeed that renames a parameter, or changes a default that acts here, shows."""
+    from deepspeed.runtime import constants, lr_schedules
+
+    assert set(schedulers.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
+    for kind, rules in schedulers.SCHEDULERS.items():
+        known = inspect.signature(getattr(lr_schedules, kind)).parameters
+        assert set(rules) <= set(known), kind
+        needed = {name for name, parameter in known.items() if parameter.default is parameter.empty} - {"optimizer"}
+        assert needed == set(rules) & set(schedulers.REQUIRED), kind
+        assert known.get("warmup_num_steps", known["optimizer"]).default in (schedulers.WARMUP_STEPS, inspect._empty)
+    cycle = inspect.signature(lr_schedules.OneCycle).parameters
+    assert [cycle[f"cycle_{end}_mom"].default for end in ("min", "max")] == [0.8, 0.9]
+    assert constants.GRADIENT_CLIPPING_DEFAULT == engine_config.CLIPPING
+
+
+def test_what_deepspeed_takes_as_it_comes() -> None:
+    """Why peaks are filled in and numbers are bounded here."""
+    from deepspeed.runtime import lr_schedules, precision_config
+
+    assert inspect.signature(lr_schedules.WarmupDecayLR).parameters["warmup_max_lr"].default == 0.001
+    half = precision_config.DeepSpeedFP16Config(enabled=True, initial_scale_power=500)
+    assert half.initial_dynamic_scale() == 2**500
 
 
 def test_the_schema_knows_only_what_deepspeed_knows() -> None:

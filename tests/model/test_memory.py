@@ -130,8 +130,12 @@ def test_hpz_holds_a_second_copy_of_the_weights() -> None:
 @pytest.mark.parametrize(("zero", "more", "expected"), [
     ({"stage": 1}, {}, (6, 4)), ({"stage": 2}, {}, (4, 2)),
     ({"stage": 1}, {"bf16": {"enabled": True, "immediate_grad_update": True}}, (4, 4)),
-    ({"stage": 1, "offload_optimizer": {"device": "cpu"}}, {}, (4, 2)), ({"stage": 1}, {"data_types": {}}, (2, 2)),
+    ({"stage": 1, "offload_optimizer": {"device": "cpu"}}, {}, (4, 4)), ({"stage": 1}, {"data_types": {}}, (6, 4)),
+    ({"stage": 1}, {"data_types": {"grad_accum_dtype": "bf16"}}, (2, 2)),
+    ({"stage": 1}, {"communication_data_type": "bf16"}, (6, 2)),
+    ({"stage": 3}, {"communication_data_type": "fp32"}, (4, 4)),
     ({"stage": 1}, {"bf16": {"enabled": False}}, (4, 4)),
+    ({"stage": 1}, {"bf16": {"enabled": False}, "fp16": {"enabled": True}, "data_types": {}}, (2, 2)),
 ])  # fmt: skip
 def test_bf16_gradients_as_deepspeed_keeps_them(zero: dict, more: dict, expected: tuple[int, int]) -> None:
     model = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
@@ -139,6 +143,10 @@ def test_bf16_gradients_as_deepspeed_keeps_them(zero: dict, more: dict, expected
     engine |= {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1} | more
     step = work(model, Layout(), engine, 1)
     assert (step.gradient_bytes, step.reduce_bytes) == expected
+    # What is sent is copied into a bucket before, of as many bytes an element; a stage 3 also holds gathered weights.
+    parts = rank_bytes(dataclasses.replace(step, dp=2, global_batch=2), 0)
+    gathered = 2 * step.block_matrices * step.weight_bytes if step.zero_stage == 3 else 0
+    assert parts["communication"] - gathered == step.parameters(0) * expected[1]
 
 
 @pytest.mark.parametrize(("section", "full", "selective"), [

@@ -83,6 +83,17 @@ def test_overrides_are_typed() -> None:
     assert load("tiny").model.num_layers != 2
 
 
+def test_whole_numbers_stay_whole() -> None:
+    """The nearest float of the first one ends in …788."""
+    for text, number in {
+        "20240101123456789": 20240101123456789,
+        "3e9": 3_000_000_000,
+        "1_000": 1000,
+        "2.5e1": 25,
+    }.items():
+        assert override(load("tiny"), [f"seed={text}"]).seed == number
+
+
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
@@ -138,6 +149,18 @@ def test_the_feed_forward_width_follows_an_overridden_width() -> None:
         ("data.temperature=0", "data.temperature is 0.0"),
         ("batch.micro_batch=0", "batch.micro_batch is 0"),
         ("intervals.save_every=0", "intervals.save_every is 0"),
+        ("schedule.min_lr_ratio=-0.5", "schedule.min_lr_ratio is -0.5; it must be from 0 to 1"),
+        ("schedule.min_lr_ratio=10", "schedule.min_lr_ratio is 10.0"),
+        ("schedule.min_lr_ratio=nan", "schedule.min_lr_ratio is nan"),
+        ("model.init_method_std=nan", "model.init_method_std is nan"),
+        ("model.ffn_hidden_size=-4", "model.ffn_hidden_size is -4"),
+        ("data.masked_share=0", "data.masked_share is 0.0"),
+        ("data.masked_share=nan", "data.masked_share is nan"),
+        ("data.masked_to_random=0.3", "data.masked_to_mask is 0.8 and data.masked_to_random 0.3"),
+        ("data.masked_to_mask=nan", "data.masked_to_mask is nan"),
+        ("cluster.nodes=0", "cluster.nodes is 0"),
+        ("seed=9223372036854775808", "below 2^63"),
+        ("seed=1e999999999", "is not a whole number"),
     ],
 )
 def test_a_wrong_override_is_one_line_with_the_remedy(setting: str, words: str) -> None:
