@@ -16,10 +16,10 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from data import decontamination, duplicates, filters
-from data.corpora import documents
-from data.ngrams import word_hashes
-from recipes import cli
+from commands import cli
+from data.cleaning import decontamination, duplicates, filters
+from data.cleaning.ngrams import word_hashes
+from data.corpus.corpora import documents
 
 Work = Callable[[list[str]], object]
 ROUNDS = 3

@@ -24,14 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from data import corpora, tokenisers
-from data.blend import Blend, shares
-from data.encode import Judge
-from data.sampling import SampleOrder
-from data.shards import Shards, ShardWriter, write_index
-from data.tasks import Job, Workers, tasks_of
-from recipes import cli
-from recipes.recipe import ROOT, load
+from commands import cli
+from data.corpus import corpora
+from data.samples.blend import Blend, shares
+from data.samples.sampling import SampleOrder
+from data.tokens import tokenisers
+from data.tokens.encode import Judge
+from data.tokens.shards import Shards, ShardWriter, write_index
+from data.tokens.tasks import Job, Workers, tasks_of
+from recipes.registry import ROOT, load
+from support.errors import UserError
 
 TEXT_BYTES = 16_000_000
 DOCUMENTS = 10_000_000
@@ -74,7 +76,7 @@ def _started(code: str, scratch: Path, arguments: list[Any]) -> "subprocess.Pope
 def _check_done(status: int) -> None:
     """A command that failed is fast; its time must not be reported."""
     if status:
-        raise ValueError(
+        raise UserError(
             f"preparing ended with exit status {status}, so there is nothing to time; see its message above"
         )
 

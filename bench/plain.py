@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 
-from data.mixture import Mixture
+from commands import cli
+from data.samples.mixture import Mixture
 from launch.local import world_size
 from model.gpt import GPT
 from model.init import init_weights
 from model.loss import token_losses
-from recipes import cli
-from recipes.prepare import recipe_data
-from recipes.recipe import Recipe, load, override
+from recipes.recipe import Recipe
+from recipes.registry import load
+from recipes.settings import override
+from run.prepared import recipe_data
 
 CLIP = 1.0  # as the shipped JSON
 

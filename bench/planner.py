@@ -2,7 +2,7 @@
 
 Reads rows in the columns of `bench/published/throughput.csv`: model shape, layout, batch, recomputation, precision and
 GPU; prints, where the file has results, the mean and the largest error by source. `--fit` fits the rates of
-`launch/hardware.py` to the file's rows of quality A and says how large the errors are on sources that were left out of
+`planner/hardware.py` to the file's rows of quality A and says how large the errors are on sources that were left out of
 the fit.
 """
 
@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from launch.hardware import GIGA, GPU, PRIOR, TERA, Rates, find
-from model.memory import peak_bytes
-from model.work import Work
-from recipes import cli
-from recipes.recipe import ROOT
-from recipes.timing import Machine, step_time
+from commands import cli
+from planner.hardware import GIGA, GPU, PRIOR, TERA, Rates, find
+from planner.memory import peak_bytes
+from planner.timing import Machine, step_time
+from planner.work import Work
+from recipes.registry import ROOT
+from support.errors import UserError
 
 PUBLISHED = ROOT / "bench" / "published" / "throughput.csv"
 NEEDED = (
@@ -91,13 +92,13 @@ class Row:
 
 
 class Cells:
-    """The cells of one line. Errors: `ValueError` that names file, line and column."""
+    """The cells of one line. Errors: `UserError` that names file, line and column."""
 
     def __init__(self, path: Path, line: int, cells: dict[str, str]) -> None:
         self.path, self.line, self.cells = path, line, cells
 
-    def fail(self, column: str, reason: str) -> ValueError:
-        return ValueError(f"{self.path} line {self.line}, column {column}: {reason}")
+    def fail(self, column: str, reason: str) -> UserError:
+        return UserError(f"{self.path} line {self.line}, column {column}: {reason}")
 
     def text(self, column: str) -> str:
         return (self.cells.get(column.lower()) or "").strip()
@@ -127,7 +128,7 @@ class Cells:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a table. Errors: `ValueError` with line and column where one is missing or impossible."""
+    """The rows of a table. Errors: `UserError` with line and column where one is missing or impossible."""
     rows = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
@@ -135,20 +136,20 @@ def read(path: Path) -> list[Row]:
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             for column in NEEDED:
                 if column not in reader.fieldnames:
-                    raise ValueError(f"{path} line 1: there is no column {column}; needed are {', '.join(NEEDED)}")
+                    raise UserError(f"{path} line 1: there is no column {column}; needed are {', '.join(NEEDED)}")
             for cells in reader:
                 # Spreadsheets leave commas at the end of a line, and lines of commas.
                 beyond: Any = cells.pop(None, ())  # type: ignore[call-overload]
                 if any(cell.strip() for cell in beyond) or None in cells.values():
-                    raise ValueError(f"{path} line {reader.line_num}: has not as many cells as the header")
+                    raise UserError(f"{path} line {reader.line_num}: has not as many cells as the header")
                 if any(cell.strip() for cell in cells.values()):
                     rows.append(_row(Cells(path, reader.line_num, cells)))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text; give a CSV file") from None
+        raise UserError(f"{path} is not text; give a CSV file") from None
     except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num}: {error}") from None
+        raise UserError(f"{path} line {reader.line_num}: {error}") from None
     if not rows:
-        raise ValueError(f"{path} has no rows")
+        raise UserError(f"{path} has no rows")
     return rows
 
 
@@ -265,7 +266,7 @@ def _work(cells: Cells, gpu: GPU) -> Work:
 
 
 def _check_possible(cells: Cells, gpu: GPU, precision: str) -> None:
-    """Refuse what the GPU or the planner cannot do. Errors: `ValueError` that names the column."""
+    """Refuse what the GPU or the planner cannot do. Errors: `UserError` that names the column."""
     if (precision == "fp8" and not gpu.fp8_tflops) or (precision == "bf16" and not gpu.bf16):
         raise cells.fail("precision", f"a {gpu.name} has no {precision}")
     if re.search(r"\bmoe\b|mixture|mixtral|expert", cells.text("arch").lower()):
@@ -501,7 +502,7 @@ def show_fit(rows: list[Row]) -> None:
     """Print the fitted rates of each kind of GPU, and the errors with and without each source in the fit."""
     good = [row for row in rows if row.quality == "A" and row.seconds]
     if not good:
-        raise ValueError("there are no rows of quality A with a measured step time to fit to")
+        raise UserError("there are no rows of quality A with a measured step time to fit to")
     rates = {kind: fit(good, kind) for kind in sorted({_kind(row.machine.gpu) for row in good})}
     for kind, fitted in rates.items():
         print(f"{kind}: {', '.join(f'{key}={value:.3g}' for key, value in dataclasses.asdict(fitted).items())}")
@@ -523,9 +524,9 @@ def main() -> None:
     def job() -> None:
         rows = read(Path(args.file))
         if args.out and args.fit:
-            raise ValueError("--out does not go with --fit; write predictions in a second call without --fit")
+            raise UserError("--out does not go with --fit; write predictions in a second call without --fit")
         if args.out and Path(args.out).resolve() == Path(args.file).resolve():
-            raise ValueError(f"--out {args.out} is the table itself; give another file")
+            raise UserError(f"--out {args.out} is the table itself; give another file")
         if args.fit:
             show_fit(rows)
             return

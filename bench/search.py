@@ -4,8 +4,10 @@ import json
 import os
 import time
 
-from recipes import cli, planning, search
-from recipes.recipe import ROOT, load
+from commands import cli
+from planner import planning, search
+from recipes.registry import ROOT, load
+from support.errors import UserError
 
 WANTED = 100_000
 
@@ -22,7 +24,7 @@ def main() -> None:
         recipe = load(args.recipe)
         machine = planning.cluster_machine(recipe.cluster)
         if machine is None:
-            raise ValueError(f"{recipe.name} is planned for no GPU of the catalogue; take another recipe")
+            raise UserError(f"{recipe.name} is planned for no GPU of the catalogue; take another recipe")
         free = search.space(recipe, ROOT / recipe.engine)
         judged = fitting = nodes = 0
         began = time.perf_counter()

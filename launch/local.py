@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from support.errors import UserError
+
 CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
 # What a shell acts upon in an argument that stands bare or in double quotes, and in a value in double quotes.
 ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.compile(r"[$`\"\\]")
@@ -29,26 +31,26 @@ def count_gpus() -> int:
 def world_size(hostfile: str | None, processes: int | None, most: int = 2**31) -> int:
     """How many ranks a launch will have: the hostfile's slots, else `processes`, else the GPUs up to `most`, else two.
 
-    Errors: `ValueError` where the hostfile cannot be read or `processes` is more than there are GPUs.
+    Errors: `UserError` where the hostfile cannot be read or `processes` is more than there are GPUs.
     """
     if hostfile:
         if processes:
-            raise ValueError("--processes and --hostfile exclude each other: the hostfile's slots count the processes")
+            raise UserError("--processes and --hostfile exclude each other: the hostfile's slots count the processes")
         return sum(read_hostfile(Path(hostfile)).values())
     gpus = len(visible_gpus())
     if processes is None:
         return min(gpus, most) or CPU_PROCESSES
     if processes < 1:
-        raise ValueError(f"--processes is {processes}; it must be at least 1")
+        raise UserError(f"--processes is {processes}; it must be at least 1")
     if gpus and processes > gpus:
-        raise ValueError(f"--processes is {processes} but {gpus} GPUs are visible here; give at most {gpus}")
+        raise UserError(f"--processes is {processes} but {gpus} GPUs are visible here; give at most {gpus}")
     return processes
 
 
 def visible_gpus() -> list[str]:
     """The indices of the GPUs that a run here may use: all, or those that `CUDA_VISIBLE_DEVICES` lists.
 
-    A machine without GPUs has none, whatever the variable says. Errors: `ValueError` where the variable names a GPU by
+    A machine without GPUs has none, whatever the variable says. Errors: `UserError` where the variable names a GPU by
     its UUID or as a MIG slice (the deepspeed launcher 0.19.8 would drop the variable and take the first board), or one
     that this machine does not have.
     """
@@ -59,12 +61,12 @@ def visible_gpus() -> list[str]:
     hidden = chosen == ["-1"]
     if not hidden and not all(name.isdigit() for name in chosen):
         name = next(name for name in chosen if not name.isdigit())
-        raise ValueError(
+        raise UserError(
             f"{CHOSEN} names {name}, and the deepspeed launcher knows GPUs by their index only; set {CHOSEN} to "
             "indices as nvidia-smi -L lists them, with CUDA_DEVICE_ORDER=PCI_BUS_ID"
         )
     if not hidden and len(chosen) != count:
-        raise ValueError(
+        raise UserError(
             f"{CHOSEN} is {','.join(chosen)}, of which this machine has {count}; list GPUs that nvidia-smi -L shows, "
             "each once"
         )
@@ -74,12 +76,12 @@ def visible_gpus() -> list[str]:
 def read_hostfile(path: Path) -> dict[str, int]:
     """Hosts and their slots, in DeepSpeed's form: `worker-1 slots=8`, a line each; `#` starts a comment.
 
-    Errors: `ValueError` with file and line.
+    Errors: `UserError` with file and line.
     """
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise ValueError(f"hostfile {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"hostfile {path} cannot be read: {error.strerror}") from None
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         words = line.split("#")[0].split()
@@ -87,12 +89,12 @@ def read_hostfile(path: Path) -> dict[str, int]:
             continue
         slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
         if not slots.isdigit() or int(slots) < 1:
-            raise ValueError(f"hostfile {path} line {number}: {line!r}; write it as: worker-1 slots=8")
+            raise UserError(f"hostfile {path} line {number}: {line!r}; write it as: worker-1 slots=8")
         if words[0] in hosts:
-            raise ValueError(f"hostfile {path} line {number}: host {words[0]} stands twice; remove one")
+            raise UserError(f"hostfile {path} line {number}: host {words[0]} stands twice; remove one")
         hosts[words[0]] = int(slots)
     if not hosts:
-        raise ValueError(f"hostfile {path} names no host; write a line such as: worker-1 slots=8")
+        raise UserError(f"hostfile {path} names no host; write a line such as: worker-1 slots=8")
     return hosts
 
 
@@ -113,11 +115,11 @@ def check_remote(arguments: list[str]) -> None:
     """Refuse what the shells of other machines would change or run: DeepSpeed 0.19.8 quotes arguments and variables
     with double quotes or not at all, `$(command)` and passwords with a `$` among them.
 
-    Errors: `ValueError` that names the argument, the variable, or the line of `.deepspeed_env`.
+    Errors: `UserError` that names the argument, the variable, or the line of `.deepspeed_env`.
     """
     for argument in arguments:
         if found := ACTIVE_IN_ARGUMENTS.search(argument):
-            raise ValueError(
+            raise UserError(
                 f"{argument} holds {found[0]!r}, which a shell on the other machines would act upon; take it out"
             )
     values = {f"${name}": value for name, value in os.environ.items() if name.startswith(SENT_ALONG)}
@@ -126,7 +128,7 @@ def check_remote(arguments: list[str]) -> None:
         values |= {f"{file} line {number}": line for number, line in enumerate(lines, start=1)}
     for place, value in values.items():
         if found := ACTIVE_IN_VALUES.search(value):
-            raise ValueError(
+            raise UserError(
                 f"{place} holds {found[0]!r}, which a shell on the other machines would act upon; take it out, or "
                 "set the variable on each machine"
             )

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from support.errors import UserError
+
 OBJECTIVES = ("causal", "masked", "prefix")
 
 
@@ -36,20 +38,20 @@ class GPTConfig:
         sizes = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "vocab_size", "vocab_multiple")
         for name in (*sizes, "ffn_hidden_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         if self.hidden_size % self.num_attention_heads:
             below = self.hidden_size - self.hidden_size % self.num_attention_heads
             nearest = [size for size in (below, below + self.num_attention_heads) if size > 0]
-            raise ValueError(
+            raise UserError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_attention_heads "
                 f"{self.num_attention_heads}; the nearest sizes that are: {', '.join(map(str, nearest))}"
             )
         if self.objective not in OBJECTIVES:
-            raise ValueError(f"model.objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}")
+            raise UserError(f"model.objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}")
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.dropout is {self.dropout}; it must be in [0, 1)")
+            raise UserError(f"model.dropout is {self.dropout}; it must be in [0, 1)")
         if not 0.0 < self.init_method_std < math.inf:
-            raise ValueError(f"model.init_method_std is {self.init_method_std}; it must be positive and finite")
+            raise UserError(f"model.init_method_std is {self.init_method_std}; it must be positive and finite")
 
     @property
     def head_size(self) -> int:

@@ -64,7 +64,7 @@ class Grid:
 def make_grid(layout: Layout) -> Grid:
     """Lay the ranks of the running process group out, and make the groups; collective.
 
-    Errors: `ValueError` where the layout does not divide the world.
+    Errors: `UserError` where the layout does not divide the world.
     """
     world, rank = dist.get_world_size(), dist.get_rank()
     dp, tp, pp, ulysses = layout.data_degree(world), layout.tp, layout.pp, layout.ulysses

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.layers import Norm
+from support.errors import UserError
 
 NAMES = {
     "embed.weight": "wte.weight",
@@ -45,7 +46,7 @@ def to_hf(model: GPT, entries: int, end_of_document: int, pad: int) -> GPT2LMHea
     """
     config = model.config
     if config.objective != "causal":
-        raise ValueError(f"a model of the {config.objective} objective has no GPT-2 form: its attention is not causal")
+        raise UserError(f"a model of the {config.objective} objective has no GPT-2 form: its attention is not causal")
     hf = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=entries,
@@ -76,7 +77,7 @@ def to_hf(model: GPT, entries: int, end_of_document: int, pad: int) -> GPT2LMHea
 def from_hf(hf: GPT2LMHeadModel, vocab_multiple: int = 128) -> GPT:
     """A `GPT2LMHeadModel` as our model, fp32.
 
-    Errors: `ValueError` where it is a variant of GPT-2 that this model is not.
+    Errors: `UserError` where it is a variant of GPT-2 that this model is not.
     """
     config = _config_from_hf(hf.config, vocab_multiple)
     model = GPT(config)
@@ -98,7 +99,7 @@ def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
     }
     for key, value in wanted.items():
         if getattr(hf, key, value) != value:
-            raise ValueError(f"cannot convert a GPT-2 with {key}={getattr(hf, key)!r}; this model has {value!r}")
+            raise UserError(f"cannot convert a GPT-2 with {key}={getattr(hf, key)!r}; this model has {value!r}")
     return GPTConfig(
         num_layers=hf.n_layer,
         hidden_size=hf.n_embd,

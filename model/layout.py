@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from model.config import GPTConfig
+from support.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Layout:
     def __post_init__(self) -> None:
         for name in ("tp", "pp", "ulysses"):
             if getattr(self, name) < 1:
-                raise ValueError(f"layout.{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"layout.{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def ranks_per_replica(self) -> int:
@@ -37,19 +38,19 @@ class Layout:
         return self.tp * self.pp * self.ulysses
 
     def data_degree(self, world_size: int) -> int:
-        """Copies of the model that `world_size` ranks hold. Errors: `ValueError` with the nearest sizes that divide."""
+        """Copies of the model that `world_size` ranks hold. Errors: `UserError` with the nearest sizes that divide."""
         each = self.ranks_per_replica
         if world_size % each:
             below = world_size - world_size % each
             nearest = [str(size) for size in (below, below + each) if size]
-            raise ValueError(
+            raise UserError(
                 f"layout tp {self.tp} x pp {self.pp} x ulysses {self.ulysses} = {each} does not divide {world_size} "
                 f"ranks; the nearest numbers of ranks that it does: {', '.join(nearest)}"
             )
         return world_size // each
 
     def check(self, model: GPTConfig) -> None:
-        """Refuse a model that cannot be cut this way. Errors: `ValueError` with the nearest degrees that can."""
+        """Refuse a model that cannot be cut this way. Errors: `UserError` with the nearest degrees that can."""
         cuts = {
             "model.num_attention_heads": (model.num_attention_heads, self.tp * self.ulysses, "tp x ulysses"),
             "model.ffn_hidden_size": (model.ffn_hidden_size, self.tp, "tp"),
@@ -60,14 +61,14 @@ class Layout:
             if size % degree:
                 possible = [d for d in range(1, size + 1) if size % d == 0]
                 nearest = sorted(sorted(possible, key=lambda d: abs(d - degree))[:2])
-                raise ValueError(
+                raise UserError(
                     f"{what} {size} does not divide by {name} degree {degree}; the nearest degrees that it does: "
                     f"{', '.join(map(str, nearest))}"
                 )
         if self.pp > model.num_layers:
-            raise ValueError(f"layout.pp {self.pp} is more than model.num_layers {model.num_layers}; use at most that")
+            raise UserError(f"layout.pp {self.pp} is more than model.num_layers {model.num_layers}; use at most that")
         if self.sequence_parallel and self.tp == 1:
-            raise ValueError("layout.sequence_parallel needs layout.tp above 1: it splits over the tensor ranks")
+            raise UserError("layout.sequence_parallel needs layout.tp above 1: it splits over the tensor ranks")
 
     @property
     def _sequence_cuts(self) -> int:

@@ -38,6 +38,6 @@ RECIPE = Recipe(
 )
 
 if __name__ == "__main__":
-    from recipes.pretrain import main
+    from commands.pretrain import main
 
     main(RECIPE)

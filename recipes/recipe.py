@@ -5,18 +5,14 @@ A recipe is a frozen declaration, checked when it is built. It owns everything a
 """
 
 import dataclasses
-import difflib
-import importlib
 import math
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any, ClassVar
 
 from model.config import GPTConfig
 from model.layout import Layout
+from support.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an error
 
 
@@ -57,21 +53,21 @@ class Data:
     def __post_init__(self) -> None:
         weights = [part.weight for part in self.parts]
         if not weights:
-            raise ValueError("data.corpus is an empty blend; name at least one corpus")
+            raise UserError("data.corpus is an empty blend; name at least one corpus")
         if any(weights) and not all(0 < weight < math.inf for weight in weights):
             part = next(part for part in self.parts if not 0 < part.weight < math.inf)
-            raise ValueError(
+            raise UserError(
                 f"data.corpus: the weight of {part.corpus} is {part.weight}; give every part a weight above 0, or none"
             )
         if not 0 < self.temperature < math.inf or (any(weights) and self.temperature != 1):
-            raise ValueError(
+            raise UserError(
                 f"data.temperature is {self.temperature}; it must be above 0, and goes with a blend without weights"
             )
         if not 0 < self.masked_share <= 1:
-            raise ValueError(f"data.masked_share is {self.masked_share}; it must be above 0 and at most 1")
+            raise UserError(f"data.masked_share is {self.masked_share}; it must be above 0 and at most 1")
         shares = (self.masked_to_mask, self.masked_to_random)
         if not (min(shares) >= 0 and sum(shares) <= 1 + 1e-9):
-            raise ValueError(
+            raise UserError(
                 f"data.masked_to_mask is {shares[0]} and data.masked_to_random {shares[1]}; each must be at least 0, "
                 "their sum at most 1"
             )
@@ -100,12 +96,12 @@ class AdamW:
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"optimizer.lr is {self.lr}; it must be positive")
+            raise UserError(f"optimizer.lr is {self.lr}; it must be positive")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas are {self.betas}; each must be in [0, 1)")
+            raise UserError(f"optimizer.betas are {self.betas}; each must be in [0, 1)")
         for name in ("eps", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0")
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -120,14 +116,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_tokens < self.decay_tokens:
-            raise ValueError(
+            raise UserError(
                 f"schedule.warmup_tokens {self.warmup_tokens} must be at least 0 and below schedule.decay_tokens "
                 f"{self.decay_tokens}"
             )
         if self.train_tokens < 1:
-            raise ValueError(f"schedule.train_tokens is {self.train_tokens}; it must be at least 1")
+            raise UserError(f"schedule.train_tokens is {self.train_tokens}; it must be at least 1")
         if not 0 <= self.min_lr_ratio <= 1:
-            raise ValueError(f"schedule.min_lr_ratio is {self.min_lr_ratio}; it must be from 0 to 1")
+            raise UserError(f"schedule.min_lr_ratio is {self.min_lr_ratio}; it must be from 0 to 1")
 
     def lr_ratio(self, tokens: int) -> float:
         """Learning rate after `tokens` tokens, as a share of the peak."""
@@ -155,13 +151,13 @@ class Batch:
     def __post_init__(self) -> None:
         for name in ("global_batch", "micro_batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"batch.{name} is {getattr(self, name)}; it must be at least 1")
         ramp = (self.ramp_start, self.ramp_increment, self.ramp_samples)
         if any(ramp):
             if min(ramp) < 1:
-                raise ValueError("a batch-size ramp needs batch.ramp_start, ramp_increment and ramp_samples above 0")
+                raise UserError("a batch-size ramp needs batch.ramp_start, ramp_increment and ramp_samples above 0")
             if self.ramp_start >= self.global_batch or (self.global_batch - self.ramp_start) % self.ramp_increment:
-                raise ValueError(
+                raise UserError(
                     f"the batch-size ramp does not reach batch.global_batch {self.global_batch} from ramp_start "
                     f"{self.ramp_start} in steps of ramp_increment {self.ramp_increment}"
                 )
@@ -190,7 +186,7 @@ class Cluster:
     def __post_init__(self) -> None:
         for name in ("nodes", "gpus_per_node"):
             if getattr(self, name) < 1:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def world_size(self) -> int:
@@ -212,7 +208,7 @@ class Intervals:
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             if getattr(self, entry.name) < 1:
-                raise ValueError(f"intervals.{entry.name} is {getattr(self, entry.name)}; it must be at least 1")
+                raise UserError(f"intervals.{entry.name} is {getattr(self, entry.name)}; it must be at least 1")
 
     @property
     def final_samples(self) -> int:
@@ -243,24 +239,24 @@ class Recipe:
         self.layout.check(self.model)
         total = sum(part.weight for part in self.data.parts)
         if total and not any(math.isclose(total, whole, rel_tol=1e-5) for whole in (1, self.schedule.train_tokens)):
-            raise ValueError(
+            raise UserError(
                 f"data.corpus: the weights of the blend add up to {total:.10g}; make them add up to 1, or as tokens of "
                 f"each part to schedule.train_tokens {self.schedule.train_tokens}"
             )
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
+            raise UserError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
         masks = {
             "model.objective prefix": self.model.objective == "prefix",
             "data.separate_documents": self.data.separate_documents,
         }
         asked = [name for name, wanted in masks.items() if wanted]
         if asked and (self.layout.pp > 1 or self.layout.ulysses > 1):
-            raise ValueError(
+            raise UserError(
                 f"{asked[0]} does not go with layout.pp or layout.ulysses above 1: masks are not handed from rank to "
                 "rank; use tensor and data parallelism"
             )
         if len(asked) > 1:
-            raise ValueError("data.separate_documents does not go with model.objective prefix; switch one of them off")
+            raise UserError("data.separate_documents does not go with model.objective prefix; switch one of them off")
 
     @property
     def tokens_per_step(self) -> int:
@@ -302,112 +298,3 @@ def steps_for(samples: int, batch: Batch, consumed: int = 0) -> int:
         taken = max(0, -(-(end - consumed) // size))
         consumed, steps = consumed + taken * size, steps + taken
     return steps + max(0, -(-(samples - consumed) // batch.global_batch))
-
-
-def names() -> list[str]:
-    """All recipes, smallest first."""
-    found = [path.stem for path in (ROOT / "recipes").glob("gpt_*.py")]
-    return sorted(found, key=lambda name: load(name).model.num_parameters)
-
-
-def load(name: str) -> Recipe:
-    """The recipe of that name; `345m` is short for `gpt_345m`. Errors: `ValueError` that names the nearest."""
-    stem = name.removeprefix("recipes.").removesuffix(".py").replace(".", "_")
-    stem = stem if stem.startswith("gpt_") else f"gpt_{stem}"
-    if not (ROOT / "recipes" / f"{stem}.py").is_file():
-        known = names()
-        close = difflib.get_close_matches(stem, known, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no recipe {name!r}; {hint}")
-    recipe: Recipe = importlib.import_module(f"recipes.{stem}").RECIPE
-    return recipe
-
-
-def from_dict(values: dict[str, Any], where: str) -> Recipe:
-    """Build a recipe from its JSON form. Errors: `ValueError` of one line that names field and reason."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(Recipe).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        # Checks of our own name their field; pydantic's do not.
-        raise ValueError(
-            f"{where}: {message}" if first["type"] == "value_error" else f"{where}: {place}: {message}"
-        ) from None
-
-
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Apply `section.field=value` settings. Errors: `ValueError` that names the nearest field."""
-    values = dataclasses.asdict(recipe)
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting}: write section.field=value, for example --set model.num_layers=4")
-        section, _, key = path.strip().rpartition(".")
-        holder = values.get(section) if section else values
-        described = path in ("name", "source", "status")
-        if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict) or described:
-            known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
-            close = difflib.get_close_matches(path, known, n=2, cutoff=0.4)
-            raise ValueError(f"--set {setting}: there is no field {path}; did you mean {' or '.join(close or known)}?")
-        own = {"data.corpus": _corpus, "data.clean": _stages}.get(path)
-        holder[key] = own(value) if own else _parsed(holder[key], value.strip(), setting)
-        if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
-            values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
-    return from_dict(values, "--set")
-
-
-def spelled(corpus: str | tuple[Part, ...]) -> str:
-    """A corpus or a blend as `--set data.corpus=…` takes it."""
-    if isinstance(corpus, str):
-        return corpus
-    return ",".join(f"{part.corpus}={part.weight:.15g}" if part.weight else part.corpus for part in corpus)
-
-
-def _corpus(text: str) -> Any:
-    """`a` is a corpus, `a=0.7,b=0.3` a blend of two with their weights, `a,b` one without."""
-    parts: list[dict[str, Any]] = []
-    for piece in text.strip().split(","):
-        name, _, weight = piece.rpartition("=")
-        try:
-            parts.append({"corpus": name.strip(), "weight": float(weight)})
-        except ValueError:
-            parts.append({"corpus": piece.strip()})
-    return parts[0]["corpus"] if len(parts) == 1 and "weight" not in parts[0] else parts
-
-
-def _stages(text: str) -> Any:
-    return [stage.strip() for stage in text.split(",") if stage.strip()]
-
-
-def _parsed(old: Any, text: str, setting: str) -> Any:
-    """A setting's value in the type of the one it replaces."""
-    if isinstance(old, (tuple, list)):
-        return [_parsed(0.0, part, setting) for part in text.strip("()[]").split(",")]
-    if isinstance(old, bool):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"--set {setting}: {text!r} is neither true nor false")
-        return text.lower() == "true"
-    if isinstance(old, int):
-        return _whole(text, setting)
-    if isinstance(old, float):
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"--set {setting}: {text!r} is not a number") from None
-    return text
-
-
-def _whole(text: str, setting: str) -> int:
-    """A whole number to its last digit, also as 3e9 or 1_000: a float would round what has more than 15 digits."""
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal("nan")
-    # No field holds more than 2^63; without a bound 1e999999999 would be written out.
-    if not number.is_finite() or number.adjusted() > 18 or number % 1:
-        raise ValueError(f"--set {setting}: {text!r} is not a whole number of at most 19 digits")
-    return int(number)

@@ -60,7 +60,7 @@ def _rank(rank: int, world: int, port: int, queue: Any, function: Callable[[], A
     try:
         import torch
 
-        from model.engine import start_process_group
+        from model.engine.engine import start_process_group
 
         torch.set_num_threads(1)
         start_process_group()

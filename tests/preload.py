@@ -5,7 +5,9 @@ import deepspeed.runtime.pipe.engine
 import deepspeed.runtime.zero.muon.muon_optimizer  # takes four seconds, most of a small test
 import deepspeed.runtime.zero.stage3
 
-from model import checkpoint, engine, pipeline
+from model import pipeline
+from model.checkpoint import write as checkpoint
+from model.engine import engine
 
 __all__ = ["checkpoint", "deepspeed", "engine", "pipeline"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.data import Tokenising
-from data import tokenisers
+from data.tokens import tokenisers
 
 
 def test_a_command_that_fails_is_not_timed(tmp_path: Path) -> None:

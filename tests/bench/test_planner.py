@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bench import planner
-from launch.hardware import GIGA
-from model.memory import peak_bytes
+from planner.hardware import GIGA
+from planner.memory import peak_bytes
 
 Table = Callable[..., Path]
 GOOD = {

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.blend import FINEST, Blend, shares
+from data.samples.blend import FINEST, Blend, shares
 
 MTNLG = [14336, 19336, 5689, 2897, 4771, 873, 1007, 208, 9446, 1359, 1588, 13017, 15652, 8962, 859]
 

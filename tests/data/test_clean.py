@@ -13,11 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from data import clean as cleaning
-from data.clean import ABOUT, clean
-from data.corpora import documents
-from data.stages import DEFAULT, Settings
-from recipes.recipe import ROOT
+from data.cleaning import clean as cleaning
+from data.cleaning.clean import ABOUT, clean
+from data.cleaning.stages import DEFAULT, Settings
+from data.corpus.corpora import documents
+from recipes.registry import ROOT
 
 ALL = ("default", "language:en", "near:0.8")
 

@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from data import corpora, fetch, hub
-from data.corpora import CORPORA, VALIDATION_PLAYS, Document, documents, hold_out_end, html_text, plain_text, split_of
-from data.fetch import fetch_wheel
-from data.hub import Hub
-from data.sources import Problems
+from data.corpus import corpora, fetch, hub
+from data.corpus.corpora import (
+    CORPORA,
+    VALIDATION_PLAYS,
+    Document,
+    documents,
+    hold_out_end,
+    html_text,
+    plain_text,
+    split_of,
+)
+from data.corpus.fetch import fetch_wheel
+from data.corpus.hub import Hub
+from data.corpus.sources import Problems
 
 
 def test_shakespeare_is_38_plays_of_plain_text() -> None:

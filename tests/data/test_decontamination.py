@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from data.decontamination import LEAST_PIECE, MARGIN, Evaluation, Overlap, cut, summary
-from data.ngrams import ngram_hashes, word_hashes
-from data.sources import Document
+from data.cleaning.decontamination import LEAST_PIECE, MARGIN, Evaluation, Overlap, cut, summary
+from data.cleaning.ngrams import ngram_hashes, word_hashes
+from data.corpus.sources import Document
 
 QUESTION = [f"question{i}" for i in range(13)]
 NONE = np.empty(0, np.uint64)

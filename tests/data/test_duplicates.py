@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import xxhash
 
-from data import duplicates, ngrams
-from data.duplicates import BANDS, ROWS, first_equal, first_similar, join, signatures, similarity
-from data.ngrams import ngram_hashes, word_hashes, word_spans
+from data.cleaning import duplicates, ngrams
+from data.cleaning.duplicates import BANDS, ROWS, first_equal, first_similar, join, signatures, similarity
+from data.cleaning.ngrams import ngram_hashes, word_hashes, word_spans
 
 
 def text(*numbers: int) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import encode, tokenisers
-from data.encode import Gigatoken, Judge, Tokens, choose
+from data.tokens import encode, tokenisers
+from data.tokens.encode import Gigatoken, Judge, Tokens, choose
 
 TEXTS = [
     "the cat sat on the mat, the rat sat on the cat. " * 20,

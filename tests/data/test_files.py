@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.corpora import documents, split_of
-from data.files import local_files
+from data.corpus.corpora import documents, split_of
+from data.corpus.files import local_files
 
 TEXTS = ["one", "two", "three"]
 

@@ -6,8 +6,8 @@ import ftfy
 import numpy as np
 import pytest
 
-from data import filters
-from data.filters import c4, gopher_quality, gopher_repetition, language, repair, repeated_ngrams
+from data.cleaning import filters
+from data.cleaning.filters import c4, gopher_quality, gopher_repetition, language, repair, repeated_ngrams
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

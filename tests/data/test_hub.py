@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-from data import hub
-from data.corpora import CORPORA, documents
-from data.hub import Hub, hub_pieces
-from data.sources import Problems, read_pieces
+from data.corpus import hub
+from data.corpus.corpora import CORPORA, documents
+from data.corpus.hub import Hub, hub_pieces
+from data.corpus.sources import Problems, read_pieces
 
 
 @pytest.fixture

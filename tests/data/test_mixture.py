@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.mixture import Mixture, PreparedPart, reopened
-from data.prepare import prepare, shared_tokeniser
+from data.samples.mixture import Mixture, PreparedPart, reopened
+from data.tokens.prepare import prepare, shared_tokeniser
 
 
 @pytest.fixture(scope="module")

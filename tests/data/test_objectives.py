@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.objectives import Masking, causal, documents, masked, prefix
+from data.samples.objectives import Masking, causal, documents, masked, prefix
 
 SAMPLES = np.arange(1, 67).reshape(2, 33)
 POSITIONS = np.array([10, 11])

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import prepare, sources, tasks, tokenisers
-from data.prepare import Options, OthersUnfinished
-from data.shards import ShardWriter
-from data.tasks import Progress
+from data.corpus import sources
+from data.tokens import prepare, tasks, tokenisers
+from data.tokens.prepare import Options, OthersUnfinished
+from data.tokens.shards import ShardWriter
+from data.tokens.tasks import Progress
 from tests.data.test_tokenisers import with_gap
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.sampling import BlendedStream, SampleOrder, TokenStream, shuffled, windows
-from data.shards import Shards
+from data.samples.sampling import BlendedStream, SampleOrder, TokenStream, shuffled, windows
+from data.tokens.shards import Shards
 from tests.data.test_shards import write as write_shard
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.shards import Shard, Shards, ShardWriter, digest, token_dtype
+from data.tokens.shards import Shard, Shards, ShardWriter, digest, token_dtype
 
 
 def write(prefix: Path, documents: list[list[int]], vocab_size: int = 1000) -> Shard:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import sources
-from data.corpora import documents
-from data.sources import Problems, file_pieces, piece_bytes, read_pieces
+from data.corpus import sources
+from data.corpus.corpora import documents
+from data.corpus.sources import Problems, file_pieces, piece_bytes, read_pieces
 
 TEXTS = ["First, a text.\nOf two lines.", "Second: ünïcödé, 漢字.", "Third."]
 

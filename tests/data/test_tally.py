@@ -1,7 +1,7 @@
 import itertools
 import json
 
-from data.tally import SAMPLES, Count, Tally, size
+from data.cleaning.tally import SAMPLES, Count, Tally, size
 
 
 def tally(names: range) -> Tally:

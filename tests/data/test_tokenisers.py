@@ -5,9 +5,9 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from data import tokenisers
-from data.encode import TRIALS
-from data.tokenisers import LONGEST_WORD, training_words
+from data.tokens import tokenisers
+from data.tokens.encode import TRIALS
+from data.tokens.tokenisers import LONGEST_WORD, training_words
 
 TEXT = ["the cat sat on the mat, the rat sat on the cat. " * 20, "Ünïcödé and 漢字 and \x00 and 🙂"]
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from launch.hardware import CATALOGUE, find
+from planner.hardware import CATALOGUE, find
 
 
 @pytest.mark.parametrize(("spelt", "name"), [

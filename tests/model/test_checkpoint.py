@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from model import checkpoint
-from model.engine import Trainer
+from model.checkpoint import write as checkpoint
+from model.engine.engine import Trainer
 from model.layout import Layout
 from tests.distributed import run_ranks
 from tests.model import training

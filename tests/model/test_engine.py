@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.engine import Batch, evaluate, initialize, set_global_batch, set_learning_rate
+from model.engine.engine import Batch, evaluate, initialize, set_global_batch, set_learning_rate
 from model.grid import make_grid
 from model.layout import Layout
 from model.loss import token_losses

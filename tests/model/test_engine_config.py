@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from model import engine_config, schedulers
-from recipes.recipe import ROOT
+from model.engine import config as engine_config
+from model.engine import schedulers
+from recipes.registry import ROOT
 
 VALUES = {
     "train_batch_size": 16,

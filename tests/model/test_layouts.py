@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from data import objectives
-from model.engine import Batch, StepResult, build, train_step
+from data.samples import objectives
+from model.engine.engine import Batch, StepResult, build, train_step
 from model.layout import Layout, stage_boundaries
 from model.parallel import slice_of
-from recipes.recipe import load
+from recipes.registry import load
 from tests.distributed import run_ranks
 from tests.model import training
 from tests.model.training import Reference, run_engine, run_plain

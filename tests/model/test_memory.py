@@ -9,8 +9,8 @@ import pytest
 
 from model.config import GPTConfig
 from model.layout import Layout
-from model.memory import block_bytes, checkpoint_bytes, in_flight, peak_bytes, rank_bytes
-from model.work import Work, work
+from planner.memory import block_bytes, checkpoint_bytes, in_flight, peak_bytes, rank_bytes
+from planner.work import Work, work
 
 # 22B, 175B, 530B, 1T of Korthikanti et al. 2022, table 3.
 MODELS = {
@@ -159,7 +159,7 @@ def test_recomputation_is_what_the_engine_reads(section: dict, full: float, sele
     engine = {"activation_checkpointing": section, "train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
     step = work(model, Layout(), engine, 1)
     assert (step.full, step.selective) == (full, selective)
-    from model.engine import recomputed_blocks
+    from model.engine.engine import recomputed_blocks
 
     blocks = recomputed_blocks(section, 5)
     assert (blocks.count("full") / 5, blocks.count("selective") / 5) == (full, selective)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import checkpoint, engine_config
-from model.engine import check_device
+from model.checkpoint import write as checkpoint
+from model.engine import config as engine_config
+from model.engine.engine import check_device
 from tests.distributed import run_ranks
 from tests.model import training
 

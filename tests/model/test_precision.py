@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import precision
-from model.engine_config import fp32_json, read
-from recipes.recipe import ROOT
+from model.engine import precision
+from model.engine.config import fp32_json, read
+from recipes.registry import ROOT
 
 SECONDS = {torch.float32: 2e-4, torch.bfloat16: 48e-4, torch.float16: 1e-4}
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from model import engine_config
-from model.engine import LossScaleFloorError, build, check_device, initialize
+from model.engine import config as engine_config
+from model.engine.engine import LossScaleFloorError, build, check_device, initialize
 from model.grid import make_grid
 from model.layout import Layout
 from tests.distributed import run_ranks
@@ -73,7 +73,7 @@ def test_half_precision_without_zero_forgets_which_parameters_are_slices() -> No
 
 
 def worst_loss(name: str, layout: Layout, pipeline: dict[str, Any] | None, stage: int) -> float:
-    from model import engine
+    from model.engine import engine
 
     kept = engine.initialize
     world = torch.distributed.get_world_size()

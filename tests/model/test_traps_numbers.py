@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from model import engine_config
+from model.engine import config as engine_config
 from model.layout import Layout
-from recipes.recipe import ROOT
+from recipes.registry import ROOT
 from tests.distributed import run_ranks
 from tests.model import alone, training
 from tests.model.test_engine_config import VALUES

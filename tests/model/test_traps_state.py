@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from model import checkpoint, engine_config
+from model.checkpoint import write as checkpoint
+from model.engine import config as engine_config
 from tests.distributed import run_ranks
 from tests.model import alone, training
 

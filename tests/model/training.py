@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import engine_config
 from model.config import GPTConfig
-from model.engine import Batch, StepResult, Trainer, build, train_step
+from model.engine import config as engine_config
+from model.engine.engine import Batch, StepResult, Trainer, build, train_step
 from model.gpt import GPT
 from model.init import init_weights
 from model.layout import Layout
 from model.loss import token_losses
-from recipes.recipe import ROOT
+from recipes.registry import ROOT
 
 CONFIG = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=4, seq_length=32, vocab_size=500)
 DEEP = dataclasses.replace(CONFIG, num_layers=4)  # for four stages

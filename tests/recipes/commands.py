@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipes.recipe import ROOT
+from recipes.registry import ROOT
 
 TEXT = "the king shall come and go with all his men to see what may be done for love or war"
 WORDS = TEXT.split()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data import tokenisers
+from data.tokens import tokenisers
+from inference import evaluate, export
 from model.gpt import GPT
 from model.init import init_weights
-from recipes import evaluate, export
-from recipes.recipe import ROOT, load, override
+from recipes.registry import ROOT, load
+from recipes.settings import override
 
 WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
 ROOM = 4096  # entries that the model has room for, many times the tokeniser's

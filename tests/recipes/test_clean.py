@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from data.sources import SPLITS
+from data.corpus.sources import SPLITS
 from tests.data.test_clean import prose, write
 from tests.recipes.commands import fail, small, succeed
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from recipes import cli
-from recipes.recipe import ROOT
+from commands import cli
+from recipes.registry import ROOT
 
 NOISY = """
 import logging, os, subprocess, sys

@@ -7,15 +7,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from data import prepare, tokenisers
-from data.mixture import Mixture, PreparedPart
+from data.samples.mixture import Mixture, PreparedPart
+from data.tokens import prepare, tokenisers
+from inference import evaluate
+from inference.evaluate import Text, Vocabulary, mean_loss, text_of
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.init import init_weights
 from model.loss import token_losses
-from recipes import evaluate
-from recipes.evaluate import Text, Vocabulary, mean_loss, text_of
-from recipes.report import bits_per_byte
+from run.report import bits_per_byte
 from tests.recipes.conftest import WORDS
 
 END, ENTRIES = 3, 40

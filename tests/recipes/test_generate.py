@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from data import tokenisers
+from data.tokens import tokenisers
+from inference import generate
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.huggingface import to_hf
-from recipes import generate
 from tests.data.test_tokenisers import with_gap
 from tests.recipes.conftest import WORDS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.recipe import ROOT, names
+from recipes.registry import ROOT, names
 
 ROOMS = ("recipes", "model", "data", "launch")
 HEAVY = ("torch", "deepspeed", "transformers", "datasets")
@@ -41,7 +41,7 @@ def test_rooms_import_no_sibling(room: str) -> None:
 
 def test_deepspeed_is_imported_in_few_places() -> None:
     found = {str(p.relative_to(ROOT)) for p in SOURCES if any(i.split(".")[0] == "deepspeed" for i in imports(p))}
-    assert {path for path in found if not path.startswith("tests/")} == {"model/engine.py", "model/pipeline.py"}
+    assert {path for path in found if not path.startswith("tests/")} == {"model/engine/engine.py", "model/pipeline.py"}
 
 
 @pytest.mark.parametrize("module", COMMANDS + [f"recipes.{name}" for name in names()])

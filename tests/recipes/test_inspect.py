@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import mixture, prepare
-from recipes import inspect
+from data import inspect
+from data.samples import mixture
+from data.tokens import prepare
 from tests.data.test_clean import write
 from tests.data.test_tokenisers import with_gap
 from tests.recipes.commands import fail, succeed
@@ -42,7 +43,7 @@ def test_parts_stand_beside_their_weights(folders: list[Path]) -> None:
 
 def test_tokens_and_lengths_are_counted(folders: list[Path]) -> None:
     values = described(folders, [1, 1])
-    from data.tokenisers import load
+    from data.tokens.tokenisers import load
 
     shards = [prepare.shards(folder, "train") for folder in folders]
     tokens = np.concatenate([each.read() for each in shards])

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from bench import planner
-from model.work import Work
-from recipes import plan, planning, search
-from recipes.recipe import ROOT, load, names, override
-from recipes.timing import step_time
-from recipes.verify import verify
+from planner import planning, ranks, search
+from planner.timing import step_time
+from planner.verify import verify
+from planner.work import Work
+from recipes.registry import ROOT, load, names
+from recipes.settings import override
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -183,7 +184,7 @@ def test_every_cluster_that_is_offered_runs() -> None:
         recipe = load(name)
         machine, path = planning.cluster_machine(recipe.cluster), ROOT / recipe.engine
         with pytest.raises(ValueError, match="nearest clusters that go with layout and batch") as told:
-            plan.check_ranks(recipe, path, world, machine, unit)
+            ranks.check_ranks(recipe, path, world, machine, unit)
         offered = re.findall(r"[\d,]+", str(told.value).rsplit("batch: ", 1)[1].split(" nodes of")[0])
         assert offered
         for count in offered:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from recipes import planning
-from recipes.recipe import ROOT, Batch, Part, Recipe, Schedule, from_dict, load, names, override, spelled
+from planner import planning
+from recipes.recipe import Batch, Part, Recipe, Schedule
+from recipes.registry import ROOT, load, names
+from recipes.settings import from_dict, override, spelled
 
 UNITS = {"M": 1e6, "B": 1e9}
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.recipe import load, names, override
-from recipes.rehearse import narrow
+from launch.rehearse import narrow
+from recipes.registry import load, names
+from recipes.settings import override
 from tests.recipes.commands import fail, succeed
 
 

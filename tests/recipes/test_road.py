@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipes.recipe import ROOT
+from recipes.registry import ROOT
 from tests.recipes.commands import command, environment, fail, metrics, run, small, succeed, write_corpus
 
 STEPS = 20

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.sampling import windows
-from model.engine import Batch
-from recipes.recipe import load, override
-from recipes.source import Ahead, Source, check_alike
+from data.samples.sampling import windows
+from model.engine.engine import Batch
+from recipes.registry import load
+from recipes.settings import override
 from tests.distributed import run_ranks
+from training.source import Ahead, Source, check_alike
 
 
 def reader(asked: list[tuple[int, int]]) -> Any:

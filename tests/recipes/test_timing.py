@@ -6,10 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from launch.hardware import GIGA, TERA, find
-from model.work import Work
-from recipes import timing
-from recipes.plan_plot import schedule
+from planner import timing
+from planner.hardware import GIGA, TERA, find
+from planner.plot import schedule
+from planner.work import Work
 
 # A machine whose rates make the arithmetic exact: every share 1, nothing costs anything besides its work.
 IDEAL = dataclasses.replace(

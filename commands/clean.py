@@ -1,0 +1,89 @@
+"""Clean a corpus: `python -m recipes.clean my/texts --out cleaned`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from commands import cli
+from data.cleaning import clean, decontamination
+from data.cleaning.stages import DEFAULT, STAGES, Settings
+from support.errors import UserError
+from support.terminal import now_and_then
+
+
+def show(report: dict[str, Any], out: Path) -> None:
+    """Print what each stage did."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "documents dropped", "changed", "MB removed", "most by the rule")
+    for stage in report["stages"]:
+        rules = sorted(stage["rules"].items(), key=lambda rule: (-rule[1], rule[0]))
+        table.add_row(
+            stage["stage"],
+            f"{stage['dropped']:,}",
+            f"{stage['changed']:,}",
+            f"{stage['bytes_removed'] / 1e6:,.2f}",
+            ", ".join(f"{rule} ({count:,})" for rule, count in rules[:2]),
+        )
+    console = Console()
+    Console(width=None if console.is_terminal else 140).print(table)
+    print(
+        f"kept {report['documents_kept']:,} documents, {report['bytes_kept'] / 1e6:,.2f} MB, of "
+        f"{report['documents_read']:,}, {report['bytes_read'] / 1e6:,.2f} MB"
+    )
+    for line in decontamination.summary(report.get("evaluation")):
+        print(line)
+    for kind, count in report["unreadable"].items():
+        print(f"skipped {count:,} times: {kind}")
+    print(f"corpus: {out}")
+    print(f"report and samples of what was dropped: {out / clean.ABOUT}")
+
+
+class Progress:
+    """One line that is written over on a terminal, a line now and then elsewhere; on stderr."""
+
+    def __init__(self) -> None:
+        self.width = 0
+        self.say = self._over if sys.stderr.isatty() else now_and_then(lambda line: print(line, file=sys.stderr))
+
+    def _over(self, line: str) -> None:
+        print(f"\r{line:{self.width}}", end="", file=sys.stderr, flush=True)
+        self.width = len(line)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self.width:
+            print(file=sys.stderr)
+
+
+def main() -> None:
+    stages = "; ".join(f"{name}: {what}" for name, what in STAGES.items())
+    parser = cli.Parser(
+        "Clean a corpus into a folder that is itself a corpus, with counts and samples of what was dropped. The same "
+        f"command goes on with what was interrupted. Stages, in the order in which they run: {stages}; "
+        f"default: {' '.join(DEFAULT)}."
+    )
+    parser.add_argument("corpus", help="a named corpus, a file, folder or glob, or a Hugging Face data set id")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the cleaned corpus; must not exist")
+    parser.add_argument("--stages", nargs="+", default=["default"], metavar="STAGE[:ARGUMENT]", help="what to do")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    args = parser.parse_args()
+
+    def job() -> Any:
+        settings = Settings(args.corpus, tuple(args.stages), args.on_error == "skip")
+        progress = Progress()
+        try:
+            report = clean.clean(settings, Path(args.out), args.workers, progress.say)
+        except KeyboardInterrupt:
+            raise UserError("stopped; the same command goes on") from None
+        finally:
+            progress.end()
+        if not args.json:
+            show(report, Path(args.out))
+        return report
+
+    cli.run_job(job, args.json)

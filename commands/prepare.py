@@ -1,0 +1,95 @@
+"""DOC"""
+
+import sys
+from typing import Any
+
+from commands import cli
+from data.corpus import corpora
+from data.corpus.sources import SPLITS
+from data.tokens import prepare
+from data.tokens.encode import ENGINES
+from recipes.registry import load
+from recipes.settings import override
+from run.prepared import Bar, Say, recipe_data
+from support.errors import UserError
+
+
+def list_corpora(quiet: bool) -> list[dict[str, Any]]:
+    """The registry; printed unless `quiet`."""
+    known: list[dict[str, Any]] = [
+        {
+            "name": corpus.name,
+            "what": corpus.description,
+            "gone": corpus.gone,
+            "from": f"hub {corpus.hub}" if corpus.hub else "fetched",
+            "size_gb": corpus.size_gb,
+            "licence": corpus.licence,
+            "fixed_by": corpus.fixed_by,
+        }
+        for corpus in corpora.CORPORA.values()
+    ]
+    if quiet:
+        return known
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table(Column("corpus", no_wrap=True), "what", "from", "GB", "licence", "fixed by")
+    for entry in known:
+        what = f"{entry['what']}. {entry['gone']}" if entry["gone"] else entry["what"]
+        size = "?" if entry["size_gb"] is None else f"{entry['size_gb']:.3g}"
+        table.add_row(entry["name"], what, entry["from"], size, entry["licence"], entry["fixed_by"])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return known
+
+
+def main() -> None:
+    parser = cli.Parser(
+        "Fetch, clean, tokenise and pack a recipe's data into shards below runs/data; a no-op when it is there. After "
+        "an interruption the same command goes on where it was."
+    )
+    parser.add_argument("recipe", nargs="?", help="for example gpt_tiny, or tiny")
+    parser.add_argument("--corpora", action="store_true", help="list the corpora known by name, and end")
+    parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--workers", type=int, default=0, help="processes that tokenise; 0 is one a core")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that share the work, without a coordinator")
+    parser.add_argument("--node", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="what encodes")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the corpora, as JSON")
+    args = parser.parse_args()
+
+    def job() -> Any:
+        if args.corpora:
+            return list_corpora(args.json)
+        if not args.recipe:
+            raise UserError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
+        say: Say = (lambda line: None) if args.json else print
+        bar = Bar(say, live=sys.stdout.isatty())
+        report = None if args.json else bar
+        skip = args.on_error == "skip"
+        options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)
+        recipe = override(load(args.recipe), args.settings)
+        try:
+            described = recipe_data(recipe, say, options).described
+        except prepare.OthersUnfinished as state:
+            print(state)
+            return {"unfinished": str(state)}
+        finally:
+            bar.stop()
+        if args.json:
+            return described
+        total = sum(part["share"] for part in described["parts"])
+        for part in described["parts"]:
+            for split in SPLITS:
+                facts = part[split]
+                if facts["tokens"]:
+                    print(
+                        f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
+                        f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+                    )
+            share = part["share"] / total
+            epochs = share * recipe.schedule.train_tokens / part["train"]["tokens"]
+            print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
+        return described
+
+    cli.run_job(job, args.json)

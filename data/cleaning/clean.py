@@ -1,0 +1,482 @@
+"""From a corpus to a cleaner one: a folder of JSON lines that is itself a corpus.
+
+A cleaned folder holds `part-*.jsonl.zst` and, in `_cleaning/`, `report.json` and for every stage a sample of what it
+dropped. The work goes in three walks: every document by itself, in parts that processes share; then duplicates and
+common n-grams among the fingerprints of all; then the parts again, without what is to go. What it does depends on
+neither the number of processes nor on how often it was interrupted: finished parts are not done again.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from data.cleaning import decontamination, duplicates, filters
+from data.cleaning.ngrams import Hashes, word_hashes
+from data.cleaning.stages import Settings
+from data.cleaning.tally import Count, Tally, size
+from data.corpus import corpora
+from data.corpus.sources import Document, Piece, Problems, read_pieces
+from support.errors import UserError
+from support.terminal import Say, now_and_then
+from support.workers import processes
+
+ABOUT, WORK = "_cleaning", "_work"  # readers of a corpus leave out names that begin with an underscore or a dot
+PART_CHARACTERS = 16_000_000  # of a part, or one longer document
+
+
+def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda line: None) -> dict[str, Any]:
+    """Clean a corpus into the folder `out`, which appears when it is whole; return its report.
+
+    An interrupted call leaves `<out>.partial`, and the same call goes on with it. Memory: of each process some
+    fifteen times `PART_CHARACTERS`, and where the corpus is read two of that for each process besides; with near
+    duplicates 80 bytes a document (and 500 on disk, for the time).
+    Errors: `UserError` where input or output will not do, or nothing is left.
+    """
+    if workers < 1:
+        raise UserError(f"{workers} processes cannot clean; give at least 1")
+    if out.exists():
+        raise UserError(f"{out} exists; remove it or give another folder")
+    corpus, against = _inputs(settings)
+    problems = Problems(bool(settings.skip))
+    _check_apart(settings.corpus, out)
+    for cache in (_evaluation, _common, _names):
+        cache.cache_clear()  # they go by the path alone
+    with _claim(out, _identity(settings, corpus, against)) as work:
+        began = time.monotonic()
+        if against and not (work / "evaluation.npz").exists():
+            # Nothing is skipped here: what is not read would not be cut out.
+            _save_evaluation(settings.against, read_pieces(against), work, say)
+        stream = read_pieces(corpus, problems)
+        with processes(workers) as run:
+            first = Tally()
+            for tally in run(_filter_part, _parts_to_filter(stream, settings, work)):
+                first.add(tally)
+                speed = first.bytes / 1e6 / (time.monotonic() - began)
+                say(f"filtered {first.documents:,} documents, {first.bytes / 1e6:,.1f} MB, {speed:,.1f} MB/s")
+            total = _total(work)
+            jobs = _decide(settings, work, total, against, say)
+            for done, tally in enumerate(run(_finish_part, jobs), start=1):
+                first.add(tally)
+                say(f"wrote part {done} of {total}")
+        if not first.kept:
+            shutil.rmtree(work.parent)
+            raise UserError(_why_nothing_is_left(settings, first))
+        report = _describe(settings, first, problems, corpora.versions(settings.corpus, corpus))
+        if against:
+            report["evaluation"] = json.loads((work / "found.json").read_text())
+        _finish(work, out, first, report)
+    return report
+
+
+def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda line: None) -> Path:
+    """Make sure that a corpus is cleaned in a folder below `root`; return it. Safe when several processes ask together.
+
+    Another folder is made where the settings or the local files that it is made from have changed, and where input may
+    be skipped. The hub is not asked where the folder is there.
+    """
+    inputs = [corpora.state(corpus) for corpus in (settings.corpus, settings.against) if corpus]
+    made_from = json.dumps([settings.corpus, settings.stages, inputs])
+    slug = re.sub(r"[^\w.-]+", "-", Path(settings.corpus).name).strip("-")
+    whole, lacking = (
+        root / f"{slug}-clean-{hashlib.sha256((made_from + suffix).encode()).hexdigest()[:8]}"
+        for suffix in ("", " skipped")
+    )
+    folder = (
+        lacking if not whole.exists() and (settings.skip or (settings.skip is None and lacking.exists())) else whole
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f".{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            say(f"cleaning {settings.corpus}: {', '.join(settings.stages)}")
+            report = clean(settings, folder, workers, now_and_then(say))
+            say(f"kept {report['documents_kept']:,} of {report['documents_read']:,} documents; see {folder / ABOUT}")
+            for line in decontamination.summary(report.get("evaluation")):
+                say(line)
+    return folder
+
+
+# --- The folders -----------------------------------------------------------------------------------------------------
+
+
+def _check_apart(corpus: str, out: Path) -> None:
+    """The folder must not lie among the files that it is made from."""
+    if corpus not in corpora.CORPORA and Path(corpus).is_dir() and out.resolve().is_relative_to(Path(corpus).resolve()):
+        raise UserError(f"{out} lies inside the corpus {corpus}; give a folder outside of it")
+
+
+@contextmanager
+def _claim(out: Path, identity: str) -> Iterator[Path]:
+    """The working folder of a cleaning, held by this process alone; an earlier one's if it has the same identity."""
+    scratch = out.with_name(out.name + ".partial")
+    work = scratch / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is cleaning into {out}; wait for it or give another folder") from None
+        kept = work / "identity.json"
+        if not kept.exists():
+            write(kept, identity.encode())
+        elif kept.read_text() != identity:
+            raise UserError(f"{scratch} was begun with other settings or files; give those, or remove it")
+        try:
+            yield work
+        finally:
+            if scratch.exists() and not any(work.glob("*.tally.json")):
+                shutil.rmtree(scratch)  # there is nothing to go on with
+
+
+def _inputs(settings: Settings) -> tuple[list[Piece], list[Piece]]:
+    """What the corpus and the evaluation texts are read from. Errors: `UserError` where there is no such thing."""
+    return corpora.pieces(settings.corpus), corpora.pieces(settings.against) if settings.against else []
+
+
+def _identity(settings: Settings, corpus: list[Piece], against: list[Piece]) -> str:
+    """What the result depends on, as JSON."""
+    inputs = [[piece.identity() for piece in pieces] for pieces in (corpus, against)]
+    return json.dumps([settings.corpus, settings.stages, bool(settings.skip), inputs])
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; the same command goes on from there", str(path)) from None
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _write_records(path: Path, records: Iterable[dict[str, str]]) -> None:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as packed:
+        for record in records:
+            packed.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    write(path, sink.getvalue().to_pybytes())
+
+
+def _read_records(path: Path) -> Iterator[dict[str, str]]:
+    import pyarrow as pa
+
+    with pa.input_stream(str(path), compression="zstd") as packed:
+        for line in packed.read().split(b"\n")[:-1]:
+            yield json.loads(line)
+
+
+class Files:
+    """What is kept of a part between the walks. A part whose `tally` exists is whole."""
+
+    def __init__(self, work: Path, number: int) -> None:
+        stem = f"part-{number:05d}"
+        self.records = work / f"{stem}.jsonl.zst"
+        self.names = work / f"{stem}.names.json"
+        self.digests = work / f"{stem}.digests.npy"
+        self.signatures = work / f"{stem}.signatures.npy"
+        self.matches = work / f"{stem}.matches.npy"
+        self.tally = work / f"{stem}.tally.json"
+        self.finished = work.parent / f"{stem}.jsonl.zst"
+        self.finished_tally = work / f"{stem}.finished.json"
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write(path, buffer.getvalue())
+
+
+# --- First walk: every document by itself ----------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A part to filter; without documents where that is done already."""
+
+    settings: Settings
+    work: Path
+    number: int
+    documents: list[Document]
+
+
+def _parts_to_filter(stream: Iterator[Document], settings: Settings, work: Path) -> Iterator[Part]:
+    chunk: list[Document] = []
+    number = characters = 0
+    for document in stream:
+        if chunk and characters + len(document.text) > PART_CHARACTERS:
+            yield Part(settings, work, number, [] if Files(work, number).tally.exists() else chunk)
+            chunk, characters, number = [], 0, number + 1
+        chunk.append(document)
+        characters += len(document.text)
+    if chunk:
+        yield Part(settings, work, number, [] if Files(work, number).tally.exists() else chunk)
+        number += 1
+    write(work / "total.json", json.dumps(number).encode())
+
+
+def _total(work: Path) -> int:
+    total: int = json.loads((work / "total.json").read_text())
+    return total
+
+
+def _filter_part(part: Part) -> Tally:
+    """Filter the documents of a part and keep what stays with its fingerprints."""
+    files = Files(part.work, part.number)
+    if not part.documents:
+        return Tally.from_dict(json.loads(files.tally.read_text()))
+    tally, stages = Tally(), part.settings.filters()
+    kept = [document for document in (_filter(d, stages, tally) for d in part.documents) if document]
+    _write_records(files.records, ({"text": d.text, "name": d.name, "split": d.split} for d in kept))
+    write(files.names, json.dumps([document.name for document in kept]).encode())
+    _save_fingerprints(part.settings, part.work, files, [document.text for document in kept])
+    write(files.tally, json.dumps(tally.to_dict()).encode())
+    return tally
+
+
+def _filter(document: Document, stages: dict[str, filters.Filter], tally: Tally) -> Document | None:
+    text = document.text
+    tally.documents += 1
+    tally.bytes += size(text)
+    for stage, look in stages.items():
+        verdict = look(text)
+        if verdict.rule:
+            tally.drop(stage, document.name, text, verdict.rule, partial(str, verdict.detail))
+            return None
+        if verdict.text != text:
+            tally.change(stage, document.name, size(text) - size(verdict.text), verdict.detail)
+        text = verdict.text
+    return Document(document.name, text, document.split)
+
+
+def _save_fingerprints(settings: Settings, work: Path, files: Files, texts: list[str]) -> None:
+    if "exact" in settings.arguments:
+        raw = b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts)
+        _save(files.digests, np.frombuffer(raw, np.uint64).reshape(-1, 2))
+    if not {"near", "decontaminate"} & set(settings.arguments):
+        return
+    words = [word_hashes(text) for text in texts]
+    if "near" in settings.arguments:
+        _save(files.signatures, duplicates.signatures(words))
+    if "decontaminate" in settings.arguments:
+        found = [_evaluation(work).matches(hashes)[2] for hashes in words]
+        rows = np.repeat(np.arange(len(found), dtype=np.uint64), [len(hashes) for hashes in found])
+        _save(files.matches, np.stack((rows, np.concatenate([np.empty(0, np.uint64), *found])), 1))
+
+
+# --- Evaluation sets -------------------------------------------------------------------------------------------------
+
+
+def _save_evaluation(where: str, documents: Iterator[Document], work: Path, say: Say) -> None:
+    evaluation = decontamination.Evaluation.of(document.text for document in documents)
+    if not evaluation.hashes:
+        raise UserError(
+            f"{where} has no text of {decontamination.SHORTEST} words to decontaminate against ({evaluation.texts} are "
+            'shorter); each line needs question and answer in one field "text"'
+        )
+    say(
+        f"decontaminating against {evaluation.texts:,} texts of {where}: "
+        f"{sum(map(len, evaluation.hashes.values())):,} n-grams, {evaluation.too_short:,} texts too short"
+    )
+    buffer = io.BytesIO()
+    np.savez(buffer, **{str(n): hashes for n, hashes in evaluation.hashes.items()})  # type: ignore[arg-type]
+    write(work / "evaluation.npz", buffer.getvalue())
+
+
+@lru_cache(maxsize=1)
+def _evaluation(work: Path) -> decontamination.Evaluation:
+    with np.load(work / "evaluation.npz") as found:
+        return decontamination.Evaluation({int(n): found[n] for n in found.files})
+
+
+# --- Between: what goes, seen over all -------------------------------------------------------------------------------
+
+
+class Fate(NamedTuple):
+    """What becomes of a part: for each of its documents the first equal and the first similar document of the corpus.
+
+    `offsets` says with which document each part begins; `matched` are the rows that overlap with evaluation texts.
+    """
+
+    settings: Settings
+    work: Path
+    number: int
+    offsets: NDArray[np.int64]
+    equal: NDArray[np.int64]
+    similar: NDArray[np.int64]
+    matched: frozenset[int]
+
+
+def _decide(settings: Settings, work: Path, total: int, against: list[Piece], say: Say) -> list[Fate]:
+    parts = [Files(work, number) for number in range(total)]
+    counts = [len(json.loads(files.names.read_text())) for files in parts]
+    offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64))).astype(np.int64)
+    everything = np.arange(offsets[-1])
+    equal = similar = everything
+    if "exact" in settings.arguments and len(everything):
+        equal = duplicates.first_equal(np.concatenate([np.load(files.digests) for files in parts]))
+        say(f"{np.count_nonzero(equal != everything):,} of {len(everything):,} documents are duplicates")
+    if "near" in settings.arguments and len(everything):
+        signatures = [np.load(files.signatures, mmap_mode="r") for files in parts]
+        similar = duplicates.first_similar(signatures, equal == everything, settings.threshold)
+        say(f"{np.count_nonzero(similar != everything):,} more are near duplicates")
+    alive = (equal == everything) & (similar == everything)
+    matched = [frozenset[int]()] * total
+    if "decontaminate" in settings.arguments:
+        found = [np.load(files.matches) for files in parts]
+        matched = [frozenset(map(int, rows[:, 0])) for rows in found]
+        _trace(found, offsets, alive, against, work, say)
+    return [
+        Fate(settings, work, n, offsets, equal[begin:end], similar[begin:end], matched[n])
+        for n, (begin, end) in enumerate(pairwise(offsets))
+    ]
+
+
+def _trace(
+    found: list[Hashes],
+    offsets: NDArray[np.int64],
+    alive: NDArray[np.bool_],
+    against: list[Piece],
+    work: Path,
+    say: Say,
+) -> None:
+    """Keep the common n-grams among the matches of all parts, and what becomes of each evaluation text."""
+    rows = [matches[:, 0].astype(np.int64) + offset for matches, offset in zip(found, offsets, strict=False)]
+    documents = np.concatenate([np.empty(0, np.int64), *rows])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(matches[:, 1] for matches in found)])
+    stay = alive[documents]
+    overlap = decontamination.Overlap.of(documents[stay], hashes[stay])
+    common = overlap.common
+    count = len(np.unique(overlap.documents))
+    say(f"{count:,} documents overlap, {len(common):,} common n-grams are left alone")
+    _save(work / "common.npy", common)
+    write(work / "found.json", json.dumps(overlap.report(read_pieces(against))).encode())
+
+
+# --- Second walk: write what stays -----------------------------------------------------------------------------------
+
+
+def _finish_part(fate: Fate) -> Tally:
+    """Write a part without the duplicates and the overlaps."""
+    files = Files(fate.work, fate.number)
+    if files.finished_tally.exists():
+        return Tally.from_dict(json.loads(files.finished_tally.read_text()))
+    tally = Tally()
+    kept = []
+    for row, record in enumerate(_read_records(files.records)):
+        for piece in _pieces(fate, row, record, tally):
+            kept.append({key: value for key, value in piece.items() if value})
+            tally.kept += 1
+            tally.kept_bytes += size(piece["text"])
+    if kept:
+        _write_records(files.finished, kept)
+    write(files.finished_tally, json.dumps(tally.to_dict()).encode())
+    return tally
+
+
+def _pieces(fate: Fate, row: int, record: dict[str, str], tally: Tally) -> list[dict[str, str]]:
+    name, text = record["name"], record["text"]
+    here = int(fate.offsets[fate.number]) + row
+    for stage, first, rule in (("exact", fate.equal, "duplicate"), ("near", fate.similar, "near duplicate")):
+        if first[row] != here:
+            tally.drop(stage, name, text, rule, partial(_like, fate, int(first[row])))
+            return []
+    if row not in fate.matched:
+        return [record]
+    pieces, removed = decontamination.cut(text, _evaluation(fate.work), _common(fate.work))
+    if not pieces:
+        rule = f"over {decontamination.MOST_CUTS} cuts" if len(removed) > decontamination.MOST_CUTS else "nothing left"
+        tally.drop("decontaminate", name, text, rule, partial(str, f"{len(removed)} cuts"))
+    elif removed:
+        gone = size(text) - sum(map(size, pieces))
+        tally.change("decontaminate", name, gone, "\n[…]\n".join(removed))
+    if len(pieces) == 1:
+        return [{**record, "text": pieces[0]}]
+    return [{**record, "text": piece, "name": f"{name}#{n}"} for n, piece in enumerate(pieces, start=1)]
+
+
+@lru_cache(maxsize=1)
+def _common(work: Path) -> Hashes:
+    return np.load(work / "common.npy")
+
+
+def _like(fate: Fate, document: int) -> str:
+    part = int(np.searchsorted(fate.offsets, document, side="right")) - 1
+    return f"like {_names(fate.work, part)[document - int(fate.offsets[part])]}"
+
+
+@lru_cache(maxsize=16)
+def _names(work: Path, part: int) -> list[str]:
+    names: list[str] = json.loads(Files(work, part).names.read_text())
+    return names
+
+
+# --- The end ---------------------------------------------------------------------------------------------------------
+
+
+def _describe(settings: Settings, tally: Tally, problems: Problems, versions: list[str]) -> dict[str, Any]:
+    stages = []
+    for stage in settings.stages:
+        count = tally.stages.get(stage.partition(":")[0], Count())
+        stages.append(
+            {
+                "stage": stage,
+                "dropped": count.dropped,
+                "changed": count.changed,
+                "bytes_removed": count.bytes_removed,
+                "rules": dict(sorted(count.rules.items())),
+            }
+        )
+    return {
+        "corpus": settings.corpus,
+        "versions": versions,
+        "unreadable": dict(problems.counts),
+        "documents_read": tally.documents,
+        "bytes_read": tally.bytes,
+        "documents_kept": tally.kept,
+        "bytes_kept": tally.kept_bytes,
+        "stages": stages,
+    }
+
+
+def _why_nothing_is_left(settings: Settings, tally: Tally) -> str:
+    if not tally.documents:
+        return f"corpus {settings.corpus} holds no text; give another path"
+    dropped = {stage: count.dropped for stage, count in tally.stages.items() if count.dropped}
+    worst = max(dropped, key=lambda stage: dropped[stage])
+    rule, _ = tally.stages[worst].rules.most_common(1)[0]
+    return (
+        f"cleaning dropped all {tally.documents:,} documents of {settings.corpus}, {dropped[worst]:,} by {worst}, most "
+        f"by the rule {rule!r}; leave that stage out with --stages"
+    )
+
+
+def _finish(work: Path, out: Path, tally: Tally, report: dict[str, Any]) -> None:
+    about = work.parent / ABOUT
+    about.mkdir(exist_ok=True)
+    for stage, count in tally.stages.items():
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for _, record in count.samples]
+        write(about / f"{stage}.jsonl", "".join(lines).encode())
+    write(about / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    os.replace(work.parent, out)
+    shutil.rmtree(out / work.name)

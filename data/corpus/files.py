@@ -1,0 +1,209 @@
+"""Local files behind a path, a directory or a glob: what each holds, and the split that it belongs to."""
+
+import glob
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from data.corpus.document import NAMED, farthest, split_named
+from support.errors import UserError
+
+PACKED = (".gz", ".zst")
+PLAIN = ".txt .text .md .markdown .rst .adoc .org .tex"
+SOURCE_CODE = (
+    ".asm .bash .c .cc .clj .cmake .cpp .cs .cu .cuh .cxx .dart .el .erl .ex .f .f90 .go .h .hh .hpp .hs .java .jl .js "
+    ".jsx .kt .lean .lisp .lua .m .mjs .ml .mm .nim .php .pl .proto .py .pyi .r .rb .rs .s .scala .sh .sql .swift .ts "
+    ".tsx .zig"
+)
+FORMS = {
+    "lines": (".jsonl", ".json", ".ndjson"),
+    "table": (".parquet", ".arrow"),
+    "text": ("", *PLAIN.split(), *SOURCE_CODE.split()),
+}
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+ABOUT_FOLDER = ("readme", "license", "licence", "copying", "notice", "citation", "changelog")
+SPLIT_WORD = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(NAMED)})(?=[-._ 0-9]|$)", re.IGNORECASE)
+
+
+def kind(path: Path) -> tuple[str, bool]:
+    """The suffix that says what a file holds, and whether it is packed."""
+    packed = path.suffix.lower() in PACKED
+    return Path(path.stem if packed else path.name).suffix.lower(), packed
+
+
+def form(path: Path) -> str:
+    """What a file holds, by its suffix: "lines" of JSON, a "table", a "text", or "" where that is not to be read."""
+    suffix, packed = kind(path)
+    return "" if packed and not suffix else next((form for form, known in FORMS.items() if suffix in known), "")
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, unpacking `.gz` and `.zst`."""
+    if path.suffix.lower() in PACKED:
+        import pyarrow as pa
+
+        kind = {".gz": "gzip", ".zst": "zstd"}[path.suffix.lower()]
+        with pa.input_stream(str(path), compression=kind) as stream:
+            yield io.BufferedReader(stream, 1 << 20)
+    else:
+        with open(path, "rb") as plain:
+            yield plain
+
+
+def local_files(corpus: str) -> dict[Path, str]:
+    """The files behind a path, a directory or a glob, sorted, each with its split; empty where it names none.
+
+    Names that begin with a dot or an underscore are left out where a directory or a wildcard stands for them. Links to
+    directories are followed. The split is "" where the files do not say: for a single file, and where all are of one.
+    Errors: `UserError` where nothing is left, for a link to nowhere, and where some files are of no split.
+    """
+    path = Path(corpus).expanduser()
+    if path.is_dir():
+        files = sorted(_files_below(path))
+        if not files:
+            raise UserError(f"corpus {corpus} is a directory without files; put text, JSON lines or Parquet into it")
+        return _listed(path, files) or _by_name(path, files)
+    if path.is_file():
+        return {path: ""}
+    files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+    named = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), 0)
+    fixed, pattern = Path(*path.parts[:named]), Path(*path.parts[named:])
+    kept = [file for file in files if _hidden(pattern) or not _hidden(file.relative_to(fixed))]
+    if files and not kept:
+        raise UserError(f"corpus {corpus} matches only {files[0]} and the like, which are hidden; rename them")
+    found = _by_name(fixed, kept)
+    return found if len(set(found.values())) > 1 else dict.fromkeys(found, "")
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Each directory once, by whichever name of it is first, so that links which lead back do no harm."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        stat = Path(folder).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below[:] = sorted(name for name in below if not _hidden(Path(name)))
+        for file in (Path(folder, name) for name in names if not _hidden(Path(name))):
+            if file.is_file():
+                yield file
+            elif file.is_symlink() and not file.exists():
+                raise UserError(f"corpus {root} holds a link to nowhere, {file}; mend it or remove it")
+
+
+def _hidden(path: Path) -> bool:
+    """Names that begin with a dot or an underscore are not data, as Hadoop, Spark and Arrow have it.
+
+    Neither is what the datasets library writes beside its Arrow files.
+    """
+    cached = path.match("cache-*.arrow")
+    return cached or path.name in ABOUT_DATA or any(part.startswith((".", "_")) for part in path.parts)
+
+
+# --- The splits of a folder ------------------------------------------------------------------------------------------
+
+
+def _by_name(root: Path, files: list[Path]) -> dict[Path, str]:
+    """The splits of files by their names below `root`, as the datasets library reads them.
+
+    Unlike there, no file is left out in silence for want of a split: beside files to train on it is an error, else it
+    is for training. Texts about a folder are left out beside data.
+    """
+    data = _without_about(files)
+    splits = {file: _split_in(file.relative_to(root)) for file in data}
+    if not {"validation", "test"} & {*splits.values()}:
+        return dict.fromkeys(data if any(form(file) in ("lines", "table") for file in data) else files, "")
+    other = next((file for file, split in splits.items() if not split and form(file)), None)
+    if other and "train" in splits.values():
+        own = next(file.relative_to(root) for file, split in splits.items() if split not in ("", "train"))
+        raise UserError(
+            f"corpus {root} has splits of its own, such as {own}, and {other.relative_to(root)} is in none of them; "
+            "move it out, name it after its split, or give the files to train on as a glob"
+        )
+    return {file: split or "train" for file, split in splits.items()}
+
+
+def _without_about(files: list[Path]) -> list[Path]:
+    """Files without those that tell about a folder: a text of the name README, LICENSE or the like."""
+    return [
+        file
+        for file in files
+        if file.name.split(".")[0].lower() not in ABOUT_FOLDER or form(file) in ("lines", "table")
+    ]
+
+
+def _split_in(path: Path) -> str:
+    """The split that the folders of a path name, else its own name; of two the one that is farther from training."""
+    for parts in (path.parts[:-1], path.parts[-1:]):
+        words = [word for part in parts for word in SPLIT_WORD.findall(part)]
+        if words:
+            return farthest(*map(split_named, words))
+    return ""
+
+
+def _listed(root: Path, files: list[Path]) -> dict[Path, str]:
+    """The splits of a folder whose README.md lists its files, as data sets of the hub do; empty where it does not.
+
+    Files that it does not list are left out. Errors: `UserError` where there are files of several subsets.
+    """
+    found = {}
+    for name, patterns in _subsets(root).items():
+        splits: dict[Path, str] = {}
+        for split, pattern in patterns:
+            below = {root / name for name in glob.glob(pattern, root_dir=root, recursive=True)}
+            for file in filter(below.__contains__, _without_about(files)):
+                named = _split_in(file.relative_to(root)) or "train" if split is None else split
+                splits |= {file: farthest(splits.get(file, ""), named)} if named else {}
+        if splits:
+            found[name] = splits
+    if len({tuple(splits.items()) for splits in found.values()}) > 1:
+        raise UserError(
+            f"corpus {root} holds several subsets (README.md lists {', '.join(found)}); give one of them as a glob, or "
+            "move the folder to $STAGECRAFT_HUB/OWNER/NAME and give OWNER/NAME:SUBSET"
+        )
+    splits = next(iter(found.values()), {})
+    return splits if set(splits.values()) != {"train"} else dict.fromkeys(splits, "")
+
+
+def _subsets(root: Path) -> dict[str, list[tuple[str | None, str]]]:
+    """The subsets in the head of a folder's README.md, each with splits and patterns of files."""
+    card = root / "README.md"
+    if not card.is_file() or "\nconfigs:" not in card.read_text(errors="replace"):
+        return {}
+    from huggingface_hub import metadata_load
+
+    try:
+        configs: list[dict[str, Any]] = (metadata_load(card) or {}).get("configs") or []
+        return {str(each["config_name"]): _patterns(each) for each in configs}
+    except Exception as error:  # of any of the libraries behind it
+        reason = " ".join(str(error).split())
+        raise UserError(f"the list of subsets in {card} cannot be read ({reason}); mend it or remove it") from None
+
+
+def _patterns(config: dict[str, Any]) -> list[tuple[str | None, str]]:
+    """Splits and patterns of one subset: "" for a split that is none of ours, None where names of files are to say it.
+
+    `data_files` is a pattern, a list of them, or says them by split.
+    """
+    folder, said = config.get("data_dir", ""), config.get("data_files", "**" if "data_dir" in config else [])
+    if isinstance(said, dict):
+        said = [{"split": split, "path": path} for split, path in said.items()]
+    found: list[tuple[str | None, str]] = []
+    for each in _list(said):
+        split, paths = (split_named(each["split"]), each["path"]) if isinstance(each, dict) else (None, each)
+        found += [(split, str(Path(folder, path))) for path in _list(paths)]
+    return found
+
+
+def _list(said: Any) -> list[Any]:
+    return said if isinstance(said, list) else [said]

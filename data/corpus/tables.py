@@ -1,0 +1,131 @@
+"""Texts out of Parquet and Arrow, some rows at a time."""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.corpus.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, fault, split_said
+from data.corpus.files import PACKED, kind, open_bytes
+from support.errors import UserError
+
+if TYPE_CHECKING:
+    from data.corpus.sources import FilePiece
+
+ROWS = 128  # of a table read together
+
+
+def read(piece: "FilePiece", problems: Problems) -> Iterator[Document]:
+    """The documents of a table; a column "split", where there is one, says the split of each row."""
+    path, row = piece.path, 0
+    with _unpacked(path) as plain, _batches(plain, piece) as batches:
+        if isinstance(batches, str):
+            problems.report(*_table_problem(path, batches, piece))
+            return
+        for texts, splits in batches:
+            for text, said in zip(
+                _values(texts), _values(splits) if splits is not None else repeat(None), strict=False
+            ):
+                row += 1
+                wrong = _fault(text, said, piece.field)
+                if wrong:
+                    problems.report(KIND[wrong[0]], f"corpus file {path} row {row} {wrong[1]}")
+                elif text and not text.isspace():
+                    yield Document(f"{path.name}:{row}", text, split_said(piece.split, said))
+
+
+def _fault(text: Any, said: object, column: str) -> tuple[str, str] | None:
+    if isinstance(text, UnicodeDecodeError):
+        return "utf-8", f'is not UTF-8 at byte {text.start} of column "{column}"; mend the row, {SKIP}'
+    return fault(text, said, column)
+
+
+def _values(column: Any) -> Iterator[Any]:
+    """The values of a column; in the place of one that is not UTF-8 the error, for Arrow does not check what it reads.
+
+    Row by row only where there is such a one: that is slower.
+    """
+    try:
+        yield from column.to_pylist()
+    except UnicodeDecodeError:
+        yield from map(_value_or_error, column)
+
+
+def _value_or_error(scalar: Any) -> object:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error
+
+
+def _table_problem(path: Path, names: str, piece: "FilePiece") -> tuple[str, str]:
+    return KIND["field"], (
+        f'corpus file {path} has no column "{piece.field}" (it has {names}); name the column as {path.name}::COLUMN'
+    )
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """A table is read from several places, so a packed one is unpacked beside the system's temporary files."""
+    if path.suffix.lower() not in PACKED:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "table")
+        try:
+            with open_bytes(path) as stream, open(plain, "wb") as unpacked:
+                shutil.copyfileobj(stream, unpacked, 1 << 20)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise UserError(
+                f"no room left in {tempfile.gettempdir()} to unpack corpus file {path}: {error.strerror}; free some, "
+                "or name another folder in $TMPDIR, and run the same command again"
+            ) from None
+        yield plain
+
+
+@contextmanager
+def _batches(plain: Path, piece: "FilePiece") -> Iterator[Any]:
+    """The columns of texts and of splits in batches, that of splits None where there is none.
+
+    Where there are no texts, the names of the columns that there are.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet = kind(piece.path)[0] == ".parquet"
+    try:
+        table = pq.ParquetFile(plain) if parquet else _open_arrow(plain)
+    except pa.ArrowInvalid as error:
+        name = "a Parquet" if parquet else "an Arrow"
+        raise OSError(f"it is not {name} file ({str(error).splitlines()[0]})") from None
+    schema = table.schema_arrow if parquet else table.schema
+    if piece.field not in schema.names:
+        yield ", ".join(schema.names)
+        return
+    names = sorted({piece.field, SPLIT_FIELD} & {*schema.names})
+    if parquet:
+        batches = table.iter_batches(ROWS, columns=names, use_threads=False)
+    else:
+        stream = isinstance(table, pa.RecordBatchReader)
+        large = table if stream else map(table.get_batch, range(table.num_record_batches))
+        batches = (batch.slice(first, ROWS) for batch in large for first in range(0, len(batch), ROWS))
+    split = SPLIT_FIELD if SPLIT_FIELD in names else None
+    yield ((batch.column(piece.field), batch.column(split) if split else None) for batch in batches)
+
+
+def _open_arrow(path: Path) -> Any:
+    """Arrow's file format, or the streaming one, which the datasets library keeps its cache in."""
+    import pyarrow as pa
+
+    source = pa.OSFile(str(path))  # not mapped: a mapped file that shrinks kills its reader
+    try:
+        return pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return pa.ipc.open_stream(source)

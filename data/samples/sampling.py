@@ -1,0 +1,126 @@
+"""Packed samples in an order that is a pure function of (seed, position).
+
+The documents of a shard, each closed by its end-of-document token, form one stream of tokens. A sample is
+`seq_length + 1` of them, wherever documents begin and end: the first `seq_length` are the inputs, the last ones the
+labels. Nothing is remembered between samples, so `consumed_samples` is all the state there is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.samples.blend import Blend
+from data.tokens.shards import Shards
+from support.errors import UserError
+
+
+class SampleOrder:
+    """Maps a position in a run to a place in a token stream.
+
+    Each epoch starts its first sample at another offset below `seq_length` (so that small corpora are cut
+    differently every time) and visits its samples in another order. Every token but those
+    before the offset and an incomplete sample at the end is a label once an epoch. `stream` tells the parts of a blend
+    apart. Nothing is stored, however many samples there are.
+    """
+
+    def __init__(self, num_tokens: int, seq_length: int, seed: int, stream: int = 0) -> None:
+        # One `seq_length` is kept free for the offset, so that all epochs have the same number of samples.
+        self.samples_per_epoch = (num_tokens - seq_length) // seq_length
+        if self.samples_per_epoch < 1:
+            raise UserError(
+                f"{num_tokens} tokens make no sample of {seq_length}: training needs at least {2 * seq_length}; "
+                "give more text or a shorter model.seq_length"
+            )
+        self.seq_length, self.seed, self.stream = seq_length, seed, stream
+
+    def starts(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token index at which the sample at each position of the run begins; same shape as `positions`."""
+        result = np.empty_like(positions)
+        epochs = positions // self.samples_per_epoch
+        for epoch in np.unique(epochs):
+            offset, *keys = np.random.SeedSequence([self.seed, self.stream, int(epoch)]).generate_state(7, np.uint64)
+            chosen = epochs == epoch
+            samples = shuffled(positions[chosen] % self.samples_per_epoch, self.samples_per_epoch, keys)
+            result[chosen] = samples * self.seq_length + int(offset) % self.seq_length
+        return result
+
+
+def shuffled(indices: NDArray[np.int64], size: int, keys: Sequence[np.uint64]) -> NDArray[np.int64]:
+    """Where a permutation of `range(size)` that is drawn by `keys` sends each of `indices`; its memory is theirs alone.
+
+    A Feistel network (Luby & Rackoff 1988) permutes the numbers below the next power of two; a number that lands at
+    `size` or above is sent on until it lands below (Black & Rogaway 2002, "cycle walking"): less than twice on average.
+    """
+    result = indices.astype(np.uint64)
+    walking = np.arange(len(result))
+    while len(walking):
+        result[walking] = _feistel(result[walking], max(2, (size - 1).bit_length()), keys)
+        walking = walking[result[walking] >= size]
+    return result.astype(np.int64)
+
+
+def _feistel(values: NDArray[np.uint64], bits: int, keys: Sequence[np.uint64]) -> NDArray[np.uint64]:
+    low_bits = np.uint64(bits // 2)
+    low_mask, high_mask = np.uint64((1 << bits // 2) - 1), np.uint64((1 << bits - bits // 2) - 1)
+    low, high = values & low_mask, values >> low_bits
+    for even, odd in zip(keys[::2], keys[1::2], strict=True):
+        low ^= _mixed(high ^ even) & low_mask
+        high ^= _mixed(low ^ odd) & high_mask
+    return high << low_bits | low
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Every bit of the result depends on every bit of the value (the finaliser of SplitMix64, Steele et al. 2014)."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
+
+
+class TokenStream:
+    """Samples of shards for training: `samples(positions)` cuts the ones at these positions of its own order."""
+
+    def __init__(self, shards: Shards, seq_length: int, seed: int, stream: int = 0) -> None:
+        self.shards, self.seq_length = shards, seq_length
+        try:
+            self.order = SampleOrder(shards.num_tokens, seq_length, seed, stream)
+        except UserError as error:
+            raise UserError(f"data {shards.shards[0].prefix.parent}: {error}") from None
+
+    def samples(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Samples [N, seq_length + 1] at `positions` [N]."""
+        return self.shards.gather(self.order.starts(positions), self.seq_length + 1)
+
+
+class BlendedStream:
+    """Samples of several streams in the ratio of `shares`, whole numbers: the token stream of a run.
+
+    `consumed_samples` is all its state: the samples of a global batch are a function of it and the seed alone.
+    """
+
+    def __init__(self, streams: Sequence[TokenStream], shares: Sequence[int]) -> None:
+        self.streams, self.blend = streams, Blend(shares)
+
+    def batch(self, first: int, count: int) -> NDArray[np.int64]:
+        """Samples [count, seq_length + 1] at positions `first … first + count` of the run."""
+        parts, indices = self.blend.place(np.arange(first, first + count, dtype=np.int64))
+        result = np.empty((count, self.streams[0].seq_length + 1), np.int64)
+        for part in np.unique(parts):
+            result[parts == part] = self.streams[part].samples(indices[parts == part])
+        return result
+
+
+def windows(tokens: NDArray[np.generic], seq_length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Cut a token stream into consecutive samples for evaluation: every token but the first is a label exactly once.
+
+    What is in front of a text, an end-of-document token, makes all of the text's own tokens labels.
+
+    Returns samples [N, seq_length + 1] and a mask [N, seq_length] of the labels that count; only the last sample has
+    labels that do not (they are padding).
+    """
+    labels = len(tokens) - 1
+    count = -(-labels // seq_length)
+    index = np.arange(count)[:, None] * seq_length + np.arange(seq_length + 1)
+    mask = index[:, 1:] < len(tokens)
+    samples = tokens[np.minimum(index, len(tokens) - 1)].astype(np.int64)
+    return samples, mask

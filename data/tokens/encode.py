@@ -1,0 +1,165 @@
+"""Texts to token ids. The tokenizers library is the judge; gigatoken does the work where it gives the same ids.
+
+Both read the `tokenizer.json` of the prepared folder. A special token's name inside a document is plain text: only the
+end of a document is an end-of-document token.
+"""
+
+import importlib.metadata
+import json
+import os
+import unicodedata
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support.errors import UserError
+
+Tokens = NDArray[np.integer[Any]]
+CACHE_BYTES = 64 << 20  # gigatoken remembers every word it met; with this much gained it begins anew
+# What engines have been seen to differ in: contractions, runs of spaces, line ends, digits, scripts without spaces,
+# combining marks, joined emoji, control characters, ends of words, the names of special tokens.
+TRIALS = (
+    "I'll say we've it's HE'S we're", "a  b   c\t\td \n\n e\r\n\r\nf   ", "x=1234567.89e-10", "", " ", "\n",
+    "漢字かな交じり文。한국어", "العربية עברית हिन्दी ไทย", "e\u0301 n\u0303 \u0e33\u0e01", "naïve—café… “q”",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e8\U0001f1f3", "\x00\x01\x7f\x85\xa0\u2028\u3000\ufeff",
+    "<|endoftext|> </s> <s> [MASK] <unk>", "\U0010ffff\ue000",
+)  # fmt: skip
+
+
+class Encoder(Protocol):
+    """Encodes a batch: the ids of all texts end to end, and how many each text has."""
+
+    name: str
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]: ...
+
+
+class Judge:
+    """The tokenizers library."""
+
+    def __init__(self, tokeniser: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.name = f"tokenizers {importlib.metadata.version('tokenizers')}"
+        self._tokenizer = Tokenizer.from_file(str(tokeniser / "tokenizer.json"))
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [array("I", each.ids) for each in found]  # twice as fast as by way of numpy
+        tokens = np.concatenate([np.frombuffer(part, np.uint32) for part in ids])
+        return tokens, np.fromiter(map(len, ids), np.int64, len(ids))
+
+
+@cache
+def _unassigned() -> NDArray[np.bool_]:
+    """Of every code point whether it is none that Unicode names, as far as this Python knows.
+
+    Engines carry tables of different editions of Unicode: what is a letter in the one and nothing in the other parts
+    words otherwise. An assigned code point keeps its class in later editions.
+    """
+    result = np.ones(0x110000, np.bool_)
+    # Planes 4 to 13 are empty, 15 and 16 for private use: looking at each of their points would take the longest.
+    for first, end in ((0, 0x40000), (0xE0000, 0xE1000)):
+        points = range(first, end)
+        result[first:end] = np.fromiter((unicodedata.category(chr(p)) == "Cn" for p in points), np.bool_, len(points))
+    result[0xF0000:] = False
+    return result
+
+
+def holds_unassigned(text: str) -> bool:
+    """Whether a text has a code point on whose class engines may differ."""
+    if text.isascii():
+        return False
+    points = np.frombuffer(text.encode("utf-32-le"), np.int32)
+    return bool(_unassigned().take(points[points > 127], mode="clip").any())  # clip: without checks of bounds
+
+
+class Gigatoken:
+    """The gigatoken library, and the judge for the rare texts with code points that are unassigned.
+
+    gigatoken's memory of words grows with the corpus, so it is dropped when it has grown too far.
+    """
+
+    def __init__(self, tokeniser: Path) -> None:
+        self._tokeniser = tokeniser
+        self._judge: Judge | None = None
+        self.name = f"gigatoken {importlib.metadata.version('gigatoken')}"
+        described = json.loads((tokeniser / "tokenizer.json").read_text())
+        described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
+        self._described = json.dumps(described)
+        self._begin()
+        _unassigned()  # now and not in the first text
+
+    def _begin(self) -> None:
+        import gigatoken
+
+        self._tokenizer: Any = None  # the old one goes before the new one comes
+        self._tokenizer = gigatoken.Tokenizer.from_json(self._described)
+        self._began_at = _resident_bytes()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        if not holds_unassigned("".join(text for text in texts if not text.isascii())):
+            return self._encode(texts)
+        self._judge = self._judge or Judge(self._tokeniser)
+        found = [self._judge([text]) if holds_unassigned(text) else self._encode([text]) for text in texts]
+        return np.concatenate([tokens for tokens, _ in found]), np.concatenate([lengths for _, lengths in found])
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
+        layout = self._tokenizer.encode_batch(list(texts), parallel=False).layout
+        offsets = np.asarray(layout.offsets.data)
+        tokens = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        if _resident_bytes() > self._began_at + CACHE_BYTES:
+            self._begin()
+        return tokens, np.diff(offsets)
+
+
+ENGINES: dict[str, Callable[[Path], Encoder]] = {"gigatoken": Gigatoken, "tokenizers": Judge}
+
+
+def choose(tokeniser: Path, sample: Sequence[str], wanted: str = "auto") -> tuple[str, str]:
+    """The engine to encode a corpus with, by its key in `ENGINES`, and a line that says why.
+
+    With "auto", gigatoken where it gives the judge's ids on `sample`, texts of the corpus, and on our own trials.
+    Errors: `UserError` where gigatoken was asked for and cannot do it.
+    """
+    if wanted == "tokenizers":
+        return wanted, f"encoding with {Judge(tokeniser).name}, as asked for"
+    try:
+        fast: Encoder = Gigatoken(tokeniser)
+    except (ImportError, importlib.metadata.PackageNotFoundError):
+        reason = "gigatoken is not installed"
+    except Exception as error:  # whatever it raises for a tokeniser that it does not know
+        reason = f"gigatoken does not read this tokeniser ({str(error).splitlines()[0]})"
+    else:
+        judge = Judge(tokeniser)
+        texts = [*TRIALS, *sample]
+        if _same(fast, judge, texts):
+            return "gigatoken", f"encoding with {fast.name}: the ids of {judge.name} on {_size(texts)} of this corpus"
+        reason = f"{fast.name} gives other ids than {judge.name} on this corpus"
+    if wanted != "auto":
+        raise UserError(f"engine {wanted} cannot encode this corpus: {reason}; leave --engine out")
+    return "tokenizers", f"encoding with {Judge(tokeniser).name}, the slower engine: {reason}"
+
+
+def _same(one: Encoder, other: Encoder, texts: Sequence[str]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one(texts), other(texts), strict=True))
+
+
+def _size(texts: Sequence[str]) -> str:
+    return f"{sum(len(text.encode()) for text in texts) / 1e6:.2f} MB"
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,429 @@
+"""From a corpus to shards: tokenise every document, append its end-of-document token, write `.bin`/`.idx`.
+
+A prepared folder holds `tokeniser/`, the shards of each split and, written last, `manifest.json` with what it was made
+from, its counts and the fingerprints of its shards. While it is made it is called `….partial` and holds the shards and
+records of the tasks that are finished; whoever runs the same command again goes on from there.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.corpus import corpora
+from data.corpus.corpora import split_of
+from data.corpus.sources import SPLITS, Problems
+from data.tokens import encode
+from data.tokens.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
+from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
+from support.errors import UserError
+from support.terminal import Say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this much of a corpus
+# Of a corpus too small for the split by document, or whose source has no validation split; a few million tokens do.
+HELD_OUT_SHARE, MOST_HELD_OUT_BYTES = 0.05, 100_000_000
+TRIAL_SHARE, MOST_TRIAL_BYTES = 0.005, 2_000_000  # of a corpus, that engines are compared on
+TRIAL_PIECES = 16
+
+
+class OthersUnfinished(UserError):  # noqa: N818
+    """This node's part is done and other nodes' are not."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the work is done; none of it changes a byte of the shards but `skip`, where input is bad, and `shard_tokens`.
+
+    Of `nodes` machines this is number `node`; each does the tasks that fall to it. `workers` 0 is one a core. With
+    `skip`, input that cannot be read is skipped and counted; with None it is an error, but a folder that was made
+    without such input will do.
+    """
+
+    workers: int = 0
+    nodes: int = 1
+    node: int = 0
+    skip: bool | None = None
+    engine: str = "auto"
+    shard_tokens: int = SHARD_TOKENS
+    report: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; it must be at least 1, or 0 for one a core")
+        if not 0 <= self.node < self.nodes:
+            raise UserError(f"--node is {self.node} of --nodes {self.nodes}; it must be from 0 to {self.nodes - 1}")
+
+    @property
+    def processes(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+def prepare(
+    corpus: str,
+    tokeniser: str,
+    vocab_size: int,
+    root: Path,
+    say: Say = lambda line: None,
+    options: Options | None = None,
+) -> Path:
+    """Make sure that a corpus is prepared with a tokeniser below `root`; return its folder.
+
+    `vocab_size` is how many entries the model has room for. Does nothing where the folder is whole and its local
+    sources are unchanged. Safe when several processes arrive together: the first does the work, the others wait.
+    Errors: `UserError` where the corpus cannot be read or the tokeniser has more entries than `vocab_size`;
+    `OthersUnfinished` where this is one of several nodes and not the last to finish.
+    """
+    options = options or Options()
+    source = _source(corpus, tokeniser)
+    slug = re.sub(r"[^\w.-]+", "-", f"{Path(corpus).name}-{Path(tokeniser).name}").strip("-")
+    # A folder that lacks what was skipped has a name of its own: who does not want that never meets it.
+    whole, lacking = (root / f"{slug}-{_short_hash(each)}" for each in (source, {**source, "skipped": True}))
+    accepted = [whole] if options.skip is False else [whole, lacking]
+    if not _made(accepted):
+        # Without the state of the files: what was finished before one of them was mended is still good.
+        unfinished = {key: value for key, value in source.items() if key != "files"}
+        scratch = root / f"{slug}-{_short_hash(unfinished)}{PARTIAL}"
+        root.mkdir(parents=True, exist_ok=True)
+        with enough_room(scratch), _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
+            if not _made(accepted):
+                _Preparation(
+                    corpus, tokeniser, vocab_size, source, scratch, whole, lacking, accepted, say, options
+                ).run()
+    folder = _made(accepted)
+    assert folder
+    _check_vocabulary(tokeniser, manifest(folder)["vocab_size"], vocab_size)
+    return folder
+
+
+def _made(folders: Sequence[Path]) -> Path | None:
+    """The first of the folders that is there."""
+    return next((folder for folder in folders if (folder / "manifest.json").exists()), None)
+
+
+def shared_tokeniser(
+    names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None, skip: bool | None = False
+) -> str:
+    """A tokeniser for several corpora: `spec` itself, or where it is to be trained, the folder of one of them all."""
+    if len(names) == 1 or not spec.startswith("bpe:"):
+        return spec
+    folder = root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}"
+    root.mkdir(parents=True, exist_ok=True)
+    with enough_room(folder), _locked(root / f".{folder.name}.lock"):
+        if not folder.exists():
+            say(f"tokeniser: {spec} of {len(names)} corpora")
+            budget = TOKENISER_SAMPLE_CHARACTERS // len(names)
+            texts = (text for name in names for text in _training_texts(name, budget, skip))
+            _save_tokeniser(spec, texts, folder, say)
+    return str(folder)
+
+
+def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path, say: Say) -> "PreTrainedTokenizerFast":
+    """Obtain a tokeniser, into a folder that appears whole."""
+    from data.tokens import tokenisers
+
+    scratch = folder.with_name(folder.name + PARTIAL)
+    tokeniser = tokenisers.obtain(spec, texts, say)
+    tokenisers.save(tokeniser, scratch)
+    os.replace(scratch, folder)
+    return tokeniser
+
+
+def _training_texts(corpus: str, budget: int, skip: bool | None) -> Iterator[str]:
+    for document in corpora.documents(corpus, Problems(bool(skip))):
+        if budget <= 0:
+            return
+        raw = document.text.encode("utf-8", "replace")
+        if split_of(document, raw) == "train":
+            budget -= len(document.text)
+            yield raw.decode()
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What a prepared folder says of itself. Errors: `UserError` where it is none."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        raise UserError(f"{folder} is not a prepared data folder (no manifest.json); prepare the data again") from None
+    return result
+
+
+def shards(folder: Path, split: str) -> Shards:
+    """The shards of a split, as the manifest lists them, as one stream of tokens."""
+    return Shards([folder / entry["name"] for entry in manifest(folder)[split]["shards"]])
+
+
+def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Check that the shards are the ones the manifest describes, and the same as `expected`, an earlier manifest.
+
+    Sizes are compared always; a fingerprint is computed again only of a shard that was written after the manifest, so
+    that this stays fast. Returns the manifest.
+    """
+    found = manifest(folder)
+    finished_at = (folder / "manifest.json").stat().st_mtime_ns
+    for split in SPLITS:
+        if expected and found[split]["sha256"] != expected[split]["sha256"]:
+            raise UserError(
+                f"the {split} shards of {folder} changed since the run began; restore them or start a new run"
+            )
+        if not found[split]["shards"]:
+            continue
+        opened = shards(folder, split)
+        for shard, entry in zip(opened.shards, found[split]["shards"], strict=True):
+            changed = max(with_suffix(shard.prefix, suffix).stat().st_mtime_ns for suffix in (".bin", ".idx"))
+            if shard.num_tokens != entry["tokens"] or len(shard.lengths) != entry["documents"]:
+                raise UserError(
+                    f"shard {shard.prefix} holds {shard.num_tokens:,} tokens in {len(shard.lengths):,} documents where "
+                    f"the manifest says {entry['tokens']:,} in {entry['documents']:,}; remove {folder} and prepare the "
+                    "data again"
+                )
+            if changed > finished_at and digest(shard.prefix) != entry["sha256"]:
+                raise UserError(
+                    f"shard {shard.prefix} was changed after it was written; remove {folder} and prepare the data again"
+                )
+    return found
+
+
+def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
+    if entries > vocab_size:
+        raise UserError(
+            f"tokeniser {tokeniser} needs {entries} entries but the model has room for {vocab_size}; raise "
+            "model.vocab_size with --set, or use a smaller tokeniser"
+        )
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
+    """What identifies the input: names, the state of local files, the content of a tokeniser's folder."""
+    files = sorted(Path(tokeniser).glob("*.json")) if Path(tokeniser).is_dir() else []
+    vocabulary = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
+    return {"corpus": corpus, **corpora.state(corpus), "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, of this machine and, where the file system's locks reach that far, of others."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass
+class _Preparation:
+    """One corpus on its way into one folder: `lacking` where something of it was skipped, else `whole`."""
+
+    corpus: str
+    tokeniser: str
+    vocab_size: int
+    source: dict[str, Any]
+    scratch: Path
+    whole: Path
+    lacking: Path
+    accepted: list[Path]
+    say: Say
+    options: Options
+    tasks: list[Task] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Do this node's tasks; where those were the last ones, give the folder its name."""
+        gone = corpora.CORPORA[self.corpus].gone if self.corpus in corpora.CORPORA else ""
+        if gone:
+            self.say(f"corpus {self.corpus}: {gone}")
+        try:
+            self._run()
+        except Exception:
+            # Another node may put all together at any moment; then the scratch folder is gone, and the work is done.
+            if not self._is_made():
+                raise
+        finally:
+            if self.options.nodes == 1 and not list(self.scratch.glob("task-*.json")):
+                shutil.rmtree(self.scratch, ignore_errors=True)  # nothing in it is worth a second start
+
+    def _run(self) -> None:
+        self.tasks = tasks_of(corpora.pieces(self.corpus))
+        with self._alone():
+            if self._is_made():
+                return
+            job = self._job()
+        self._work(job)
+        with self._alone():
+            if self._is_made():
+                return
+            missing = len(self._unfinished(job, self.tasks))
+            if missing:
+                raise OthersUnfinished(
+                    f"node {self.options.node} of {self.options.nodes} did its part of {self.corpus}; {missing} of "
+                    f"{len(self.tasks)} tasks are not finished yet: the last node to finish puts all together"
+                )
+            self._put_together(job)
+
+    def _is_made(self) -> bool:
+        """Whether the folder is whole, for another node was here first."""
+        return bool(_made(self.accepted))
+
+    def _alone(self) -> Any:
+        return _locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
+
+    def _job(self) -> Job:
+        """Obtain the tokeniser, which all nodes share."""
+        from data.tokens import tokenisers
+
+        options, home, made_for = self.options, self.scratch / "tokeniser", self.scratch / "tokeniser.source"
+        self.say(f"tokeniser: {self.tokeniser}")
+        wanted = _short_hash(self.source)  # one that was trained before a file was mended is trained again
+        if home.exists() and made_for.exists() and made_for.read_text() == wanted:
+            tokeniser = tokenisers.load(str(home))
+        else:
+            shutil.rmtree(home, ignore_errors=True)
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
+            tokeniser = _save_tokeniser(self.tokeniser, texts, home, self.say)
+            write_whole(made_for, wanted)
+        entries = tokenisers.entries(tokeniser)
+        _check_vocabulary(self.tokeniser, entries, self.vocab_size)
+        vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
+        end = tokeniser.eos_token_id
+        return Job(self.scratch, "", entries, end, vocabulary, bool(options.skip), options.shard_tokens)
+
+    def _work(self, job: Job) -> None:
+        options = self.options
+        mine = [task for task in self.tasks if task.number % options.nodes == options.node]
+        todo = self._unfinished(job, mine)
+        if len(todo) < len(mine):
+            self.say(f"going on: {len(mine) - len(todo)} of {len(mine)} tasks are finished already")
+        if not todo:
+            return
+        likely = "tokenizers" if options.engine == "tokenizers" else "gigatoken"
+        with Workers(job.tokeniser, likely, min(options.processes, len(todo))) as workers:
+            engine, why = encode.choose(job.tokeniser, self._sample(), options.engine)
+            self.say(why)
+            fingerprints = [self._fingerprint(job, task) for task in todo]
+            workers.do(list(zip(todo, fingerprints, strict=True)), replace(job, engine=engine), options.report)
+
+    def _sample(self) -> list[str]:
+        """Texts from all over the corpus, to compare engines on."""
+        whole = sum(task.num_bytes for task in self.tasks)
+        chosen = self.tasks[:: -(-len(self.tasks) // TRIAL_PIECES)]
+        share = min(int(whole * TRIAL_SHARE), MOST_TRIAL_BYTES) // len(chosen) + 1
+        texts = []
+        for task in chosen:
+            left = share
+            for document in task.documents(Problems(skip=True)):
+                text = document.text[:left].encode("utf-8", "replace").decode()
+                texts.append(text)
+                left -= len(text)
+                if left <= 0:
+                    break
+        return texts
+
+    def _fingerprint(self, job: Job, task: Task) -> str:
+        identity = [task.identity(), job.vocabulary_sha256, job.end_of_document, job.shard_tokens]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def _record(self, job: Job, task: Task) -> dict[str, Any] | None:
+        """The record of a task that is finished, made from the same input, and whose shards are there."""
+        try:
+            record: dict[str, Any] = json.loads(job.record_path(task).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        if record["fingerprint"] != self._fingerprint(job, task) or (record["skipped"] and not job.skip):
+            return None
+        return record if all(self._whole(job, entry) for split in SPLITS for entry in record[split]) else None
+
+    def _whole(self, job: Job, entry: dict[str, Any]) -> bool:
+        """Whether a shard is there, as long as it was when its task was finished."""
+        tokens, index = (with_suffix(self.scratch / entry["name"], suffix) for suffix in (".bin", ".idx"))
+        size = entry["tokens"] * np.dtype(token_dtype(job.vocab_size)).itemsize
+        return tokens.exists() and index.exists() and tokens.stat().st_size == size
+
+    def _unfinished(self, job: Job, tasks: list[Task]) -> list[Task]:
+        return [task for task in tasks if self._record(job, task) is None]
+
+    def _put_together(self, job: Job) -> None:
+        """Write the manifest, give the folder its name, drop what does not belong."""
+        described = self._described(job)
+        if not any(described[split]["tokens"] for split in SPLITS):
+            raise UserError(f"corpus {self.corpus} holds no text; give another path")
+        if not described["train"]["tokens"] or described["validation"]["tokens"] < 2:
+            self._hold_out(job, [split for split in SPLITS if split == "train" or not described["train"]["tokens"]])
+            described = self._described(job)
+        if not described["train"]["tokens"]:
+            raise UserError(
+                f"corpus {self.corpus} has no document to train on, only validation or test; give it a train split, or "
+                "name the files as a glob"
+            )
+        if described["validation"]["tokens"] < 2:
+            raise UserError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
+        for kind, count in described["skipped"].items():
+            self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
+        write_whole(self.scratch / "manifest.json", json.dumps(described, indent=2) + "\n")
+        folder = self.lacking if described["skipped"] else self.whole
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(self.scratch, folder)
+        belongs = {"manifest", *(entry["name"] for split in SPLITS for entry in described[split]["shards"])}
+        for path in folder.iterdir():  # only now: whoever is stopped before this still has all records
+            if path.is_file() and path.stem not in belongs:
+                path.unlink()
+
+    def _records(self, job: Job) -> list[dict[str, Any]]:
+        records = [self._record(job, task) for task in self.tasks]
+        assert all(records)
+        return [record for record in records if record]
+
+    def _described(self, job: Job) -> dict[str, Any]:
+        """The manifest: what the records of all tasks say together."""
+        records = self._records(job)
+        skipped: Counter[str] = Counter()
+        first: dict[str, str] = {}
+        for record in records:
+            skipped.update(record["skipped"])
+            first = {**record["first"], **first}
+        versions = corpora.versions(self.corpus, (piece for task in self.tasks for piece in task.pieces))
+        splits = {}
+        for split in SPLITS:
+            listed = [entry for record in records for entry in record[split]]
+            sums = {key: sum(entry[key] for entry in listed) for key in ("documents", "bytes", "tokens")}
+            whole = hashlib.sha256("".join(entry["sha256"] for entry in listed).encode()).hexdigest()
+            splits[split] = {**sums, "sha256": whole, "shards": listed}
+        return {
+            "source": {**self.source, "versions": versions},
+            "vocab_size": job.vocab_size,
+            "end_of_document": job.end_of_document,
+            "engines": sorted({record["engine"] for record in records}),
+            "skipped": dict(skipped),
+            "first_skipped": first,
+            **splits,
+        }
+
+    def _hold_out(self, job: Job, taken: list[str]) -> None:
+        """No document fell to validation, or none to training: the end of those for training does, of as many tasks as
+        it takes. `taken` are the splits whose documents are for training."""
+        records = self._records(job)
+        sizes = [sum(entry["bytes"] for split in taken for entry in record[split]) for record in records]
+        left = min(int(sum(sizes) * HELD_OUT_SHARE) + 1, MOST_HELD_OUT_BYTES)
+        everything = len(taken) > 1
+        todo, engine = [], "tokenizers"
+        for number, (record, size) in reversed([*enumerate(zip(records, sizes, strict=True))]):
+            if size and (left > 0 or everything):
+                engine = "gigatoken" if record["engine"].startswith("gigatoken") else "tokenizers"
+                held_out = (size, max(0, min(left, size)), everything)
+                self.tasks[number] = task = replace(self.tasks[number], hold_out=held_out)
+                todo.append((task, self._fingerprint(job, task)))
+                left -= size
+        with Workers(job.tokeniser, engine, 1) as workers:
+            workers.do(todo, replace(job, engine=engine))

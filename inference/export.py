@@ -1,0 +1,82 @@
+"""Export a run as a Hugging Face folder: `python -m recipes.export --run runs/gpt_tiny/…`."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from run.directory import read_recipe
+from support.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from model.gpt import GPT
+
+
+EXPORTED_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def load_model(run: Path) -> "GPT":
+    """The model of a run's newest undamaged checkpoint, fp32, on the CPU.
+
+    Errors: `UserError` where the run has no such checkpoint.
+    """
+    from model.checkpoint import write as checkpoint
+    from model.gpt import GPT
+
+    model = GPT(read_recipe(run).model)
+    found = checkpoint.completed(run / "checkpoints")
+    for path in reversed(found):
+        if not checkpoint.damage(path):
+            shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+            model.load_state_dict(checkpoint.Reader(path).weights(shapes))
+            return model.eval()
+    reason = checkpoint.damage(found[-1]) if found else "no checkpoint was saved yet"
+    raise UserError(f"{run} has no checkpoint to read: {reason}; train it with --resume --run-dir {run}")
+
+
+def load_tokeniser(run: Path) -> "PreTrainedTokenizerFast":
+    """The tokeniser that a run was trained with. Errors: `UserError` where it is missing."""
+    from data.tokens import tokenisers
+
+    return tokenisers.load(str(run / "tokeniser"))
+
+
+def load_as_hf(run: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
+    """A run as transformers knows it, with a row for each id of its tokeniser and no other: none else is sampled."""
+    from data.tokens import tokenisers
+    from model.huggingface import to_hf
+
+    model, tokeniser = load_model(run), load_tokeniser(run)
+    entries = tokenisers.entries(tokeniser)
+    return to_hf(model, entries, tokeniser.eos_token_id, tokeniser.pad_token_id), tokeniser
+
+
+def export(run: Path, folder: Path) -> None:
+    """Write model and tokeniser so that `AutoModelForCausalLM` and `AutoTokenizer` load them from `folder`.
+
+    The folder appears whole or not at all. Errors: `UserError` where it holds something else already.
+    """
+    from transformers.utils import logging
+
+    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= EXPORTED_FILES):
+        raise UserError(f"{folder} exists and is not an export; give another --out")
+    logging.disable_progress_bar()
+    model, tokeniser = load_as_hf(run)
+    tokeniser.model_max_length = model.config.n_positions
+    scratch = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        model.save_pretrained(str(scratch))
+        tokeniser.save_pretrained(str(scratch))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,275 @@
+"""What would be better? Every layout of a recipe on a cluster, timed and weighed at once by the planner's formulas."""
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.engine import config as engine_config
+from model.layout import Layout, stage_boundaries
+from planner.hardware import GIGA, GPU
+from planner.memory import peak_bytes, rank_bytes
+from planner.planning import USABLE, check_precision, own_step
+from planner.timing import Machine, StepTime, step_time
+from planner.work import Work, gradient_bytes, last_blocks, work
+from recipes.recipe import Recipe
+from support.errors import UserError
+
+TENSOR = (1, 2, 4, 8, 16)
+MICRO = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+EVERY = (0, 1, 2, 3, 4)  # every n-th block is recomputed; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What all layouts of a recipe have in common. `gradients` are the bytes kept and sent of one, by ZeRO stage."""
+
+    recipe: Recipe
+    base: Work
+    gradients: Any
+
+
+def space(recipe: Recipe, path: Path) -> Space:
+    """The space of a recipe and its JSON, of which layout, micro-batch, recomputation and ZeRO stage are free."""
+    config = engine_config.read(path)
+    free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
+    values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
+    resolved = engine_config.resolve(free, values, 1, str(path)).json
+    base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
+    return Space(recipe, base, np.array([gradient_bytes(config, stage) for stage in range(4)]))
+
+
+def candidates(space: Space, world: int) -> Work | None:
+    """Every layout that this project can run on `world` ranks, as arrays; nothing where there is none."""
+    stages = np.arange(1, min(space.recipe.model.num_layers, world) + 1)
+    tp, pp, micro, every, zero = _grid(TENSOR, stages[world % stages == 0], MICRO, EVERY, range(1, 4))
+    cut = tp * pp * space.recipe.layout.ulysses
+    whole = world % cut == 0
+    dp = world // cut
+    return _runnable(space, *(axis[whole] for axis in (tp, pp, dp, micro, every, zero)))
+
+
+def _grid(*axes: Iterable[int]) -> list[Any]:
+    """Every combination of the axes' values, flat."""
+    return [axis.ravel() for axis in np.meshgrid(*(np.array(list(axis), dtype=int) for axis in axes), indexing="ij")]
+
+
+def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, zero: Any) -> Work | None:
+    """Those of the layouts that this project can run, nothing where there is none.
+
+    The limits are those of `Layout.check`, `engine_config.check_layout` and the batch arithmetic; a pipeline goes with
+    ZeRO stage 1 and without offload, hpZ without tensor slices, files with stage 3. Ulysses stays as the recipe has it.
+    """
+    recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
+    good = (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
+    good &= (model.padded_vocab_size % tp == 0) & (model.seq_length % (tp * ulysses) == 0)
+    good &= base.global_batch % (dp * micro) == 0
+    piped = not (base.offload_optimizer or base.offload_weights or recipe.model.objective == "prefix")
+    good &= (pp == 1) | ((zero == 1) & piped)
+    good &= (tp == 1) | (base.hpz <= 1)
+    good &= (zero == 3) | (not (base.nvme or base.offload_weights))
+    if not good.any():
+        return None
+    tp, pp, dp, micro, every, zero = (axis[good] for axis in (tp, pp, dp, micro, every, zero))
+    last = {stages: last_blocks(stage_boundaries(model, stages)) for stages in set(pp.tolist())}
+    varied = {
+        "tp": tp,
+        "pp": pp,
+        "dp": dp,
+        "sequence_parallel": tp > 1,
+        "micro_batch": micro,
+        "full": np.where(every > 0, np.ceil(model.num_layers / np.maximum(every, 1)) / model.num_layers, 0.0),
+        "selective": 0.0,
+        "zero_stage": zero,
+        "last_blocks": np.array([last[stages] for stages in pp.tolist()]),
+        "gradient_bytes": space.gradients[zero, 0],
+        "reduce_bytes": space.gradients[zero, 1],
+        "bucket_bytes": space.gradients[zero, 1],
+    }
+    return stretch(dataclasses.replace(base, **varied), len(tp))
+
+
+def stretch(step: Work, length: int) -> Work:
+    """The same with an array of that length in every field."""
+    return Work(**{f.name: np.broadcast_to(getattr(step, f.name), length) for f in dataclasses.fields(Work)})
+
+
+def pick(step: Work, index: Any) -> Work:
+    """Some of the candidates, or one."""
+    return Work(**{f.name: getattr(step, f.name)[index] for f in dataclasses.fields(Work)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Candidates with their times and their fullest ranks."""
+
+    step: Work
+    timed: StepTime
+    seconds: Any
+    peak: Any
+    usable: float
+
+    @property
+    def fits(self) -> Any:
+        return self.peak <= self.usable
+
+
+def judge(step: Work, machine: Machine) -> Judged:
+    """Time and weigh candidates."""
+    timed = step_time(step, machine)
+    return Judged(step, timed, timed.seconds, peak_bytes(step), usable_bytes(machine.gpu))
+
+
+def usable_bytes(gpu: GPU) -> float:
+    """What a run may take of a GPU's memory."""
+    return USABLE * gpu.memory_gb * GIGA
+
+
+def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
+    """All candidates of a cluster, fastest first. Errors: `UserError` where none divides the cluster, or none fits."""
+    check_precision(machine.gpu, engine_config.precision(engine_config.read(path)))
+    step = candidates(space(recipe, path), world)
+    if step is None:
+        raise UserError(
+            f"no layout of {recipe.name} divides {world} ranks and the global batch {recipe.batch.global_batch}; "
+            "change --nodes or batch.global_batch"
+        )
+    judged = judge(step, machine)
+    if not judged.fits.any():
+        raise UserError(remedy(recipe, path, world, machine))
+    order = np.argsort(judged.seconds, kind="stable")
+    return judge(pick(step, order), machine)
+
+
+def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
+    """One line for a layout or a cluster that does not do: whether another layout fits here, else what binds; and the
+    smallest cluster where some layout fits."""
+    step, nodes = candidates(space(recipe, path), world), smallest(recipe, path, machine)
+    per_node, name = int(machine.gpus_per_node), machine.gpu.name
+    tail = f"the smallest cluster of {name} where a layout of {recipe.name} fits is {nodes} node{'s' * (nodes > 1)} of "
+    tail = f"{tail}{per_node}" if nodes else f"no cluster of {name} holds {recipe.name} with its global batch"
+    if step is None:
+        return f"no layout of {recipe.name} divides {world:,} ranks and its global batch; {tail}"
+    peak, usable = peak_bytes(step), usable_bytes(machine.gpu)
+    if (peak <= usable).any():
+        return f"other layouts fit these {world:,} {name}, --search says which; {tail}"
+    least = pick(step, int(np.argmin(peak)))
+    worst = max((0, int(least.pp) - 1), key=lambda stage: float(sum(rank_bytes(least, stage).values())))
+    parts = {part: float(size) for part, size in rank_bytes(least, worst).items()}
+    binds = max(parts, key=lambda part: parts[part])
+    return (
+        f"{recipe.name} fits on no layout of {world:,} {name}: the leanest (tensor {least.tp} x pipeline "
+        f"{least.pp} x data {least.dp}) takes {float(np.min(peak)) / GIGA:,.1f} GB a rank of "
+        f"{usable / GIGA:,.1f} GB usable, {parts[binds] / GIGA:,.1f} GB of it {binds}; {tail}"
+    )
+
+
+def smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
+    """Nodes of the smallest cluster on which some layout fits, 0 where there is none.
+
+    Which clusters the layouts and the batch divide has no order in it, so all are weighed: a data degree divides the
+    global batch. A larger micro-batch never takes less memory.
+    """
+    free = space(recipe, path)
+    batch, blocks = int(free.base.global_batch), recipe.model.num_layers
+    degrees = [degree for degree in range(1, batch + 1) if batch % degree == 0]
+    tp, pp, dp, every, zero = _grid(TENSOR, range(1, blocks + 1), degrees, EVERY, range(1, 4))
+    whole = tp * pp * dp * recipe.layout.ulysses % int(machine.gpus_per_node) == 0
+    step = _runnable(free, *(axis[whole] for axis in (tp, pp, dp, np.ones_like(tp), every, zero)))
+    if step is None:
+        return 0
+    fitting = step.gpus[peak_bytes(step) <= usable_bytes(machine.gpu)]
+    return int(fitting.min()) // int(machine.gpus_per_node) if len(fitting) else 0
+
+
+def describe(judged: Judged, index: int) -> dict[str, Any]:
+    """One candidate as plain values."""
+    step, seconds = pick(judged.step, index), float(judged.seconds[index])
+    blocks = int(step.num_layers)
+    recomputed = round(float(step.full) * blocks)
+    # The interval that recomputes as many: every fourth of 5 blocks is 2 of them, as is every third.
+    every = next((n for n in range(1, blocks + 1) if -(-blocks // n) == recomputed), 0)
+    return {
+        "tp": int(step.tp),
+        "pp": int(step.pp),
+        "dp": int(step.dp),
+        "micro_batch": int(step.micro_batch),
+        "zero_stage": int(step.zero_stage),
+        "recompute_every": every,
+        "step_seconds": seconds,
+        "model_tflops_per_gpu": float(step.model_flops) / seconds / float(step.gpus) / 1e12,
+        "peak_bytes": float(judged.peak[index]),
+        "fits": bool(judged.fits[index]),
+    }
+
+
+def comparison(recipe: Recipe, path: Path, world: int, machine: Machine, judged: Judged) -> dict[str, Any]:
+    """Where the recipe's own layout stands, and which parts of its step cost more than the best one's."""
+    try:
+        own = judge(stretch(own_step(recipe, path, world), 1), machine)
+    except UserError as error:
+        return {"runs": False, "reason": str(error)}
+    fitting = np.flatnonzero(judged.fits)
+    best = {name: float(value[fitting[0]]) for name, value in judged.timed.parts.items()}
+    more = {name: float(value[0]) - best[name] for name, value in own.timed.parts.items()}
+    return {
+        "runs": True,
+        **describe(own, 0),
+        "faster_layouts": int((judged.seconds[fitting] < own.seconds[0]).sum()),
+        "slower_than_best": float(own.seconds[0] / judged.seconds[fitting[0]] - 1),
+        "parts_more_than_best": more,
+    }
+
+
+def _words(row: dict[str, Any]) -> str:
+    every = row["recompute_every"]
+    recompute = "none" if not every else "all" if every == 1 else f"1 of {every}"
+    return (
+        f"{row['tp']:6d} {row['pp']:8d} {row['dp']:5d} {row['micro_batch']:11d} {recompute:>9s} {row['zero_stage']:5d} "
+        f"{row['step_seconds']:9.3f} {row['model_tflops_per_gpu']:11.1f} {row['peak_bytes'] / GIGA:10.1f}"
+    )
+
+
+def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int, quiet: bool) -> dict[str, Any]:
+    """Search, print unless `quiet`, and return what was found."""
+    if machine is None:
+        raise UserError(f"{recipe.name} is planned for no GPU of the catalogue; give --gpu")
+    began = time.perf_counter()
+    judged = search(recipe, path, world, machine)
+    took = time.perf_counter() - began
+    own = comparison(recipe, path, world, machine, judged)
+    rows = [describe(judged, int(index)) for index in np.flatnonzero(judged.fits)[:top]]
+    counts = {"candidates": len(judged.seconds), "fitting": int(judged.fits.sum()), "seconds": took}
+    found = {"recipe": recipe.name, "world_size": world, **counts, "layouts": rows, "own": own}
+    if quiet:
+        return found
+    print(
+        f"{recipe.name} on {world:,} {machine.gpu.name}: {counts['candidates']:,} layouts, {counts['fitting']:,} fit, "
+        f"{took:.2f} s"
+    )
+    print("tensor pipeline  data micro-batch recompute  ZeRO    step s TFLOP/s/GPU    GB/rank")
+    for row in rows:
+        print(_words(row))
+    for line in _why(own):
+        print(line)
+    return found
+
+
+def _why(own: dict[str, Any]) -> Iterable[str]:
+    if not own["runs"]:
+        yield f"the recipe's own layout does not run here: {own['reason']}"
+        return
+    yield _words(own) + "  the recipe's own" + ("" if own["fits"] else ", which does not fit")
+    ahead = own["faster_layouts"]
+    if not ahead:
+        yield "no layout that fits is faster than the recipe's own"
+        return
+    parts = sorted(own["parts_more_than_best"].items(), key=lambda item: -abs(item[1]))[:3]
+    told = ", ".join(f"{name} {seconds:+.2f} s" for name, seconds in parts)
+    yield (
+        f"{ahead:,} layouts that fit are predicted faster; against the best the recipe's own takes "
+        f"{100 * own['slower_than_best']:.1f}% longer: {told}"
+    )

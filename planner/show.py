@@ -1,0 +1,70 @@
+"""DOC"""
+
+from typing import Any
+
+
+def show(values: dict[str, Any]) -> None:
+    """Print a plan."""
+    layout, held = values["layout"], values["memory"]
+    worst = held["stages"][held["worst_stage"]]
+    rows = {
+        "status": values["status"],
+        "parameters": f"{values['parameters']:,}",
+        "model FLOPs a token": f"{values['flops_per_token'] / 1e6:,.1f} M",
+        "tokens a step": f"{values['tokens_per_step']:,}",
+        "steps": f"{values['steps']:,} for {values['train_tokens'] / 1e9:,.3g} B tokens",
+        "model FLOPs of the run": f"{values['train_flops']:.2e}",
+        "global batch": f"{values['global_batch']} = micro-batch {values['micro_batch']} x accumulation "
+                        f"{values['gradient_accumulation']} x data degree {values['data_degree']}",
+        "layout": f"{values['world_size']:,} ranks = tensor {layout['tp']} x pipeline {layout['pp']} "
+                  f"x Ulysses {layout['ulysses']} x data {values['data_degree']}",
+        "engine": f"{values['precision']}, ZeRO stage {values['zero_stage']}",
+        "fullest rank": f"{held['peak_bytes'] / 1e9:,.1f} GB, {_stage(values)}; most of it {held['largest_part']}",
+    }  # fmt: skip
+    for name, size in worst["bytes"].items():
+        if size >= 0.0005 * worst["total_bytes"]:
+            rows[f"  {name}"] = f"{size / 1e9:10,.2f} GB"
+    if "fits" in held:
+        verdict = "fits" if held["fits"] else "DOES NOT FIT"
+        rows["memory"] = (
+            f"{verdict}: {held['usable_bytes'] / 1e9:,.1f} GB usable on {values['gpu']}, headroom "
+            f"{held['headroom_bytes'] / 1e9:,.1f} GB"
+        )
+    rows["a checkpoint"] = f"{values['checkpoint_bytes'] / 1e9:,.3f} GB"
+    if "save_seconds" in values:
+        rows["a checkpoint"] += f", {values['save_seconds']:,.0f} s to save at {values['storage_gb_s']:g} GB/s"
+    rows |= _time_rows(values)
+    print(values["recipe"])
+    for name, value in rows.items():
+        print(f"  {name:24s}  {value}")
+    for deviation in values["deviations"]:
+        print(f"  deviates from the recipe: {deviation}")
+
+
+def _stage(values: dict[str, Any]) -> str:
+    held, stages = values["memory"], values["layout"]["pp"]
+    worst = held["worst_stage"]
+    if stages == 1:
+        return f"all ranks alike, {held['stages'][0]['blocks']} blocks"
+    why = "the most micro-batches in flight" if worst == 0 else "logits and loss" if worst == stages - 1 else "blocks"
+    return f"pipeline stage {worst + 1} of {stages} ({held['stages'][worst]['blocks']} blocks, {why})"
+
+
+def _time_rows(values: dict[str, Any]) -> dict[str, str]:
+    if "time" not in values:
+        return {"time": "not predicted: no GPU of the catalogue; give --gpu"}
+    time = values["time"]
+    rows = {"a step": f"{time['step_seconds']:,.3f} s, of which"}
+    for name, seconds in time["step_parts"].items():
+        if abs(seconds) >= 0.0005 * time["step_seconds"]:
+            rows[f"  {name}"] = f"{seconds:10,.3f} s  {100 * seconds / time['step_seconds']:5.1f}%"
+    rows["speed"] = (
+        f"{time['tokens_per_second']:,.0f} tokens/s; {time['model_tflops_per_gpu']:,.1f} model TFLOP/s a GPU = "
+        f"{100 * time['mfu']:.1f}% of peak ({time['hardware_tflops_per_gpu']:,.1f} with recomputation)"
+    )
+    rows["the run"] = (
+        f"{time['days']:,.1f} days, {time['gpu_hours']:,.0f} GPU-hours, at most {time['megawatt_hours']:,.0f} MWh"
+    )
+    if "cost" in values:
+        rows["cost"] = f"{values['cost']:,.0f} at {values['price']:g} a GPU-hour"
+    return rows

@@ -1,0 +1,71 @@
+"""Proof of a plan: build every distinct rank and count. Needs torch and DeepSpeed, no GPU, and seconds.
+
+A rank's part of the model is built by the code that training runs, through DeepSpeed's PipelineModule where there is a
+pipeline, on torch's meta device and over a process group that is the full world's size and sends nothing.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.engine import config as engine_config
+from planner.planning import own_step
+from planner.resolve import resolve_engine
+from recipes.recipe import Recipe
+from support.errors import UserError
+
+
+def verify(recipe: Recipe, path: Path, world: int) -> dict[str, Any]:
+    """Parameters and bytes of the weights of each distinct rank, beside the closed form's.
+
+    Tensor and data ranks of a pipeline stage hold slices of the same shapes, so one of each stage is built. Errors:
+    `UserError` that names the rank where the two differ.
+    """
+    resolved = resolve_engine(recipe, engine_config.read(path), path, world)
+    layout, step = recipe.layout, own_step(recipe, path, world)
+    per_stage = world // layout.pp
+    began, stages = time.perf_counter(), []
+    for stage in range(layout.pp):
+        count, size = _build(recipe, resolved.json, world, stage * per_stage, resolved.dtype)
+        expected = round(float(step.parameters(np.asarray(stage))))
+        row = {
+            "rank": stage * per_stage,
+            "identical_ranks": per_stage,
+            "parameters": count,
+            "planned_parameters": expected,
+            "weight_bytes": size,
+            "planned_weight_bytes": expected * step.weight_bytes,
+        }
+        if count != expected or size != row["planned_weight_bytes"]:
+            raise UserError(
+                f"rank {row['rank']} (pipeline stage {stage + 1}) holds {count:,} parameters in {size:,} bytes where "
+                f"{expected:,} in {row['planned_weight_bytes']:,} were planned; planner/work.py has to be mended"
+            )
+        stages.append(row)
+    return {"world_size": world, "built": len(stages), "seconds": time.perf_counter() - began, "ranks": stages}
+
+
+def _build(recipe: Recipe, engine: dict[str, Any], world: int, rank: int, dtype: str) -> tuple[int, int]:
+    """Parameters of a rank's part of the model and their bytes."""
+    import torch
+
+    from model.engine.engine import quiet_deepspeed, recomputed_blocks
+
+    quiet_deepspeed()
+    from model.pipeline import meta_model, pretended_world
+
+    recompute = recomputed_blocks(engine.get("activation_checkpointing", {}), recipe.model.num_layers)
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    with pretended_world(recipe.layout, world, rank) as grid:
+        parameters = list(meta_model(recipe.model, grid, recompute, kind).parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+
+
+def show(verified: dict[str, Any]) -> None:
+    """Print what was built."""
+    print(
+        f"  verified                  built all {verified['built']} distinct ranks of {verified['world_size']:,} in "
+        f"{verified['seconds']:.1f} s: each holds exactly the planned parameters and bytes of weights"
+    )

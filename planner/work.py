@@ -1,0 +1,205 @@
+"""What a rank is asked to do in one training step, as plain numbers: the model's shape, its cut, its batch, its engine.
+
+Every field is a number or a numpy array, one element a candidate layout or a row of a table, and so is everything that
+is computed from it: a single prediction and a search over a hundred thousand layouts are the same lines of code.
+Imports no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.config import GPTConfig
+from model.engine import config as engine_config
+from model.layout import Layout, stage_boundaries
+
+Number = Any  # a float or a numpy array of them
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training step. Counts are per model where nothing else is said.
+
+    `last_blocks` blocks are in the last pipeline stage, the others spread evenly over the stages before it, the earlier
+    ones having one more where they do not divide. `full` and `selective` are the shares of the blocks that recompute
+    everything, or the attention's core alone; `early_stop`: recomputation ends where the last needed tensor is there,
+    before a block's last product, as torch's non-reentrant checkpoints do. Bytes an element: `weight_bytes` of the
+    weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
+    ranks send of them, `bucket_bytes` of the copy that they send from, `master_bytes` of what the optimiser has besides
+    its two fp32 moments, `logit_bytes` of a logit and what the loss keeps of it (half precision, fp32, its softmax;
+    less in a fused loss). `fused` attention never stores its scores, and with a `causal` mask skips half of them;
+    `dropout` keeps its masks; what sequence parallelism gathers is `regathered` in the backward pass, or kept.
+    `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it), `position_rows`
+    the learned positions, `biases` 0 where linear layers have none. `nvme`: offloaded optimizer states are in files;
+    `hpz` ranks of a node share a second copy of stage 3's weights, from which the backward pass gathers (ZeRO++'s hpZ,
+    Wang et al. 2023, arXiv:2306.10209; 1: none).
+    """
+
+    num_layers: Number
+    hidden_size: Number
+    num_attention_heads: Number
+    ffn_hidden_size: Number
+    seq_length: Number
+    vocab_rows: Number
+    micro_batch: Number
+    global_batch: Number
+    tp: Number = 1
+    pp: Number = 1
+    dp: Number = 1
+    ulysses: Number = 1
+    sequence_parallel: Number = False
+    last_blocks: Number = 0
+    virtual_stages: Number = 1
+    zero_stage: Number = 1
+    full: Number = 0.0
+    selective: Number = 0.0
+    weight_bytes: Number = 2
+    gradient_bytes: Number = 2
+    reduce_bytes: Number = 2
+    bucket_bytes: Number = 2
+    master_bytes: Number = 4
+    fused: Number = True
+    causal: Number = True
+    dropout: Number = False
+    regathered: Number = False
+    fp8: Number = False
+    ffn_matrices: Number = 2
+    kv_size: Number = 0
+    position_rows: Number = 0
+    biases: Number = 1
+    tied: Number = True
+    offload_optimizer: Number = False
+    offload_weights: Number = False
+    nvme: Number = False
+    hpz: Number = 1
+    early_stop: Number = True
+    logit_bytes: Number = 10
+
+    @property
+    def micro_batches(self) -> Number:
+        """Micro-batches that a pipeline works through in a step."""
+        return self.global_batch / (self.dp * self.micro_batch)
+
+    @property
+    def tokens(self) -> Number:
+        """Tokens of a micro-batch on a rank, which Ulysses splits."""
+        return self.micro_batch * self.seq_length / self.ulysses
+
+    @property
+    def copies(self) -> Number:
+        """Ranks that hold the same parameters, over which ZeRO divides."""
+        return self.dp * self.ulysses
+
+    @property
+    def gpus(self) -> Number:
+        """Ranks in all."""
+        return self.tp * self.pp * self.copies
+
+    @property
+    def keys(self) -> Number:
+        """Width of the keys, and of the values."""
+        return np.where(np.asarray(self.kv_size) > 0, self.kv_size, self.hidden_size)
+
+    def blocks(self, stage: Number) -> Number:
+        """Blocks of a stage."""
+        before = np.maximum(self.pp - 1, 1)
+        rest = self.num_layers - self.last_blocks
+        return np.where(
+            stage == np.asarray(self.pp) - 1, self.last_blocks, rest // before + (stage < np.mod(rest, before))
+        )
+
+    @property
+    def block_matrices(self) -> Number:
+        """Elements of a block's matrices, unsliced."""
+        h = self.hidden_size
+        return 2 * h * h + 2 * h * self.keys + self.ffn_matrices * h * self.ffn_hidden_size
+
+    def parameters(self, stage: Number) -> Number:
+        """Parameters of a rank of a stage. Exact for this project's model, which `recipes.verify` proves."""
+        h, t = self.hidden_size, self.tp
+        sliced_bias = (h + 2 * self.keys + (self.ffn_matrices - 1) * self.ffn_hidden_size) / t
+        block = self.block_matrices / t + self.biases * (sliced_bias + 2 * h) + 2 * (1 + self.biases) * h
+        embedding = self.vocab_rows * h / t
+        first, last = stage == np.asarray(0), stage == np.asarray(self.pp) - 1
+        head = np.where(self.tied, last & ~first, last) * embedding
+        ends = first * (embedding + self.position_rows * h) + last * (1 + self.biases) * h + head
+        return self.blocks(stage) * block + ends
+
+    @property
+    def model_flops(self) -> Number:
+        """Model FLOPs of a step, over all ranks: what `GPTConfig.flops_per_token` counts."""
+        tokens = self.global_batch * self.seq_length
+        matrices = self.num_layers * self.block_matrices + self.vocab_rows * self.hidden_size
+        return tokens * (6.0 * matrices + 12.0 * self.num_layers * self.seq_length * self.hidden_size)
+
+    @property
+    def hardware_flops(self) -> Number:
+        """The same with recomputation: a forward pass again of what is recomputed."""
+        tokens = self.global_batch * self.seq_length
+        scores = 4.0 * self.num_layers * self.seq_length * self.hidden_size
+        again = self.full * (2.0 * self.num_layers * self.block_matrices + scores) + self.selective * scores
+        return self.model_flops + tokens * again
+
+
+def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: int) -> Work:
+    """The step of a recipe under a resolved DeepSpeed JSON."""
+    recompute, zero = engine.get("activation_checkpointing", {}), engine.get("zero_optimization", {})
+    kind, stage = engine_config.precision(engine), zero.get("stage", 0)
+    # Every interval-th block, as the engine does it.
+    share = -(-model.num_layers // recompute.get("interval", 1)) / model.num_layers
+    cuts = stage_boundaries(model, layout.pp)
+    kept, sent = gradient_bytes(engine, stage)
+    return Work(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        ffn_hidden_size=model.ffn_hidden_size,
+        seq_length=model.seq_length,
+        vocab_rows=model.padded_vocab_size,
+        position_rows=model.seq_length,
+        causal=model.objective == "causal",
+        dropout=model.dropout > 0,
+        micro_batch=engine["train_micro_batch_size_per_gpu"],
+        global_batch=engine["train_batch_size"],
+        tp=layout.tp,
+        pp=layout.pp,
+        dp=data_degree,
+        ulysses=layout.ulysses,
+        sequence_parallel=layout.sequence_parallel,
+        last_blocks=last_blocks(cuts),
+        zero_stage=stage,
+        full=share * (recompute.get("granularity") == "full"),
+        selective=share * (recompute.get("granularity") == "selective"),
+        weight_bytes=4 if kind == "fp32" else 2,
+        gradient_bytes=kept,
+        reduce_bytes=sent,
+        bucket_bytes=sent,
+        # An fp16 step has its share of the gradients in fp32 too.
+        master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
+        offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+        offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
+        nvme=zero.get("offload_optimizer", {}).get("device") == "nvme",
+        hpz=zero.get("zero_hpz_partition_size", 1),
+    )
+
+
+def last_blocks(cuts: list[int]) -> int:
+    """Blocks of the last stage, given `stage_boundaries`: final norm and head are there too, and in a single stage the
+    embedding and the positions."""
+    return cuts[-1] - cuts[-2] - (4 if len(cuts) == 2 else 2)
+
+
+def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
+    """Bytes that are kept of a gradient, and sent of it, in a ZeRO stage (DeepSpeed 0.19.8).
+
+    In stage 1 bf16 gradients that are to be summed in fp32 have an optimizer of their own (runtime/bf16_optimizer.py):
+    it keeps the sums beside the gradients, unless the JSON updates at once. Otherwise one copy is kept.
+    """
+    kind, sums = engine_config.precision(engine), engine_config.summed_in(engine)
+    sent = 4 if engine_config.sent_in(engine, stage) == "fp32" else 2
+    offload = engine.get("zero_optimization", {}).get("offload_optimizer", {})
+    at_once = engine.get("bf16", {}).get("immediate_grad_update")
+    if kind == "bf16" and sums == "fp32" and stage == 1 and offload.get("device", "none") == "none" and not at_once:
+        return 6, sent
+    return 4 if "fp32" in (kind, sums) else 2, sent

@@ -1,0 +1,28 @@
+"""Whose fault it is, said on purpose, and the exit statuses that a supervisor and a scheduler act on."""
+
+CRASHED = 1  # anything that is not below: try again
+WRONG_INPUT = 2  # never try again
+WEIGHTS_LOST = 3  # never go on from the newest checkpoint
+STOPPED = 75  # stopped on request and saved: queue it again
+
+
+class UserError(ValueError):
+    """What its user can mend, in one line: what is wrong, where, and the remedy.
+
+    It is a `ValueError` so that pydantic wraps it where a field is checked. Any other error is a bug of ours and keeps
+    its traceback.
+    """
+
+    status = WRONG_INPUT
+
+
+class WeightsLostError(UserError):
+    """Training went where no step leads back from."""
+
+    status = WEIGHTS_LOST
+
+
+class StoppedError(UserError):
+    """A run was asked to stop; it saved first."""
+
+    status = STOPPED

@@ -1,0 +1,108 @@
+"""What one rank of a training run reads: micro-batches under the recipe's objective, the next ones ahead of time."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.samples import objectives
+from data.samples.mixture import Mixture
+from model.engine.engine import Batch
+from recipes.recipe import Recipe
+from support.errors import UserError
+
+
+class Source:
+    """Micro-batches of a recipe's training and validation data under its objective."""
+
+    def __init__(self, recipe: Recipe, mixture: Mixture) -> None:
+        self.recipe = recipe
+        self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
+        self.entries = mixture.entries
+        self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
+        self.samples, self.mask = mixture.held_out(recipe.model.seq_length, recipe.intervals.final_samples)
+        self.masks_inputs = recipe.model.objective == "masked"
+        if self.masks_inputs:  # its labels are the inputs: every held-out token, not the one in front of the first
+            self.samples = np.roll(self.samples, -1, axis=1)
+        data = recipe.data
+        self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
+
+    def training(self, first: int, count: int) -> Batch:
+        """The samples at positions `first … first + count` of the run."""
+        samples = self.stream.batch(first, count)
+        examples = self._examples(samples, np.arange(first, first + count))
+        return self._batch(samples, examples, examples.weights)
+
+    def share(self, micro_batch: int, rank: int, ranks: int, first: int, count: int) -> list[Batch]:
+        """The micro-batches of one data rank of the global batch at positions `first … first + count`.
+
+        The global batch is the same whatever the number of ranks and the micro-batch.
+        """
+        starts = range(first + rank * micro_batch, first + count, micro_batch * ranks)
+        return [self.training(start, micro_batch) for start in starts]
+
+    def validation(self, rows: list[int]) -> Batch:
+        """Rows of the validation set; a label weighs 1 and one past the end of the set, or of a repeated row, 0."""
+        inside = np.array([row < len(self.samples) for row in rows])
+        chosen = np.minimum(rows, len(self.samples) - 1)
+        examples = self._examples(self.samples[chosen], chosen)
+        counts = (examples.weights > 0) & inside[:, None] & self.mask[chosen]
+        return self._batch(self.samples[chosen], examples, counts.astype(np.float32))
+
+    def _examples(self, samples: objectives.Ints, positions: objectives.Ints) -> objectives.Examples:
+        model, seed = self.recipe.model, self.recipe.seed
+        if self.masks_inputs:
+            return objectives.masked(samples, positions, seed, self.masking, model.vocab_size - 1, self.entries)
+        if model.objective == "prefix":
+            return objectives.prefix(samples, positions, seed)
+        return objectives.causal(samples)
+
+    def _batch(self, samples: objectives.Ints, examples: objectives.Examples, weights: NDArray[np.float32]) -> Batch:
+        documents = None
+        if self.end_of_document is not None:
+            documents = objectives.documents(samples[:, :-1], self.end_of_document)
+        prefix = None if examples.prefix is None else _tensor(examples.prefix)
+        apart = None if documents is None else _tensor(documents)
+        return Batch(_tensor(examples.tokens), _tensor(examples.labels), _tensor(weights), prefix, apart)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """On a machine with GPUs in pinned memory, from where it is copied while the GPU computes."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
+
+
+def check_alike(mixture: Mixture) -> None:
+    """Every rank must read the same data, also where machines share no storage and each has prepared its own.
+
+    Collective. Errors: `UserError` on every rank.
+    """
+    everywhere: list[str] = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everywhere, mixture.fingerprint)
+    strangers = [rank for rank, fingerprint in enumerate(everywhere) if fingerprint != everywhere[0]]
+    if strangers:
+        raise UserError(
+            f"rank {strangers[0]} has prepared other data than rank 0: its corpus, tokeniser or their versions differ; "
+            "prepare the data once, on storage that all machines share, or copy the prepared folder"
+        )
+
+
+class Ahead:
+    """Reads a step's micro-batches while the step before it computes. `read(first, count)` gives them."""
+
+    def __init__(self, read: Callable[[int, int], list[Batch]]) -> None:
+        self._read = read
+        self._worker = ThreadPoolExecutor(1, "ahead")
+        self._expected: tuple[int, int] | None = None
+        self._coming: Future[list[Batch]]
+
+    def take(self, first: int, count: int, next_count: int) -> list[Batch]:
+        """The micro-batches at `first … first + count`; the next `next_count` samples are read from now on."""
+        ready = self._coming.result() if self._expected == (first, count) else self._read(first, count)
+        self._expected = (first + count, next_count)
+        self._coming = self._worker.submit(self._read, *self._expected)
+        return ready

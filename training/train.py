@@ -1,0 +1,235 @@
+"""One rank of a training run: the loop."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.checkpoint import write as checkpoint
+from model.engine.config import fp32_json
+from model.engine.engine import (
+    LossScaleFloorError,
+    StepResult,
+    Trainer,
+    build,
+    check_device,
+    evaluate,
+    set_global_batch,
+    set_learning_rate,
+    start_process_group,
+    train_step,
+)
+from model.engine.precision import software
+from recipes.recipe import Recipe
+from run import report
+from run.directory import Request, Run, create, plan_run, truncate_metrics
+from run.prepared import run_data
+from support.errors import UserError
+from training.display import Display
+from training.source import Ahead, Source, check_alike
+
+MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
+SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
+
+
+@dataclass
+class Position:
+    """Where a run is: all the state that the engine does not hold."""
+
+    step: int = 0
+    consumed_samples: int = 0
+
+
+def train(recipe: Recipe, request: Request) -> None:
+    """Train to the last step, evaluating and saving on the way, and report."""
+    start_process_group()
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    run = plan_run(recipe, _same_path(recipe, request), world)
+    check_device(run.engine.json)
+    display = Display(run, enabled=rank == 0)
+    if rank == 0 and (slow := software(run.engine.json)):
+        display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout.pp > 1)}")
+    mixture = run_data(run, display.say)
+    check_alike(mixture)
+    source = Source(run.recipe, mixture)
+    torch.distributed.barrier()  # until every rank has seen that the run directory is free
+    if rank == 0:
+        create(run, mixture, world)
+    _place_wandb(run, display)
+    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
+    saved = checkpoint.load_newest(trainer, run.checkpoints, display.say) if run.resume else None
+    position = Position(**saved) if saved else Position()
+    if rank == 0:
+        truncate_metrics(run.metrics, position.step)
+    loop = Loop(run, trainer, source, display, position)
+    display.start(position.step, loop.last_step, world)
+    try:
+        loop.run_to_last_step()
+    finally:
+        display.finish()
+    final = loop.validation_loss(run.recipe.intervals.final_samples)
+    if rank == 0:
+        report.write(run, position.step, position.consumed_samples, final, world)
+        report.show(run.path)
+    torch.distributed.destroy_process_group()
+
+
+def _same_path(recipe: Recipe, request: Request) -> Request:
+    """Without a launcher of ours to choose it, rank 0 chooses the run directory for all."""
+    path: list[Any] = [str(plan_run(recipe, request, torch.distributed.get_world_size()).path)]
+    torch.distributed.broadcast_object_list(path)
+    return Request(**{**asdict(request), "run_dir": path[0]})
+
+
+def _place_wandb(run: Run, display: Display) -> None:
+    """Let wandb write into the run directory, and offline where there is no account to write to."""
+    if not run.engine.json.get("wandb", {}).get("enabled"):
+        return
+    import wandb
+
+    os.environ.setdefault("WANDB_DIR", str(run.path))
+    if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+        os.environ["WANDB_MODE"] = "offline"
+        display.say("wandb: no account is configured, logging offline")
+
+
+class Loop:
+    """The training loop with what it reads, drives and writes."""
+
+    def __init__(self, run: Run, trainer: Trainer, source: Source, display: Display, position: Position) -> None:
+        self.run, self.trainer, self.source = run, trainer, source
+        self.display, self.position = display, position
+        micro_batch = run.engine.json["train_micro_batch_size_per_gpu"]
+        self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
+        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.last_step = run.last_step_from(position.step, position.consumed_samples)
+        self.stop_asked = False
+        self.skipped_in_a_row = 0
+        self.last_norms: deque[float] = deque(maxlen=5)
+
+    def run_to_last_step(self) -> None:
+        """Train; save at intervals, at the end, and where a signal asks to stop."""
+        every = self.run.recipe.intervals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+        while self.position.step < self.last_step:
+            metrics, stop = self._step()
+            step = self.position.step
+            last = stop or step == self.last_step
+            # The launcher gives a rank 30 s from SIGTERM to its end: a run that is to stop saves at once.
+            if not stop and (step % every.evaluate_every == 0 or last):
+                metrics["validation_loss"] = self.validation_loss(every.evaluate_samples)
+            self._record(metrics)
+            if step % every.save_every == 0 or last:
+                self._save()
+            if stop:
+                raise UserError(f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}")
+
+    def _step(self) -> tuple[dict[str, Any], bool]:
+        recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
+        config, length = self.run.engine.json, self.run.recipe.model.seq_length
+        began = time.perf_counter()
+        batch = self._batch_at(position.consumed_samples)
+        set_global_batch(self.trainer, batch)
+        if SCHEDULER_OF_JSON not in config:
+            # The rate for the tokens that are read after this step, so that the first step does not stand still.
+            ratio = recipe.schedule.lr_ratio((position.consumed_samples + batch) * length)
+            set_learning_rate(self.trainer, config["optimizer"]["params"]["lr"] * ratio)
+        # Dropout is a function of seed, position and place: nothing about it has to be saved. Tensor ranks draw alike.
+        place = np.random.SeedSequence([recipe.seed, position.consumed_samples, grid.data.rank, grid.stage])
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+        try:
+            after = position.consumed_samples + batch
+            result = train_step(self.trainer, self.ahead.take(position.consumed_samples, batch, self._batch_at(after)))
+        except LossScaleFloorError as error:
+            norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
+            good = checkpoint.completed(self.run.checkpoints)
+            raise UserError(
+                f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
+            ) from None
+        self.last_norms.append(result.grad_norm)
+        position.consumed_samples += batch
+        position.step += 1
+        stop = self._any_asked_to_stop()
+        seconds = time.perf_counter() - began
+        self._stop_if_lost(result)
+        return {
+            "step": position.step,
+            "consumed_samples": position.consumed_samples,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "lr": result.learning_rate,
+            "loss_scale": result.loss_scale,
+            "skipped": result.skipped,
+            "tokens_per_second": batch * length / seconds,
+        }, stop
+
+    def _stop_if_lost(self, result: StepResult) -> None:
+        """Do not burn hours on weights that no step will mend.
+
+        A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
+        one bad batch or one bad chip. Skipping is how a dynamic loss scale is found; elsewhere it must not go on.
+        """
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
+        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self._scale_is_sought()
+        if hopeless or not (math.isfinite(result.loss) or result.skipped):
+            raise UserError(
+                f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
+                "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
+                f"checkpoint in {self.run.checkpoints}"
+            )
+
+    def _scale_is_sought(self) -> bool:
+        engine = self.trainer.engine
+        return bool(engine.fp16_enabled() and engine.dynamic_loss_scale())
+
+    def _batch_at(self, consumed_samples: int) -> int:
+        """The global batch after that many sequences; past the ramp the JSON's word counts."""
+        batch = self.run.recipe.batch
+        full: int = self.run.engine.json["train_batch_size"]
+        return batch.at(consumed_samples) if consumed_samples < batch.ramp_samples else full
+
+    def _any_asked_to_stop(self) -> bool:
+        asked = torch.tensor(float(self.stop_asked), device=self.trainer.engine.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
+
+    def validation_loss(self, most: int) -> float:
+        """Mean loss in nats over the labels of at most `most` validation samples."""
+        size, grid = self.run.engine.json["train_micro_batch_size_per_gpu"], self.trainer.grid
+        count = min(most, len(self.source.samples))
+        labels, mine = 0.0, []
+        for first in range(0, count, size * grid.dp):
+            # Every data rank computes as many micro-batches, the last ones perhaps of nothing: they work in step.
+            rows = [row if row < count else len(self.source.samples) for row in range(first, first + size * grid.dp)]
+            labels += float(self.source.validation(rows).weights_BS.sum())
+            mine.append(self.source.validation(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))
+        return evaluate(self.trainer, mine) / labels
+
+    def _record(self, metrics: dict[str, Any]) -> None:
+        if self.rank:
+            return
+        with open(self.run.metrics, "a") as stream:
+            finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON knows no NaN
+            stream.write(json.dumps(finite) + "\n")
+        self.display.step(metrics)
+        names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
+        events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
+        self.trainer.engine.monitor.write_events(events)
+
+    def _save(self) -> None:
+        keep = self.run.recipe.intervals.keep_checkpoints
+        path = checkpoint.save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
+        self.display.say(f"saved {path}")
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_asked = True
