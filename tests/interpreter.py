@@ -8,7 +8,6 @@ folder, session and streams; signals and exit statuses are what they are elsewhe
 """
 
 import atexit
-import gc
 import multiprocessing
 import os
 import runpy
@@ -64,7 +63,6 @@ def _next(arguments: list[str], env: dict[str, str]) -> NoReturn:
 
 def become(arguments: list[str], env: dict[str, str]) -> NoReturn:
     """Be a fresh `python arguments`, as far as a module can tell. The process ends with it."""
-    gc.freeze()  # a collection would only copy the pages that all forks share
     os.environ.clear()
     os.environ.update(env)
     for number in signal.valid_signals():

@@ -1,5 +1,7 @@
 """Imported once in the clean process that ranks and commands are forked from: what each of them would import."""
 
+import gc
+
 import deepspeed.launcher.launch
 import deepspeed.launcher.runner
 import deepspeed.runtime.bf16_optimizer
@@ -15,3 +17,7 @@ __all__ = ["checkpoint", "deepspeed", "engine", "evaluate", "export", "generate"
 __all__ += ["train", "transformers"]
 
 engine.quiet_deepspeed()
+# DeepSpeed collects garbage up to six times while it builds an engine: a second and a half among so many objects that
+# live on anyway, and each collection would copy the pages that all forks share.
+gc.collect()
+gc.freeze()
