@@ -7,7 +7,8 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from launch.local import free_port
+from torch.distributed import TCPStore
+
 from tests.interpreter import context
 from tests.patience import Patience
 
@@ -17,11 +18,13 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, **options: A
 
     A rank that raises, dies or hangs fails the test with its traceback; no process is left behind.
     """
-    pipes, processes, port = [], [], free_port()
+    # The ranks meet here. At rank 0, as is usual, others would come too early and try again only after a second.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pipes, processes = [], []
     for rank in range(world):
         ours, theirs = context.Pipe(duplex=False)
         task = partial(function, *args, **options)
-        processes.append(context.Process(target=_rank, args=(rank, world, port, theirs, task)))
+        processes.append(context.Process(target=_rank, args=(rank, world, store.port, theirs, task)))
         processes[-1].start()
         theirs.close()
         pipes.append(ours)
@@ -54,9 +57,9 @@ def _answer(rank: int, pipe: Any, process: Any) -> Any:
 
 
 def _rank(rank: int, world: int, port: int, pipe: Connection, function: Callable[[], Any]) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True")  # which is there already
     try:
         import torch
 

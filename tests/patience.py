@@ -7,13 +7,13 @@ from contextlib import suppress
 import psutil
 
 IDLE_SECONDS = 120.0
-BUSY_SECONDS = 1.0  # of CPU time within that: more than polling takes, less than a process gets on any loaded machine
+BUSY_SECONDS = 3.0  # of CPU time within that: more than polling takes, less than a process gets on any loaded machine
 MOST_SECONDS = 1800.0  # for what spins for ever
 STEP_SECONDS = 0.02
 
 
 class Patience:
-    """How long to wait for processes: 120 s without a second of CPU time of them and their children, 30 min in all."""
+    """How long to wait for processes: two minutes with hardly any CPU time of them and their children, 30 in all."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self.pids = list(pids)

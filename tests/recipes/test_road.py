@@ -16,6 +16,7 @@ from recipes.recipe import ROOT
 from tests.recipes.commands import Command, fail, metrics, run, small, succeed, write_corpus
 
 STEPS = 20
+pytestmark = pytest.mark.xdist_group("road")  # all of it looks at one run
 
 
 @pytest.fixture(scope="module")
