@@ -8,7 +8,7 @@ SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test lint recipes rehearse clean-corpus inspect evaluate generate export report \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -32,7 +32,10 @@ demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machi
 	$(PY) -m recipes.report
 
 test: lint  ## everything that needs no GPU, proved
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test
 
 lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .

@@ -7,16 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from recipes.recipe import ROOT
-from tests.recipes.commands import command, environment, fail, metrics, run, small, succeed, write_corpus
+from tests.recipes.commands import Command, fail, metrics, run, small, succeed, write_corpus
 
 STEPS = 20
+pytestmark = pytest.mark.xdist_group("road")  # all of it looks at one run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(home: Path) -> Path:
     """A run to the end of its budget, never stopped."""
-    out = succeed(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(home / "unbroken"))
+    arguments = [*small(home / "corpus.jsonl"), "--run-dir", str(home / "unbroken")]
+    out = succeed(home, "recipes.gpt_tiny", *arguments, fresh=True)
     assert f"step     20/{STEPS}" in out and "bits per byte" in out
     return home / "unbroken"
 
@@ -73,15 +74,13 @@ def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Pa
 
 def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) -> None:
     path = home / "killed"
-    arguments = ["recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path)]
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (path / "metrics.jsonl").exists() or len((path / "metrics.jsonl").read_text().splitlines()) < 8:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
+    training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path))
+    log = path / "metrics.jsonl"
+    training.wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
+    ranks = [p for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
+    assert len(ranks) == 2
     os.kill(ranks[-1].pid, signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
+    assert training.finish().returncode != 0
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
@@ -98,22 +97,12 @@ def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Pat
 def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:
     path = home / "interrupted"
     arguments = [*small(home / "corpus.jsonl"), "intervals.save_every=1000", "--run-dir", str(path)]
-    process = subprocess.Popen(
-        command("recipes.gpt_tiny", *arguments),
-        cwd=ROOT,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (path / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "and saved; go on with --resume" in errors and "Traceback" not in errors
+    training = Command(home, "recipes.gpt_tiny", *arguments, fresh=True)
+    training.wait_until((path / "metrics.jsonl").exists)
+    os.kill(training.pid, signal.SIGINT)
+    ended = training.finish()
+    assert ended.returncode == 128 + signal.SIGINT
+    assert "and saved; go on with --resume" in ended.stderr and "Traceback" not in ended.stderr
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
@@ -126,14 +115,7 @@ def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Pa
     arguments = ["--module", "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    done = subprocess.run(
-        command("deepspeed.launcher.runner", "--num_gpus", "1", *arguments),
-        cwd=ROOT,
-        env={**environment(home), "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    succeed(home, "deepspeed.launcher.runner", "--num_gpus", "1", *arguments)
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 
@@ -271,7 +253,7 @@ def test_bad_input_leaves_nothing_behind(home: Path) -> None:
 
 
 def test_a_laptop_that_starts_530b_is_shown_its_plan(home: Path) -> None:
-    done = run(home, "recipes.gpt_530b")
+    done = run(home, "recipes.gpt_530b", fresh=True)
     assert done.returncode == 2 and "2,240 ranks = tensor 8 x pipeline 35" in done.stdout
     assert done.stderr.startswith("error: gpt_530b needs at least 280 ranks") and done.stderr.count("\n") == 1
     assert "make rehearse-530b" in done.stderr
