@@ -8,7 +8,7 @@ SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test lint recipes rehearse clean-corpus inspect evaluate generate export report \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -24,15 +24,18 @@ $(VENV)/.up-to-date: requirements.txt
 	@touch $@
 
 demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machine
-	$(PY) -m recipes.prepare tiny
+	$(PY) -m commands prepare tiny
 	$(PY) -m recipes.gpt_tiny $(FLAGS)
-	$(PY) -m recipes.evaluate
-	$(PY) -m recipes.generate --prompt "KING HENRY"
-	$(PY) -m recipes.export
-	$(PY) -m recipes.report
+	$(PY) -m commands evaluate
+	$(PY) -m commands generate --prompt "KING HENRY"
+	$(PY) -m commands export
+	$(PY) -m commands report
 
 test: lint  ## everything that needs no GPU, proved
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test
 
 lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .
@@ -43,19 +46,19 @@ $(SIZES): setup
 	$(PY) -m recipes.gpt_$(subst .,_,$@) $(FLAGS)
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
-	@$(PY) -m recipes.plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
+	@$(PY) -m commands plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
 
 data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
-	$(PY) -m recipes.prepare $* $(ARGS)
+	$(PY) -m commands prepare $* $(ARGS)
 
 clean-corpus: setup  ## a cleaner corpus: CORPUS=my/texts OUT=cleaned ARGS="--stages default language:en"
-	$(PY) -m recipes.clean $(CORPUS) --out $(OUT) $(ARGS)
+	$(PY) -m commands clean $(CORPUS) --out $(OUT) $(ARGS)
 
 inspect: setup  ## look at prepared data: DATA=tiny, a run or prepared folders
-	@$(PY) -m recipes.inspect $(DATA) $(ARGS)
+	@$(PY) -m commands inspect $(DATA) $(ARGS)
 
 rehearse-%: setup  ## walk a recipe narrow on this machine: make rehearse-530b
-	@$(PY) -m recipes.rehearse $* $(ARGS)
+	@$(PY) -m commands rehearse $* $(ARGS)
 
 rehearse: $(addprefix rehearse-,$(SIZES))  ## rehearse all of them
 
@@ -63,16 +66,16 @@ recipes: setup  ## a table of the recipes
 	@$(PY) -m recipes
 
 evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
-	$(PY) -m recipes.evaluate $(RUNFLAG) $(ARGS)
+	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)
 
 generate: setup  ## write text: RUN=… PROMPT="…"
-	$(PY) -m recipes.generate $(RUNFLAG) $(if $(PROMPT),--prompt "$(PROMPT)") $(ARGS)
+	$(PY) -m commands generate $(RUNFLAG) $(if $(PROMPT),--prompt "$(PROMPT)") $(ARGS)
 
 export: setup  ## a Hugging Face folder: RUN=…
-	$(PY) -m recipes.export $(RUNFLAG) $(ARGS)
+	$(PY) -m commands export $(RUNFLAG) $(ARGS)
 
 report: setup  ## the summary and the curve of a run: RUN=…
-	$(PY) -m recipes.report $(RUNFLAG) $(ARGS)
+	$(PY) -m commands report $(RUNFLAG) $(ARGS)
 
 bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
 	$(PY) -m bench.plain $(ARGS)

@@ -59,7 +59,7 @@ def documentation(path: Path, num_bytes: int) -> float:
 PREPARE = """
 import sys
 from pathlib import Path
-from data.prepare import Options, prepare
+from data.tokens.prepare import Options, prepare
 if __name__ == "__main__":
     prepare(sys.argv[1], sys.argv[2], 60_000, Path(sys.argv[3]), options=Options(int(sys.argv[4])))
 """

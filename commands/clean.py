@@ -1,4 +1,4 @@
-"""Clean a corpus: `python -m recipes.clean my/texts --out cleaned`."""
+"""Clean a corpus: `stagecraft clean my/texts --out cleaned`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Look at prepared data: `python -m recipes.inspect tiny`, or a run's directory, or prepared folders."""
+"""Look at prepared data: `stagecraft inspect tiny`, or a run's directory, or prepared folders."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple

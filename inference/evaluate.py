@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte of a run on any text: `python -m recipes.evaluate --data my.txt`."""
+"""Loss, perplexity and bits per byte of a run on any text: `stagecraft evaluate --data my.txt`."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Export a run as a Hugging Face folder: `python -m recipes.export --run runs/gpt_tiny/…`."""
+"""Export a run as a Hugging Face folder: `stagecraft export --run runs/gpt_tiny/…`."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Write text with a run: `python -m recipes.generate --prompt "KING HENRY"`."""
+"""Write text with a run: `stagecraft generate --prompt "KING HENRY"`."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Walk a recipe on this machine: `python -m recipes.rehearse gpt_530b`.
+"""Walk a recipe on this machine: `stagecraft rehearse gpt_530b`.
 
 The same recipe object and the same JSON, narrow: train, evaluate, save, SIGKILL, resume, compare with an unbroken run,
 export. Every axis of the layout that is split stays split where the processes allow.

@@ -25,7 +25,7 @@ class Rates:
     link               share of the intra-node link's peak that a large collective reaches
     network            share of the node's network that collectives and point-to-point reach
     gather             share of the node's network that ZeRO stage 3's gathers of single layers reach
-    overlap            how well communication hides behind computation, see `recipes.timing.hidden`
+    overlap            how well communication hides behind computation, see `planner.timing.hidden`
     fp8                share of the fp8 peak, relative to `matmul`: what casting costs
     kernel_seconds     what a kernel costs besides its work
     collective_seconds what a collective costs besides its bytes

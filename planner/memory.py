@@ -1,4 +1,4 @@
-"""What a rank holds, part by part, in closed form; every formula takes numbers or numpy arrays (see `model.work`).
+"""What a rank holds, part by part, in closed form; every formula takes numbers or numpy arrays (see `planner.work`).
 
 Bytes. The peak of a rank is the sum of its parts: states (Rajbhandari et al. 2020, arXiv:1910.02054), activations of
 the micro-batches in flight (Korthikanti et al. 2022, arXiv:2205.05198, section 4), the block being recomputed, logits

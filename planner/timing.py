@@ -1,4 +1,4 @@
-"""How long a step takes, from its pieces. Every formula takes numbers or numpy arrays (see `model.work`).
+"""How long a step takes, from its pieces. Every formula takes numbers or numpy arrays (see `planner.work`).
 
 The step is built bottom-up: matrix products by shape, attention, element-wise kernels, the tensor ranks' collectives;
 from these a micro-batch on the slowest pipeline stage; from that the pipeline with its bubble; then what happens once a

@@ -116,7 +116,7 @@ class Work:
         return 2 * h * h + 2 * h * self.keys + self.ffn_matrices * h * self.ffn_hidden_size
 
     def parameters(self, stage: Number) -> Number:
-        """Parameters of a rank of a stage. Exact for this project's model, which `recipes.verify` proves."""
+        """Parameters of a rank of a stage. Exact for this project's model, which `planner.verify` proves."""
         h, t = self.hidden_size, self.tp
         sliced_bias = (h + 2 * self.keys + (self.ffn_matrices - 1) * self.ffn_hidden_size) / t
         block = self.block_matrices / t + self.biases * (sliced_bias + 2 * h) + 2 * (1 + self.biases) * h

@@ -1,4 +1,4 @@
-"""Prepare a recipe's data: `python -m recipes.prepare gpt_tiny`."""
+"""Prepare a recipe's data: `stagecraft prepare gpt_tiny`."""
 
 import json
 import time

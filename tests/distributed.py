@@ -1,19 +1,16 @@
 """Run a function on several gloo ranks. One clean process imports torch and DeepSpeed once; ranks are its forks."""
 
-import multiprocessing
 import os
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from launch.local import free_port
+from torch.distributed import TCPStore
 
-DEADLINE_SECONDS = 120.0
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "deepspeed", "transformers", "tests.preload"])
+from tests.interpreter import context
+from tests.patience import Patience
 
 
 def run_ranks(world: int, function: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
@@ -21,42 +18,48 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, **options: A
 
     A rank that raises, dies or hangs fails the test with its traceback; no process is left behind.
     """
-    queue = _context.Queue()
-    port = free_port()
-    processes = [
-        _context.Process(target=_rank, args=(r, world, port, queue, partial(function, *args, **options)))
-        for r in range(world)
-    ]
-    for process in processes:
-        process.start()
+    # The ranks meet here. At rank 0, as is usual, others would come too early and try again only after a second.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pipes, processes = [], []
+    for rank in range(world):
+        ours, theirs = context.Pipe(duplex=False)
+        task = partial(function, *args, **options)
+        processes.append(context.Process(target=_rank, args=(rank, world, store.port, theirs, task)))
+        processes[-1].start()
+        theirs.close()
+        pipes.append(ours)
     results: dict[int, Any] = {}
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    patience = Patience(process.pid for process in processes)
     try:
         while len(results) < world:
-            assert time.monotonic() < deadline, f"ranks {sorted(set(range(world)) - set(results))} gave no answer"
-            if queue.empty():
-                dead = [r for r, p in enumerate(processes) if p.exitcode not in (None, 0) and r not in results]
-                assert not dead or not queue.empty(), (
-                    f"rank {dead[0]} died with exit code {processes[dead[0]].exitcode}"
-                )
-                time.sleep(0.02)
-                continue
-            rank, result, error = queue.get()
-            assert error is None, f"rank {rank} raised:\n{error}"
-            results[rank] = result
+            open_pipes = {pipe: rank for rank, pipe in enumerate(pipes) if rank not in results}
+            for pipe in wait(list(open_pipes), timeout=1):
+                rank = open_pipes[pipe]
+                results[rank] = _answer(rank, pipe, processes[rank])
+            patience.check(f"ranks {sorted(set(range(world)) - set(results))} gave no answer")
     finally:
         for process in processes:
-            process.join(timeout=5 if len(results) == world else 0)
+            process.join(timeout=60 if len(results) == world else 0)
             if process.is_alive():
                 process.kill()
                 process.join()
     return [results[rank] for rank in range(world)]
 
 
-def _rank(rank: int, world: int, port: int, queue: Any, function: Callable[[], Any]) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+def _answer(rank: int, pipe: Any, process: Any) -> Any:
+    try:
+        result, error = pipe.recv()
+    except EOFError:
+        process.join()
+        raise AssertionError(f"rank {rank} died with exit code {process.exitcode}") from None
+    assert error is None, f"rank {rank} raised:\n{error}"
+    return result
+
+
+def _rank(rank: int, world: int, port: int, pipe: Connection, function: Callable[[], Any]) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True")  # which is there already
     try:
         import torch
 
@@ -64,8 +67,8 @@ def _rank(rank: int, world: int, port: int, queue: Any, function: Callable[[], A
 
         torch.set_num_threads(1)
         start_process_group()
-        queue.put((rank, function(), None))
+        pipe.send((function(), None))
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     except BaseException:
-        queue.put((rank, None, traceback.format_exc()))
+        pipe.send((None, traceback.format_exc()))

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from data.tokens.prepare import Options, OthersUnfinished
 from data.tokens.shards import ShardWriter
 from data.tokens.tasks import Progress
 from tests.data.test_tokenisers import with_gap
+from tests.patience import wait_until
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
 
@@ -328,14 +328,14 @@ def test_a_corpus_that_breaks_at_once_leaves_nothing(corpus: Path, tmp_path: Pat
 SLOW = """
 import sys, time
 from pathlib import Path
-from data import prepare, tasks
+from data.tokens import prepare, tasks
 tasks.piece_bytes = lambda total: 1
 encode = tasks._encode
 def slowly(batch, parts, job, encoder):
     result = encode(batch, parts, job, encoder)
     if len(list(job.folder.glob("task-*.json"))) == 2:
         print("here", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     return result
 tasks._encode = slowly
 prepare.prepare(sys.argv[1], sys.argv[2], 300, Path(sys.argv[3]), options=prepare.Options(workers=1))
@@ -395,11 +395,11 @@ def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: s
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from data.tasks import Workers\n"
+        "from data.tokens.tasks import Workers\n"
         "if __name__ == '__main__':\n"
         "    workers = Workers(Path(sys.argv[1]), 'tokenizers', 2)\n"
         "    print(workers._pool.submit(os.getpid).result(), flush=True)\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
     )
     root = Path(__file__).resolve().parents[2]
     script = tmp_path / "script.py"
@@ -410,10 +410,7 @@ def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: s
         assert process.stdout
         worker = int(process.stdout.readline())
         process.kill()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{worker}").exists()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), worker)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_shard(

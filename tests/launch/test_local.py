@@ -2,13 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from launch import local
+from tests.patience import wait_until
 
 
 def hostfile(tmp_path: Path, text: str) -> Path:
@@ -116,7 +116,7 @@ OUTER = """
 import subprocess, sys
 # As DeepSpeed's launcher: an outer process that handles no signal waits for an inner one that does.
 inner = "import signal, sys, time; stop = lambda *_: (open(sys.argv[1], 'w').write('stopped'), sys.exit(0));"
-inner += "signal.signal(15, stop); open(sys.argv[1] + '.up', 'w'); time.sleep(60)"
+inner += "signal.signal(15, stop); open(sys.argv[1] + '.up', 'w'); time.sleep(600)"
 sys.exit(subprocess.call([sys.executable, "-c", inner, sys.argv[1]]))
 """
 
@@ -124,13 +124,11 @@ sys.exit(subprocess.call([sys.executable, "-c", inner, sys.argv[1]]))
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     outer = "import os, subprocess, sys, time\n"
-    outer += "child = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(child.pid))\n"
+    outer += "child = subprocess.Popen(['sleep', '600']); open(sys.argv[1], 'w').write(str(child.pid))\n"
     outer += "os.kill(os.getpid(), 9)"
     assert local.run([sys.executable, "-c", outer, str(mark)], dict(os.environ)) == 128 + 9
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(int(mark.read_text())) and psutil.Process(int(mark.read_text())).status() != "zombie":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    child = int(mark.read_text())
+    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, child)
 
 
 def test_an_interrupt_reaches_the_inner_process(tmp_path: Path) -> None:
@@ -138,10 +136,8 @@ def test_an_interrupt_reaches_the_inner_process(tmp_path: Path) -> None:
     code = "import os, sys\nfrom launch import local\n"
     code += f"sys.exit(local.run([sys.executable, '-c', {OUTER!r}, {str(mark)!r}], dict(os.environ)))"
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 30
-    while not mark.with_name("mark.up").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(mark.with_name("mark.up").exists, process.pid)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    wait_until(lambda: process.poll() is not None, process.pid)
+    assert process.returncode == 128 + signal.SIGINT
     assert mark.read_text() == "stopped"

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ import pytest
 import torch
 
 from launch import local
-from model.engine import config as engine_config
 from model.engine.engine import check_device
+from model.engine import config as engine_config
 from tests.distributed import run_ranks
 from tests.model import alone
+from tests.patience import wait_until
 
 
 def test_deepspeed_s_version_is_the_one_that_was_examined() -> None:
@@ -97,14 +97,16 @@ def build_behind_a_lock(folder: Path) -> tuple[bool, str]:
 
     thread = threading.Thread(target=build, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 30
-    while "baton.wait()" not in "".join(traceback.format_stack(sys._current_frames().get(thread.ident or 0))):
-        assert thread.is_alive() and time.monotonic() < deadline
-        time.sleep(0.05)
+
+    def stands_still() -> bool:
+        assert thread.is_alive()
+        return "baton.wait()" in "".join(traceback.format_stack(sys._current_frames().get(thread.ident or 0)))
+
+    wait_until(stands_still, os.getpid())
     thread.join(1)
     waits = thread.is_alive()
     (folder / "cpu_adam" / "lock").unlink()
-    thread.join(10)
+    wait_until(lambda: not thread.is_alive(), os.getpid())
     return waits, "".join(ended)
 
 
@@ -187,18 +189,16 @@ def test_the_launcher_lets_other_machines_run_what_it_quotes(tmp_path: Path, mon
 
 def test_the_launcher_ends_well_when_its_inner_process_is_killed(tmp_path: Path) -> None:
     """DeepSpeed's `deepspeed` exits 0; why `launch.local.run` is not believed until the run has left its report."""
-    (tmp_path / "sleeper.py").write_text("import time\nopen('up', 'w')\ntime.sleep(60)\n")
+    (tmp_path / "sleeper.py").write_text("import time\nopen('up', 'w')\ntime.sleep(600)\n")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "1", "--no_local_rank", "sleeper.py"]
     env = {**os.environ, "DS_ACCELERATOR": "cpu"}
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "up").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((tmp_path / "up").exists, process.pid)
     children = psutil.Process(process.pid).children(recursive=True)
     inner = next(child for child in children if child.children())
     inner.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=30) == 0
+    wait_until(lambda: process.poll() is not None, process.pid)
+    assert process.returncode == 0
     for child in children:
         if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
             child.kill()

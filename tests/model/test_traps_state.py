@@ -20,6 +20,7 @@ from model.checkpoint import write as checkpoint
 from model.engine import config as engine_config
 from tests.distributed import run_ranks
 from tests.model import alone, training
+from tests.patience import wait_until
 
 SHARD = "zero_pp_rank_0_mp_rank_00_optim_states.pt"
 ADAM = {"type": "AdamW", "params": {"lr": 0.3, "weight_decay": 0.0, "torch_adam": True}}
@@ -49,10 +50,8 @@ def seen_from_a_torn_shard(root: Path) -> str:
         kept(state_dict, path)
         whole = Path(path).read_bytes()
         Path(path).write_bytes(whole[: len(whole) // 2])
-        deadline = time.monotonic() + 5
-        while not found and time.monotonic() < deadline:
-            found = latest.read_text() if latest.exists() else ""
-            time.sleep(0.01)
+        wait_until(lambda: latest.exists() and latest.read_text(), os.getpid())
+        found = latest.read_text()
         assert Path(path).parent.name == found and Path(path).name.endswith("_states.pt")
         with pytest.raises(RuntimeError):
             torch.load(path, weights_only=False)

@@ -4,14 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
+
 from recipes.registry import ROOT
+from tests import interpreter
+from tests.patience import wait_until
 
 TEXT = "the king shall come and go with all his men to see what may be done for love or war"
 WORDS = TEXT.split()
-TIMEOUT_SECONDS = 400
 
 
 def write_corpus(path: Path) -> Path:
@@ -41,31 +47,67 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "STAGECRAFT_RUNS": str(home / "runs")}
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", *arguments]
+class Command:
+    """A command that was started: `python -m arguments`, in forks of a process that has imported everything, or
+    in fresh interpreters, as a user's."""
+
+    def __init__(self, home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> None:
+        self.folder = TemporaryDirectory(prefix="command-")
+        self.arguments = arguments
+        streams = [Path(self.folder.name) / name for name in ("stdin", "stdout", "stderr")]
+        streams[0].write_text(stdin)
+        self.out, self.err = streams[1:]
+        self.out.touch(), self.err.touch()
+        self.process: Any
+        if fresh:
+            line = [sys.executable, "-m", *arguments]
+            with open(streams[0]) as ours, open(self.out, "a") as out, open(self.err, "a") as err:
+                self.process = subprocess.Popen(
+                    line, cwd=ROOT, env=environment(home), stdin=ours, stdout=out, stderr=err
+                )
+        else:
+            paths = (str(streams[0]), str(self.out), str(self.err))
+            self.process = interpreter.Process(["-m", *arguments], str(ROOT), environment(home), paths)
+            self.process.start()
+        self.pid: int = self.process.pid
+
+    def status(self) -> int | None:
+        """The exit status, None while it runs."""
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+
+    def wait_until(self, holds: Callable[[], object]) -> None:
+        """Wait for something while it runs."""
+        try:
+            wait_until(lambda: holds() or self.status() is not None, self.pid, what=self.arguments[0])
+        except BaseException:
+            with suppress(psutil.Error):
+                command = psutil.Process(self.pid)
+                for process in (*command.children(recursive=True), command):
+                    process.kill()
+            raise
+        assert holds(), f"{self.arguments[0]} ended early:\n{self.out.read_text()}{self.err.read_text()}"
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end."""
+        self.wait_until(lambda: self.status() is not None)
+        done = subprocess.CompletedProcess(self.arguments, self.status(), self.out.read_text(), self.err.read_text())
+        self.folder.cleanup()
+        return done
 
 
-def run(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(home),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
+def run(home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    return Command(home, *arguments, stdin=stdin, fresh=fresh).finish()
 
 
-def succeed(home: Path, *arguments: str, stdin: str = "") -> str:
-    done = run(home, *arguments, stdin=stdin)
+def succeed(home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> str:
+    done = run(home, *arguments, stdin=stdin, fresh=fresh)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def fail(home: Path, *arguments: str, stdin: str = "") -> str:
+def fail(home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> str:
     """The one line that a command fails with."""
-    done = run(home, *arguments, stdin=stdin)
+    done = run(home, *arguments, stdin=stdin, fresh=fresh)
     assert done.returncode != 0, done.stdout
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
     return done.stderr.strip()

@@ -78,17 +78,17 @@ def test_the_batch_is_the_run_s_with_documents_told_apart(folders: list[Path]) -
 
 
 def test_the_command(folders: list[Path], tmp_path: Path) -> None:
-    shown = succeed(tmp_path, "recipes.inspect", *map(str, folders), "--show", "2")
+    shown = succeed(tmp_path, "commands", "inspect", *map(str, folders), "--show", "2")
     assert "bytes a token" in shown and "document 0 of" in shown and "<|endoftext|>" in shown and "█" in shown
-    values = json.loads(succeed(tmp_path, "recipes.inspect", *map(str, folders), "--json"))
+    values = json.loads(succeed(tmp_path, "commands", "inspect", *map(str, folders), "--json"))
     weights = [part["weight"] for part in values["parts"]]
     assert weights == pytest.approx([part["share_of_tokens"] for part in values["parts"]], abs=1e-6)
 
 
 def test_bad_input_is_one_line(folders: list[Path], tmp_path: Path) -> None:
     other = prepare.prepare(write(tmp_path / "a.jsonl", ["some text"] * 60), "bpe:260", 300, tmp_path)
-    assert "different tokenisers" in fail(tmp_path, "recipes.inspect", str(folders[0]), str(other))
-    assert "not a prepared data folder" in fail(tmp_path, "recipes.inspect", str(tmp_path))
-    assert "did you mean gpt_tiny" in fail(tmp_path, "recipes.inspect", "tinny")
-    assert "at least 1" in fail(tmp_path, "recipes.inspect", str(other), "--show", "0")
-    assert "goes with a recipe" in fail(tmp_path, "recipes.inspect", str(other), "--set", "data.corpus=x")
+    assert "different tokenisers" in fail(tmp_path, "commands", "inspect", str(folders[0]), str(other))
+    assert "not a prepared data folder" in fail(tmp_path, "commands", "inspect", str(tmp_path))
+    assert "did you mean gpt_tiny" in fail(tmp_path, "commands", "inspect", "tinny")
+    assert "at least 1" in fail(tmp_path, "commands", "inspect", str(other), "--show", "0")
+    assert "goes with a recipe" in fail(tmp_path, "commands", "inspect", str(other), "--set", "data.corpus=x")

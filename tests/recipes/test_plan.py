@@ -20,9 +20,7 @@ from recipes.settings import override
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "recipes.plan", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, "-m", "commands", "plan", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 def planned(name: str, *settings: str) -> dict:

@@ -13,7 +13,7 @@ from tests.recipes.commands import fail, succeed
 
 @pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("530b", 4)])
 def test_a_recipe_rehearses(name: str, processes: int, tmp_path: Path) -> None:
-    values = json.loads(succeed(tmp_path, "recipes.rehearse", name, "--processes", str(processes), "--json"))
+    values = json.loads(succeed(tmp_path, "commands", "rehearse", name, "--processes", str(processes), "--json"))
     assert values["resumed_equals_unbroken"] and values["killed_after_step"] < values["steps"]
     assert values["processes"] == processes
     assert (Path(values["export"]) / "model.safetensors").exists()
@@ -38,4 +38,4 @@ def test_every_axis_that_is_split_stays_split(name: str) -> None:
 
 
 def test_too_few_processes_are_refused(tmp_path: Path) -> None:
-    assert "keeps 4 ranks at the least" in fail(tmp_path, "recipes.rehearse", "530b", "--processes", "2")
+    assert "keeps 4 ranks at the least" in fail(tmp_path, "commands", "rehearse", "530b", "--processes", "2")

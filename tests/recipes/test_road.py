@@ -7,16 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from recipes.registry import ROOT
-from tests.recipes.commands import command, environment, fail, metrics, run, small, succeed, write_corpus
+from tests.recipes.commands import Command, fail, metrics, run, small, succeed, write_corpus
 
 STEPS = 20
+pytestmark = pytest.mark.xdist_group("road")  # all of it looks at one run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(home: Path) -> Path:
     """A run to the end of its budget, never stopped."""
-    out = succeed(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(home / "unbroken"))
+    arguments = [*small(home / "corpus.jsonl"), "--run-dir", str(home / "unbroken")]
+    out = succeed(home, "recipes.gpt_tiny", *arguments, fresh=True)
     assert f"step     20/{STEPS}" in out and "bits per byte" in out
     return home / "unbroken"
 
@@ -73,15 +74,13 @@ def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Pa
 
 def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) -> None:
     path = home / "killed"
-    arguments = ["recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path)]
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (path / "metrics.jsonl").exists() or len((path / "metrics.jsonl").read_text().splitlines()) < 8:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if not p.children()]
+    training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path))
+    log = path / "metrics.jsonl"
+    training.wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
+    ranks = [p for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
+    assert len(ranks) == 2
     os.kill(ranks[-1].pid, signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
+    assert training.finish().returncode != 0
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
@@ -98,22 +97,12 @@ def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Pat
 def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:
     path = home / "interrupted"
     arguments = [*small(home / "corpus.jsonl"), "intervals.save_every=1000", "--run-dir", str(path)]
-    process = subprocess.Popen(
-        command("recipes.gpt_tiny", *arguments),
-        cwd=ROOT,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (path / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "and saved; go on with --resume" in errors and "Traceback" not in errors
+    training = Command(home, "recipes.gpt_tiny", *arguments, fresh=True)
+    training.wait_until((path / "metrics.jsonl").exists)
+    os.kill(training.pid, signal.SIGINT)
+    ended = training.finish()
+    assert ended.returncode == 128 + signal.SIGINT
+    assert "and saved; go on with --resume" in ended.stderr and "Traceback" not in ended.stderr
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
@@ -126,21 +115,14 @@ def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Pa
     arguments = ["--module", "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    done = subprocess.run(
-        command("deepspeed.launcher.runner", "--num_gpus", "1", *arguments),
-        cwd=ROOT,
-        env={**environment(home), "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    succeed(home, "deepspeed.launcher.runner", "--num_gpus", "1", *arguments)
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 
 
 def test_evaluate_repeats_the_report(home: Path, unbroken: Path) -> None:
-    report = json.loads(succeed(home, "recipes.report", "--run", str(unbroken), "--json"))
-    values = json.loads(succeed(home, "recipes.evaluate", "--run", str(unbroken), "--json"))
+    report = json.loads(succeed(home, "commands", "report", "--run", str(unbroken), "--json"))
+    values = json.loads(succeed(home, "commands", "evaluate", "--run", str(unbroken), "--json"))
     # The same bf16 weights; only the order of sums over a batch differs.
     assert values["loss"] == pytest.approx(report["validation_loss"], abs=1e-3)
     assert values["perplexity"] == pytest.approx(math.exp(values["loss"]))
@@ -154,7 +136,7 @@ def test_evaluate_repeats_the_report(home: Path, unbroken: Path) -> None:
 
 def test_the_export_loads_with_transformers_alone_and_writes_the_same_text(home: Path, unbroken: Path) -> None:
     folder = home / "exported"
-    succeed(home, "recipes.export", "--run", str(unbroken), "--out", str(folder))
+    succeed(home, "commands", "export", "--run", str(unbroken), "--out", str(folder))
     code = (
         "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r})\n"
@@ -169,14 +151,14 @@ def test_the_export_loads_with_transformers_alone_and_writes_the_same_text(home:
     assert theirs.returncode == 0, theirs.stderr
     flags = ("--prompt", "the king", "--greedy", "--max-new-tokens", "12", "--json")
     for source in (unbroken, folder):
-        ours = json.loads(succeed(home, "recipes.generate", "--run", str(source), *flags))
+        ours = json.loads(succeed(home, "commands", "generate", "--run", str(source), *flags))
         assert ours["samples"] == [theirs.stdout]
     assert len(theirs.stdout) > len("the king")
 
 
 def test_generate_samples_by_seed_from_flag_file_and_pipe(home: Path, unbroken: Path) -> None:
     (home / "prompt.txt").write_text("the king")
-    flags = ("recipes.generate", "--run", str(unbroken), "--max-new-tokens", "8", "--samples", "2", "--json")
+    flags = ("commands", "generate", "--run", str(unbroken), "--max-new-tokens", "8", "--samples", "2", "--json")
     by_flag = json.loads(succeed(home, *flags, "--prompt", "the king"))["samples"]
     by_file = json.loads(succeed(home, *flags, "--file", str(home / "prompt.txt")))["samples"]
     by_pipe = json.loads(succeed(home, *flags, stdin="the king"))["samples"]
@@ -222,13 +204,13 @@ def test_bad_input_to_an_existing_run(home: Path, unbroken: Path, tmp_path: Path
     assert "was started with model.num_layers 2, not 3" in other
     assert "is a run of gpt_tiny, not of gpt_125m" in fail(home, "recipes.gpt_125m", "--resume", *here)
     assert "was started with seed 1234" in fail(home, "recipes.gpt_tiny", "--resume", *here, "--seed", "1")
-    long = fail(home, "recipes.generate", "--run", str(unbroken), "--prompt", "king " * 99)
+    long = fail(home, "commands", "generate", "--run", str(unbroken), "--prompt", "king " * 99)
     assert "the model's context is 32" in long
-    fits = fail(home, "recipes.generate", "--run", str(unbroken), "--prompt", "x", "--max-new-tokens", "32")
+    fits = fail(home, "commands", "generate", "--run", str(unbroken), "--prompt", "x", "--max-new-tokens", "32")
     assert "has room for 1 to 31" in fits
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    taken = fail(home, "recipes.export", "--run", str(unbroken), "--out", str(tmp_path / "full"))
+    taken = fail(home, "commands", "export", "--run", str(unbroken), "--out", str(tmp_path / "full"))
     assert "exists and is not an export" in taken and (tmp_path / "full" / "thesis.tex").read_text() == "mine"
 
 
@@ -255,14 +237,14 @@ def test_bad_input_leaves_nothing_behind(home: Path) -> None:
         ("recipes.gpt_tiny", "--resume", "--run-dir", str(home / "nowhere")): "is not a run directory",
         ("recipes.gpt_tiny", "--processes", "3", *ok): "does not divide",
         ("recipes.gpt_tiny", "--run-dir", str(empty), *ok): "is a file",
-        ("recipes.plan", "gpt_435m"): "did you mean gpt_345m",
-        ("recipes.plan", "tiny", "--world-size", "0"): "--world-size is 0",
-        ("recipes.prepare", "tinny"): "did you mean gpt_tiny",
-        ("recipes.evaluate", "--run", str(home)): "is not a run directory",
-        ("recipes.generate", "--run", str(home), "--prompt", "x"): "is not a run directory",
-        ("recipes.generate", "--temperature", "0"): "--temperature must be above 0",
-        ("recipes.generate", "--top-p", "1.5"): "--top-p must be in (0, 1]",
-        ("recipes.report", "--run", str(home)): "is not a run directory",
+        ("commands", "plan", "gpt_435m"): "did you mean gpt_345m",
+        ("commands", "plan", "tiny", "--world-size", "0"): "--world-size is 0",
+        ("commands", "prepare", "tinny"): "did you mean gpt_tiny",
+        ("commands", "evaluate", "--run", str(home)): "is not a run directory",
+        ("commands", "generate", "--run", str(home), "--prompt", "x"): "is not a run directory",
+        ("commands", "generate", "--temperature", "0"): "--temperature must be above 0",
+        ("commands", "generate", "--top-p", "1.5"): "--top-p must be in (0, 1]",
+        ("commands", "report", "--run", str(home)): "is not a run directory",
     }
     before = sorted(str(p) for p in (home / "runs").rglob("*") if not p.name.endswith(".lock"))
     for arguments, words in cases.items():
@@ -271,7 +253,7 @@ def test_bad_input_leaves_nothing_behind(home: Path) -> None:
 
 
 def test_a_laptop_that_starts_530b_is_shown_its_plan(home: Path) -> None:
-    done = run(home, "recipes.gpt_530b")
+    done = run(home, "recipes.gpt_530b", fresh=True)
     assert done.returncode == 2 and "2,240 ranks = tensor 8 x pipeline 35" in done.stdout
     assert done.stderr.startswith("error: gpt_530b needs at least 280 ranks") and done.stderr.count("\n") == 1
     assert "make rehearse-530b" in done.stderr

@@ -1,4 +1,4 @@
-import time
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ from model.engine.engine import Batch
 from recipes.registry import load
 from recipes.settings import override
 from tests.distributed import run_ranks
+from tests.patience import wait_until
 from training.source import Ahead, Source, check_alike
 
 
@@ -29,10 +30,7 @@ def test_the_next_batch_is_read_while_the_step_computes() -> None:
     asked: list[tuple[int, int]] = []
     ahead = Ahead(reader(asked))
     ahead.take(0, 4, 6)
-    deadline = time.monotonic() + 5
-    while (4, 6) not in asked:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: (4, 6) in asked, os.getpid())
     (batch,) = ahead.take(4, 6, 6)
     assert batch.tokens_BS.flatten().tolist() == [4, 5, 6, 7, 8, 9]
     assert asked[:2] == [(0, 4), (4, 6)]
