@@ -33,11 +33,11 @@ class Data:
     parts are drawn in proportion to their tokens to the power of 1 / `temperature` (Conneau et al. 2020,
     arXiv:1911.02116, section 3.1): 1 takes them as they are, more favours the small ones.
 
-    `clean` names the stages by which each corpus is cleaned before it is tokenised, in the words of `python -m
-    recipes.clean`. With `separate_documents` the documents that were packed into one sample do not see each other, and
-    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the masked
-    objective: the share of the tokens that is to be guessed, and how much of it becomes the mask token (the last entry
-    of the vocabulary) or a random one.
+    `clean` names the stages by which each corpus is cleaned before it is tokenised, in the words of `stagecraft
+    clean`. With `separate_documents` the documents that were packed into one sample do not see each other, and
+    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the
+    masked objective: the share of the tokens that is to be guessed, and how much of it becomes the mask token (the
+    last entry of the vocabulary) or a random one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT

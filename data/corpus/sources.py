@@ -51,7 +51,7 @@ class FilePiece:
         if not self.size:
             problems.report(KIND["empty"], f"corpus file {self.path} is empty; remove it or give another path")
             return
-        read = {"lines": _read_json_lines, "table": tables.read, "text": _read_text}.get(form(self.path), _refuse)
+        read = {"lines": _read_json_lines, "table": _read_table, "text": _read_text}.get(form(self.path), _refuse)
         try:
             yield from read(self, problems)
         except (OSError, EOFError, zlib.error) as error:
@@ -136,6 +136,10 @@ def _lines(piece: FilePiece, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     while position < piece.stop and (line := stream.readline()):
         yield position, line
         position += len(line)
+
+
+def _read_table(piece: FilePiece, problems: Problems) -> Iterator[Document]:
+    return tables.read(piece.path, piece.field, piece.split, problems)
 
 
 def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]:

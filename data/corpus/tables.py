@@ -7,35 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.corpus.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, fault, split_said
 from data.corpus.files import PACKED, kind, open_bytes
 from support.errors import UserError
 
-if TYPE_CHECKING:
-    from data.corpus.sources import FilePiece
-
 ROWS = 128  # of a table read together
 
 
-def read(piece: "FilePiece", problems: Problems) -> Iterator[Document]:
+def read(path: Path, column: str, split: str, problems: Problems) -> Iterator[Document]:
     """The documents of a table; a column "split", where there is one, says the split of each row."""
-    path, row = piece.path, 0
-    with _unpacked(path) as plain, _batches(plain, piece) as batches:
+    row = 0
+    with _unpacked(path) as plain, _batches(plain, kind(path)[0], column) as batches:
         if isinstance(batches, str):
-            problems.report(*_table_problem(path, batches, piece))
+            what = f'has no column "{column}" (it has {batches}); name the column as {path.name}::COLUMN'
+            problems.report(KIND["field"], f"corpus file {path} {what}")
             return
         for texts, splits in batches:
             for text, said in zip(
                 _values(texts), _values(splits) if splits is not None else repeat(None), strict=False
             ):
                 row += 1
-                wrong = _fault(text, said, piece.field)
+                wrong = _fault(text, said, column)
                 if wrong:
                     problems.report(KIND[wrong[0]], f"corpus file {path} row {row} {wrong[1]}")
                 elif text and not text.isspace():
-                    yield Document(f"{path.name}:{row}", text, split_said(piece.split, said))
+                    yield Document(f"{path.name}:{row}", text, split_said(split, said))
 
 
 def _fault(text: Any, said: object, column: str) -> tuple[str, str] | None:
@@ -62,12 +60,6 @@ def _value_or_error(scalar: Any) -> object:
         return error
 
 
-def _table_problem(path: Path, names: str, piece: "FilePiece") -> tuple[str, str]:
-    return KIND["field"], (
-        f'corpus file {path} has no column "{piece.field}" (it has {names}); name the column as {path.name}::COLUMN'
-    )
-
-
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
     """A table is read from several places, so a packed one is unpacked beside the system's temporary files."""
@@ -90,7 +82,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _batches(plain: Path, piece: "FilePiece") -> Iterator[Any]:
+def _batches(plain: Path, suffix: str, column: str) -> Iterator[Any]:
     """The columns of texts and of splits in batches, that of splits None where there is none.
 
     Where there are no texts, the names of the columns that there are.
@@ -98,17 +90,17 @@ def _batches(plain: Path, piece: "FilePiece") -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parquet = kind(piece.path)[0] == ".parquet"
+    parquet = suffix == ".parquet"
     try:
         table = pq.ParquetFile(plain) if parquet else _open_arrow(plain)
     except pa.ArrowInvalid as error:
         name = "a Parquet" if parquet else "an Arrow"
         raise OSError(f"it is not {name} file ({str(error).splitlines()[0]})") from None
     schema = table.schema_arrow if parquet else table.schema
-    if piece.field not in schema.names:
+    if column not in schema.names:
         yield ", ".join(schema.names)
         return
-    names = sorted({piece.field, SPLIT_FIELD} & {*schema.names})
+    names = sorted({column, SPLIT_FIELD} & {*schema.names})
     if parquet:
         batches = table.iter_batches(ROWS, columns=names, use_threads=False)
     else:
@@ -116,7 +108,7 @@ def _batches(plain: Path, piece: "FilePiece") -> Iterator[Any]:
         large = table if stream else map(table.get_batch, range(table.num_record_batches))
         batches = (batch.slice(first, ROWS) for batch in large for first in range(0, len(batch), ROWS))
     split = SPLIT_FIELD if SPLIT_FIELD in names else None
-    yield ((batch.column(piece.field), batch.column(split) if split else None) for batch in batches)
+    yield ((batch.column(column), batch.column(split) if split else None) for batch in batches)
 
 
 def _open_arrow(path: Path) -> Any:

@@ -36,7 +36,7 @@ def test_a_trained_bpe_gives_back_every_byte(tmp_path: Path) -> None:
 
 
 def test_ordinary_text_gives_the_tokeniser_of_the_plain_library() -> None:
-    manual = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    manual = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
     corpus = [*TRIALS, *TEXT, manual, f"漢字かな、交じり文。{' ' * 200}{'=' * 200}\r\n" * 9]
     plain = ByteLevelBPETokenizer(add_prefix_space=False)
     plain.train_from_iterator(

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from launch import local
-from model.engine.engine import check_device
 from model.engine import config as engine_config
+from model.engine.engine import check_device
 from tests.distributed import run_ranks
 from tests.model import alone
 from tests.patience import wait_until

@@ -16,7 +16,7 @@ from model.gpt import GPT
 from model.init import init_weights
 from model.loss import token_losses
 from run.report import bits_per_byte
-from tests.recipes.conftest import WORDS
+from tests.inference.conftest import WORDS
 
 END, ENTRIES = 3, 40
 

@@ -7,10 +7,11 @@ import pytest
 
 from commands import cli
 from recipes.registry import ROOT
+from support.errors import UserError
 
 NOISY = """
 import logging, os, subprocess, sys
-from recipes import cli
+from commands import cli
 
 logger = logging.StreamHandler(sys.stdout)  # as DeepSpeed's logger has it
 
@@ -35,7 +36,7 @@ def test_with_json_nothing_but_the_result_is_on_standard_output() -> None:
 def test_an_error_leaves_standard_output_empty_and_open(capfd: pytest.CaptureFixture[str]) -> None:
     def job() -> None:
         print("so far so good")
-        raise ValueError("no such thing; give another")
+        raise UserError("no such thing; give another")
 
     with pytest.raises(SystemExit) as ended:
         cli.run_job(job, as_json=True)

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 from data.corpus.sources import SPLITS
-from tests.data.test_clean import prose, write
-from tests.recipes.commands import fail, small, succeed
+from tests.commands.running import fail, small, succeed
+from tests.data.cleaning.test_clean import prose, write
 
 
 def corpus(tmp_path: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.recipes.commands import fail, small, succeed, write_corpus
+from tests.commands.running import fail, small, succeed, write_corpus
 
 
 def test_two_nodes_share_the_work_and_the_last_puts_it_together(tmp_path: Path) -> None:

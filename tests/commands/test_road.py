@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from recipes.registry import ROOT
-from tests.recipes.commands import Command, fail, metrics, run, small, succeed, write_corpus
+from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
 
 STEPS = 20
 pytestmark = pytest.mark.xdist_group("road")  # all of it looks at one run

@@ -20,7 +20,9 @@ from recipes.settings import override
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "commands", "plan", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "commands", "plan", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def planned(name: str, *settings: str) -> dict:
@@ -81,8 +83,8 @@ def test_a_plan_and_a_search_load_no_torch() -> None:
     for flags in (["530b"], ["530b", "--search"]):
         code = (
             "import runpy, sys\n"
-            f"sys.argv = ['plan', *{flags!r}, '--json']\n"
-            "runpy.run_module('recipes.plan', run_name='__main__')\n"
+            f"sys.argv = ['stagecraft', 'plan', *{flags!r}, '--json']\n"
+            "runpy.run_module('commands', run_name='__main__')\n"
             "assert not {'torch', 'deepspeed'} & set(sys.modules)\n"
         )
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -8,7 +8,7 @@ import pytest
 from launch.rehearse import narrow
 from recipes.registry import load, names
 from recipes.settings import override
-from tests.recipes.commands import fail, succeed
+from tests.commands.running import fail, succeed
 
 
 @pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("530b", 4)])

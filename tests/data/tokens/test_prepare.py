@@ -22,7 +22,7 @@ from data.tokens import prepare, tasks, tokenisers
 from data.tokens.prepare import Options, OthersUnfinished
 from data.tokens.shards import ShardWriter
 from data.tokens.tasks import Progress
-from tests.data.test_tokenisers import with_gap
+from tests.data.tokens.test_tokenisers import with_gap
 from tests.patience import wait_until
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
@@ -344,7 +344,7 @@ prepare.prepare(sys.argv[1], sys.argv[2], 300, Path(sys.argv[3]), options=prepar
 
 def test_a_killed_run_is_gone_on_with(files: Path, tmp_path: Path, tokeniser: str) -> None:
     out = tmp_path / "out"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", SLOW, str(files), tokeniser, str(out)]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "here\n"
@@ -401,7 +401,7 @@ def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: s
         "    print(workers._pool.submit(os.getpid).result(), flush=True)\n"
         "    time.sleep(600)\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     script = tmp_path / "script.py"
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(root)}

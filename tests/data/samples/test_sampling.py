@@ -5,7 +5,7 @@ import pytest
 
 from data.samples.sampling import BlendedStream, SampleOrder, TokenStream, shuffled, windows
 from data.tokens.shards import Shards
-from tests.data.test_shards import write as write_shard
+from tests.data.tokens.test_shards import write as write_shard
 
 
 def write(prefix: Path, documents: list[list[int]]) -> Shards:

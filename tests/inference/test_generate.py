@@ -13,8 +13,8 @@ from inference import generate
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.huggingface import to_hf
-from tests.data.test_tokenisers import with_gap
-from tests.recipes.conftest import WORDS
+from tests.data.tokens.test_tokenisers import with_gap
+from tests.inference.conftest import WORDS
 
 FLAGS = [["--top-k", "0"], ["--top-k", "0", "--repetition-penalty", "5"], ["--top-p", "0.9"], ["--greedy"]]
 

@@ -8,9 +8,9 @@ import pytest
 from data import inspect
 from data.samples import mixture
 from data.tokens import prepare
-from tests.data.test_clean import write
-from tests.data.test_tokenisers import with_gap
-from tests.recipes.commands import fail, succeed
+from tests.commands.running import fail, succeed
+from tests.data.cleaning.test_clean import write
+from tests.data.tokens.test_tokenisers import with_gap
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from model.layout import Layout
 from recipes.registry import ROOT
 from tests.distributed import run_ranks
 from tests.model import alone, training
-from tests.model.test_engine_config import VALUES
+from tests.model.engine.test_config import VALUES
 
 # --- Sums ------------------------------------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ def one_step(name: str, layout: Layout, folder: Path) -> list[str]:
     """The precisions in which gradients were reduced in one step."""
     from deepspeed.comm import comm
 
-    from tests.model.test_nvme import nvme
+    from tests.model.engine.test_nvme import nvme
 
     files = folder / str(torch.distributed.get_rank())
     subject = nvme(files) if "nvme" in name else training.trainer(name, layout, micro=4)
