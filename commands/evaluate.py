@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft export --run runs/gpt_tiny/…`: a run as a Hugging Face folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

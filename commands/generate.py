@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft generate --prompt "KING HENRY"`: write text with a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

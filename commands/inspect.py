@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft inspect tiny`: look at prepared data."""
 
 import json
 import sys

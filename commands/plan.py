@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft plan 530b`: what a recipe needs, before it runs. Needs no GPU and imports no torch."""
 
 import argparse
 import dataclasses

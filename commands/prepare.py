@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft prepare 345m`: a recipe's data, made ready."""
 
 import sys
 from typing import Any

@@ -1,27 +1,25 @@
-"""Train a recipe: `python -m recipes.gpt_tiny` starts the ranks, `deepspeed --module recipes.gpt_tiny` is one."""
+"""`stagecraft pretrain 345m`: train a recipe. `deepspeed --module recipes.gpt_345m` is one rank of it."""
 
-import atexit
 import os
-import sys
-from typing import NoReturn
 
 from commands import cli
-from launch import local
-from planner import planning
-from planner.show import show
 from recipes.recipe import Recipe
-from recipes.registry import ROOT
-from run.directory import Request, plan_run
-from run.prepared import run_data
-from support.errors import CRASHED
+from recipes.registry import load, names
+from run.request import Request
 
 
-def main(recipe: Recipe) -> None:
-    """Run a recipe from the command line, as a rank where a launcher started this process, else as the launcher."""
+def main(recipe: Recipe | None = None) -> None:
+    """Train a recipe: as a rank where another launcher started this process, else as the launcher.
+
+    Without `recipe` the first argument names it.
+    """
     parser = cli.Parser(
-        f"Train {recipe.name} under the deepspeed launcher: as many GPUs as there are, else CPU processes."
+        f"Train {recipe.name if recipe else 'a recipe'} under the deepspeed launcher: as many GPUs as there are, else "
+        "CPU processes."
     )
-    parser.add_argument("--deepspeed_config", metavar="JSON", help=f"DeepSpeed JSON; the recipe's is {recipe.engine}")
+    if recipe is None:
+        parser.add_argument("recipe", help=f"one of {', '.join(names())}")
+    parser.add_argument("--deepspeed_config", metavar="JSON", help="DeepSpeed JSON; by default the recipe's")
     parser.add_argument(
         "--set",
         dest="settings",
@@ -41,47 +39,17 @@ def main(recipe: Recipe) -> None:
         help="processes on this machine; by default its GPUs, as many as were planned for, else 2",
     )
     parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, progress on standard error")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     args = parser.parse_args()
     request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, args.run_dir, args.resume, args.seed)
-    if "RANK" in os.environ:
+    if "RANK" in os.environ and recipe is not None:
+        from commands.rank import be_rank
         from training import train
 
-        cli.run_job(lambda: train.train(recipe, request))
-        _leave()
+        be_rank(lambda: train.train_alone(recipe, request))
     else:
-        cli.run_job(lambda: launch(recipe, request, args.processes, args.hostfile))
+        from launch.start import start
 
-
-def _leave() -> NoReturn:
-    """End a rank whose work is done, past C++'s own clearing up: gloo's threads now and then abort a process in it."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def launch(recipe: Recipe, request: Request, processes: int | None, hostfile: str | None) -> None:
-    """Check everything that can be checked, then start the ranks and see that they finish."""
-    world = local.world_size(hostfile, processes, recipe.cluster.world_size)
-    if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
-        machine = planning.cluster_machine(recipe.cluster)
-        show(planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine))
-    run = plan_run(recipe, request, world)
-    arguments = ["--run-dir", str(run.path)]
-    arguments += ["--deepspeed_config", request.deepspeed_config] if request.deepspeed_config else []
-    arguments += ["--set", *request.settings] if request.settings else []
-    arguments += ["--max-steps", str(request.max_steps)] if request.max_steps is not None else []
-    arguments += ["--seed", str(request.seed)] if request.seed is not None else []
-    arguments += ["--resume"] if run.resume else []
-    if hostfile:
-        local.check_remote(arguments)
-    run_data(run, print)
-    report = run.path / "report.json"
-    before = report.stat().st_mtime_ns if report.exists() else 0
-    command = local.deepspeed_command(f"recipes.{recipe.name}", arguments, world, hostfile)
-    status = local.run(command, local.environment(world))
-    if status:
-        raise SystemExit(status)
-    if not report.exists() or report.stat().st_mtime_ns == before:
-        cli.fail(f"the launcher ended but the run did not finish; go on with --resume --run-dir {run.path}", CRASHED)
+        wanted = recipe
+        cli.run_job(lambda: start(wanted or load(args.recipe), request, args.processes, args.hostfile), args.json)

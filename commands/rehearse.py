@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft rehearse 530b`: walk a recipe narrow on this machine."""
 
 from typing import Any
 

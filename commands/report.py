@@ -1,4 +1,4 @@
-"""DOC"""
+"""`stagecraft report`: the summary and the curve of a run."""
 
 from pathlib import Path
 from typing import Any

@@ -19,7 +19,8 @@ from launch.progress import Watch
 from recipes.recipe import Part, Recipe
 from recipes.registry import ROOT
 from recipes.settings import override, spelled
-from run.directory import read_metrics, runs_root
+from run.directory import runs_root
+from run.metrics import read_metrics
 from support.errors import UserError
 
 STEPS = 10

@@ -1,4 +1,4 @@
-"""DOC"""
+"""Which clusters go with a recipe's own layout and batch."""
 
 from pathlib import Path
 

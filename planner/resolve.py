@@ -1,4 +1,4 @@
-"""DOC"""
+"""Recipe and DeepSpeed JSON together, for a world size."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""DOC"""
+"""A plan as lines on a terminal."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""DOC"""
+"""The recipes by name."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""DOC"""
+"""The `--set` grammar, and recipes read back from JSON."""
 
 import dataclasses
 from decimal import Decimal, InvalidOperation

@@ -6,8 +6,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from run.directory import Run, device_name, read_metrics, read_recipe
+from run.directory import Run, read_recipe
+from run.metrics import read_metrics
 from support.errors import UserError
+from support.files import write_json
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
@@ -20,7 +22,7 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def write(run: Run, step: int, consumed_samples: int, validation_loss: float, world_size: int) -> None:
+def write(run: Run, step: int, consumed_samples: int, validation_loss: float, device: str) -> None:
     """Write `report.json` and `loss.png`."""
     recipe = run.recipe
     bytes_per_token = json.loads((run.path / "data.json").read_text())["bytes_per_token"]
@@ -37,13 +39,11 @@ def write(run: Run, step: int, consumed_samples: int, validation_loss: float, wo
         "bits_per_byte": bits_per_byte(validation_loss, bytes_per_token),
         "tokens_per_second": speed,
         "model_flops_per_second": speed * recipe.model.flops_per_token,
-        "world_size": world_size,
-        "device": device_name(),
+        "world_size": run.world_size,
+        "device": device,
     }
     plot(run.path)
-    scratch = run.path / "report.json.partial"
-    scratch.write_text(json.dumps(values, indent=2) + "\n")
-    scratch.replace(run.path / "report.json")
+    write_json(run.path / "report.json", values)
 
 
 def plot(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whose fault it is, said on purpose, and the exit statuses that a supervisor and a scheduler act on."""
 
+DONE = 0
 CRASHED = 1  # anything that is not below: try again
 WRONG_INPUT = 2  # never try again
 WEIGHTS_LOST = 3  # never go on from the newest checkpoint
@@ -26,3 +27,9 @@ class StoppedError(UserError):
     """A run was asked to stop; it saved first."""
 
     status = STOPPED
+
+
+class CrashedError(UserError):
+    """A process ended before its work did, and nobody knows why: try again."""
+
+    status = CRASHED

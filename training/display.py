@@ -24,12 +24,13 @@ class Display:
             self.console.print(line, markup=False)
             sys.stdout.flush()
 
-    def start(self, step: int, last_step: int, world_size: int) -> None:
+    def start(self, step: int, last_step: int) -> None:
         """Show what is about to run, resolved, and begin at `step`."""
         self.last_step = last_step
         if not self.enabled:
             return
         recipe, config = self.run.recipe, self.run.engine.json
+        degree = data_degree(recipe, self.run.world_size)
         self.say(
             f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters, "
             f"{recipe.tokens_per_step:,} tokens a step, steps {step + 1} to {self.last_step}"
@@ -37,7 +38,7 @@ class Display:
         self.say(
             f"engine: {self.run.engine.dtype}, ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}, "
             f"global batch {config['train_batch_size']} = micro-batch {config['train_micro_batch_size_per_gpu']} x "
-            f"accumulation {config['gradient_accumulation_steps']} x data degree {data_degree(recipe, world_size)}"
+            f"accumulation {config['gradient_accumulation_steps']} x data degree {degree}"
         )
         for deviation in self.run.engine.deviations:
             self.say(f"deviates from the recipe: {deviation}")

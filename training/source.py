@@ -1,5 +1,7 @@
 """What one rank of a training run reads: micro-batches under the recipe's objective, the next ones ahead of time."""
 
+import dataclasses
+import importlib.metadata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,6 +15,7 @@ from data.samples import objectives
 from data.samples.mixture import Mixture
 from model.engine.engine import Batch
 from recipes.recipe import Recipe
+from run.directory import Run
 from support.errors import UserError
 
 
@@ -76,19 +79,41 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
-def check_alike(mixture: Mixture) -> None:
-    """Every rank must read the same data, also where machines share no storage and each has prepared its own.
+def check_alike(run: Run, mixture: Mixture) -> None:
+    """Every rank must be told the same and read the same, also where machines share no storage.
 
-    Collective. Errors: `UserError` on every rank.
+    Collective. Errors: `UserError` on every rank that names a rank and what differs there.
     """
-    everywhere: list[str] = [""] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everywhere, mixture.fingerprint)
-    strangers = [rank for rank, fingerprint in enumerate(everywhere) if fingerprint != everywhere[0]]
-    if strangers:
-        raise UserError(
-            f"rank {strangers[0]} has prepared other data than rank 0: its corpus, tokeniser or their versions differ; "
-            "prepare the data once, on storage that all machines share, or copy the prepared folder"
-        )
+    told = {
+        "recipe": dataclasses.asdict(run.recipe),
+        "DeepSpeed JSON": run.engine.json,
+        "last step": run.max_steps,
+        "torch": torch.__version__,
+        "DeepSpeed": importlib.metadata.version("deepspeed"),
+        "data": mixture.fingerprint,
+    }
+    everywhere: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(everywhere, told)
+    for rank, theirs in enumerate(everywhere):
+        place = _first_difference(everywhere[0], theirs)
+        if place == "data":
+            raise UserError(
+                f"rank {rank} has prepared other data than rank 0: its corpus, tokeniser or their versions differ; "
+                "prepare the data once, on storage that all machines share, or copy the prepared folder"
+            )
+        if place:
+            raise UserError(
+                f"rank {rank} has another {place} than rank 0; start all ranks with the same flags and JSON"
+            )
+
+
+def _first_difference(ours: Any, theirs: Any) -> str:
+    """Where two values differ, as a path of keys; nothing where they are equal."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in ours | theirs:
+            if ours.get(key) != theirs.get(key):
+                return f"{key} {_first_difference(ours.get(key), theirs.get(key))}".rstrip()
+    return ""
 
 
 class Ahead:

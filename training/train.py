@@ -6,14 +6,16 @@ import os
 import signal
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.samples.mixture import Mixture
 from model.checkpoint import write as checkpoint
 from model.engine.config import fp32_json
 from model.engine.engine import (
@@ -31,9 +33,12 @@ from model.engine.engine import (
 from model.engine.precision import software
 from recipes.recipe import Recipe
 from run import report
-from run.directory import Request, Run, create, plan_run, truncate_metrics
+from run.directory import Run, create, note_end, note_start, opened
+from run.metrics import truncate_metrics
 from run.prepared import run_data
-from support.errors import UserError
+from run.request import Request, plan_run
+from support.errors import DONE, StoppedError, UserError, WeightsLostError
+from training.device import device_name
 from training.display import Display
 from training.source import Ahead, Source, check_alike
 
@@ -49,21 +54,53 @@ class Position:
     consumed_samples: int = 0
 
 
-def train(recipe: Recipe, request: Request) -> None:
-    """Train to the last step, evaluating and saving on the way, and report."""
+def train_launched(path: Path) -> None:
+    """One rank of a run that our launcher wrote into `path`: it is told nothing else."""
     start_process_group()
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    run = plan_run(recipe, _same_path(recipe, request), world)
+    _train(*opened(path), fresh=False)
+
+
+def train_alone(recipe: Recipe, request: Request) -> None:
+    """One rank that another launcher started with the flags of a recipe: rank 0 writes the run directory."""
+    start_process_group()
+    run = plan_run(recipe, _same_path(recipe, request), torch.distributed.get_world_size())
+    _train(run, run_data(run, print if torch.distributed.get_rank() == 0 else lambda line: None), fresh=True)
+
+
+def _same_path(recipe: Recipe, request: Request) -> Request:
+    """Rank 0 chooses the run directory for all."""
+    path: list[Any] = [str(plan_run(recipe, request, torch.distributed.get_world_size()).path)]
+    torch.distributed.broadcast_object_list(path)
+    return replace(request, run_dir=path[0])
+
+
+def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
+    """Train to the last step, and say at the end how it ended."""
+    rank = torch.distributed.get_rank()
+    check_alike(run, mixture)
+    if fresh and rank == 0:
+        create(run, mixture)
+    try:
+        _to_the_end(run, mixture)
+    except UserError as error:
+        if rank == 0:
+            note_end(run.path, error.status, str(error))
+        raise
+    if rank == 0:
+        note_end(run.path, DONE)
+    torch.distributed.destroy_process_group()
+
+
+def _to_the_end(run: Run, mixture: Mixture) -> None:
+    """Train to the last step, evaluating and saving on the way, and report."""
+    rank, device = torch.distributed.get_rank(), device_name()
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
-    if rank == 0 and (slow := software(run.engine.json)):
-        display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout.pp > 1)}")
-    mixture = run_data(run, display.say)
-    check_alike(mixture)
-    source = Source(run.recipe, mixture)
-    torch.distributed.barrier()  # until every rank has seen that the run directory is free
     if rank == 0:
-        create(run, mixture, world)
+        note_start(run, device)
+        if slow := software(run.engine.json):
+            display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout.pp > 1)}")
+    source = Source(run.recipe, mixture)
     _place_wandb(run, display)
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     saved = checkpoint.load_newest(trainer, run.checkpoints, display.say) if run.resume else None
@@ -71,23 +108,15 @@ def train(recipe: Recipe, request: Request) -> None:
     if rank == 0:
         truncate_metrics(run.metrics, position.step)
     loop = Loop(run, trainer, source, display, position)
-    display.start(position.step, loop.last_step, world)
+    display.start(position.step, loop.last_step)
     try:
         loop.run_to_last_step()
     finally:
         display.finish()
     final = loop.validation_loss(run.recipe.intervals.final_samples)
     if rank == 0:
-        report.write(run, position.step, position.consumed_samples, final, world)
+        report.write(run, position.step, position.consumed_samples, final, device)
         report.show(run.path)
-    torch.distributed.destroy_process_group()
-
-
-def _same_path(recipe: Recipe, request: Request) -> Request:
-    """Without a launcher of ours to choose it, rank 0 chooses the run directory for all."""
-    path: list[Any] = [str(plan_run(recipe, request, torch.distributed.get_world_size()).path)]
-    torch.distributed.broadcast_object_list(path)
-    return Request(**{**asdict(request), "run_dir": path[0]})
 
 
 def _place_wandb(run: Run, display: Display) -> None:
@@ -132,7 +161,9 @@ class Loop:
             if step % every.save_every == 0 or last:
                 self._save()
             if stop:
-                raise UserError(f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}")
+                raise StoppedError(
+                    f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}"
+                )
 
     def _step(self) -> tuple[dict[str, Any], bool]:
         recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
@@ -153,7 +184,7 @@ class Loop:
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
             good = checkpoint.completed(self.run.checkpoints)
-            raise UserError(
+            raise WeightsLostError(
                 f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
             ) from None
         self.last_norms.append(result.grad_norm)
@@ -182,7 +213,7 @@ class Loop:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
         hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self._scale_is_sought()
         if hopeless or not (math.isfinite(result.loss) or result.skipped):
-            raise UserError(
+            raise WeightsLostError(
                 f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
                 "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
                 f"checkpoint in {self.run.checkpoints}"

@@ -7,7 +7,7 @@ import pytest
 
 from commands import cli
 from recipes.registry import ROOT
-from support.errors import UserError
+from support.errors import WRONG_INPUT, UserError
 
 NOISY = """
 import logging, os, subprocess, sys
@@ -42,5 +42,5 @@ def test_an_error_leaves_standard_output_empty_and_open(capfd: pytest.CaptureFix
         cli.run_job(job, as_json=True)
     print("afterwards")
     shown = capfd.readouterr()
-    assert ended.value.code == cli.USER_ERROR and shown.out == "afterwards\n"
+    assert ended.value.code == WRONG_INPUT and shown.out == "afterwards\n"
     assert shown.err.endswith("error: no such thing; give another\n")

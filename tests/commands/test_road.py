@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from recipes.registry import ROOT
+from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
 
 STEPS = 20
@@ -38,7 +39,8 @@ def unbroken(home: Path) -> Path:
 def test_a_run_keeps_all_that_made_it(unbroken: Path) -> None:
     names = {path.name for path in unbroken.iterdir()}
     assert names == {
-        *("recipe.json", "ds_config.json", "ds_config.resolved.json", "starts.jsonl", "data.json", "tokeniser"),
+        *("recipe.json", "ds_config.json", "ds_config.resolved.json", "data.json", "tokeniser"),
+        *("start.json", "starts.jsonl", "status.json"),
         *("metrics.jsonl", "checkpoints", "report.json", "loss.png"),
     }
     (start,) = [json.loads(line) for line in (unbroken / "starts.jsonl").read_text().splitlines()]
@@ -80,7 +82,9 @@ def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) ->
     ranks = [p for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
     assert len(ranks) == 2
     os.kill(ranks[-1].pid, signal.SIGKILL)
-    assert training.finish().returncode != 0
+    ended = training.finish()
+    assert ended.returncode == CRASHED and "go on with --resume" in ended.stderr
+    assert not (path / "status.json").exists()
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
@@ -101,7 +105,7 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     training.wait_until((path / "metrics.jsonl").exists)
     os.kill(training.pid, signal.SIGINT)
     ended = training.finish()
-    assert ended.returncode == 128 + signal.SIGINT
+    assert ended.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
     assert "and saved; go on with --resume" in ended.stderr and "Traceback" not in ended.stderr
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
@@ -265,5 +269,5 @@ def test_a_loss_that_is_lost_stops_the_run(home: Path) -> None:
     (home / "wild.json").write_text(json.dumps(config))
     flags = ("--deepspeed_config", str(home / "wild.json"), "--run-dir", str(path))
     done = run(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "optimizer.lr=1e30", *flags)
-    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.returncode == WEIGHTS_LOST and "Traceback" not in done.stderr
     assert "the weights are lost; lower optimizer.lr" in done.stderr

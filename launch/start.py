@@ -1,0 +1,40 @@
+"""Start the ranks of a run and see that they finish."""
+
+from typing import Any
+
+from launch import local
+from planner import planning
+from planner.show import show
+from recipes.recipe import Recipe
+from recipes.registry import ROOT
+from run import report
+from run.directory import create, end_of
+from run.prepared import run_data
+from run.request import Request, plan_run
+from support.errors import CrashedError
+
+
+def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str | None) -> dict[str, Any]:
+    """Check all that can be checked, write the run directory, start the ranks on it; returns the report.
+
+    Errors: `SystemExit` with the exit status of the run, see `support/errors.py`; its ranks have said why.
+    """
+    world = local.world_size(hostfile, processes, recipe.cluster.world_size)
+    if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
+        machine = planning.cluster_machine(recipe.cluster)
+        show(planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine))
+    run = plan_run(recipe, request, world)
+    arguments = ["--run-dir", str(run.path)]
+    if hostfile:
+        local.check_remote(arguments)
+    create(run, run_data(run, print))
+    command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
+    status = local.run(command, local.environment(world))
+    ended = end_of(run.path)
+    if ended is None:  # a rank or the launcher was killed
+        raise CrashedError(
+            f"the ranks ended with status {status} before the run did; go on with --resume --run-dir {run.path}"
+        )
+    if ended:
+        raise SystemExit(ended)
+    return report.read(run.path)

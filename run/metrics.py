@@ -1,0 +1,24 @@
+"""The metrics of a run: `metrics.jsonl`, one line a step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from support.files import write_whole
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line torn by a crash is left out."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Forget the steps after a checkpoint: a resumed run takes them again."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))

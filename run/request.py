@@ -1,0 +1,98 @@
+"""What a command line asks for, checked against the recipe, the JSON, the world size and what is on disk."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.engine import config as engine_config
+from planner.resolve import resolve_engine
+from recipes import settings
+from recipes.recipe import Recipe
+from recipes.registry import ROOT
+from run.directory import Run, newest, read_recipe, runs_root, was_trained
+from support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    deepspeed_config: str | None = None
+    settings: tuple[str, ...] = ()
+    max_steps: int | None = None
+    run_dir: str | None = None
+    resume: bool = False
+    seed: int | None = None
+
+
+def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
+    """Check a request against recipe, JSON, world size and what is on disk. Writes nothing.
+
+    Errors: `UserError` for everything that would make the run fail later and can be known now.
+    """
+    path = _run_path(recipe, request)
+    stored = read_recipe(path) if request.resume else None
+    if stored is None and was_trained(path):
+        raise UserError(f"{path} already holds a run; add --resume to go on with it, or give another --run-dir")
+    wanted = settings.override(stored or recipe, list(request.settings))
+    if request.seed is not None:
+        wanted = dataclasses.replace(wanted, seed=request.seed)
+    if stored is not None:
+        _check_same_run(path, recipe, stored, wanted)
+    if request.deepspeed_config is None and stored is not None:
+        config_path, config = path / "ds_config.json", engine_config.read(path / "ds_config.json")
+    else:
+        config_path = _config_path(request.deepspeed_config or wanted.engine)
+        config = engine_config.read(config_path)
+    resolved = resolve_engine(wanted, config, config_path, world_size)
+    if request.max_steps is not None and request.max_steps < 1:
+        raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
+    if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
+        raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
+    return Run(path, wanted, config, _with_monitors(resolved, path), world_size, request.max_steps, request.resume)
+
+
+def _run_path(recipe: Recipe, request: Request) -> Path:
+    if request.run_dir:
+        path = Path(request.run_dir)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--run-dir {path} is a file; give a directory")
+        return path
+    if request.resume:
+        return newest(recipe.name)
+    return runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
+
+
+def _config_path(given: str) -> Path:
+    """A JSON by its path, from the working directory or from the project."""
+    return Path(given) if Path(given).exists() or Path(given).is_absolute() else ROOT / given
+
+
+def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) -> None:
+    if stored.name != recipe.name:
+        raise UserError(f"{path} is a run of {stored.name}, not of {recipe.name}; resume it with {stored.name}")
+    for section in ("model", "data"):
+        before, after = getattr(stored, section), getattr(wanted, section)
+        for entry in dataclasses.fields(before):
+            old, new = getattr(before, entry.name), getattr(after, entry.name)
+            if old != new:
+                if entry.name == "corpus":
+                    old, new = settings.spelled(old), settings.spelled(new)
+                raise UserError(
+                    f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "
+                    f"that setting, or start a new run"
+                )
+    if stored.seed != wanted.seed:
+        raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
+
+
+def _with_monitors(resolved: engine_config.Resolved, path: Path) -> engine_config.Resolved:
+    """Let the monitors that the JSON switches on write into the run directory unless it says where."""
+    config = dict(resolved.json)
+    for name in ("tensorboard", "csv_monitor"):
+        if config.get(name, {}).get("enabled"):
+            config[name] = {"output_path": str(path), "job_name": name, **config[name]}
+    if config.get("wandb", {}).get("enabled"):
+        config["wandb"] = {"project": "stagecraft", **config["wandb"]}
+    return dataclasses.replace(resolved, json=config)
