@@ -44,6 +44,14 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def ended(pid: int) -> bool:
+    """Whether a process has ended; nobody may have waited for it."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def wait_until(holds: Callable[[], object], *pids: int, what: str = "waiting") -> None:
     """Wait until something holds, as long as these processes get on with it."""
     patience = Patience(pids)

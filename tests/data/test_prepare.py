@@ -21,7 +21,7 @@ from data import prepare, sources, tasks, tokenisers
 from data.prepare import Options, OthersUnfinished
 from data.shards import ShardWriter
 from data.tasks import Progress
-from tests.patience import wait_until
+from tests.patience import ended, wait_until
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
 
@@ -393,7 +393,7 @@ def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: s
         assert process.stdout
         worker = int(process.stdout.readline())
         process.kill()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), worker)
+    wait_until(lambda: ended(worker), worker)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_shard(

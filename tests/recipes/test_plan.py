@@ -16,10 +16,11 @@ from recipes import plan, planning, search
 from recipes.recipe import ROOT, load, names, override
 from recipes.timing import step_time
 from recipes.verify import verify
+from tests.recipes.commands import run
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "recipes.plan", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return run(ROOT, "recipes.plan", *arguments)
 
 
 def planned(name: str, *settings: str) -> dict:
