@@ -1,8 +1,8 @@
 """Waiting that does not depend on how fast a machine is: what no longer computes is hung, what computes may go on."""
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from time import monotonic, sleep
 
 import psutil
 
@@ -17,12 +17,12 @@ class Patience:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self.pids = list(pids)
-        self.began = self.looked = self.moved = time.monotonic()
+        self.began = self.looked = self.moved = monotonic()
         self.used = 0.0
 
     def check(self, what: str) -> None:
         """To be called while waiting, as often as one likes. Errors: `AssertionError` where it is enough."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self.looked + 1:
             return
         self.looked, used = now, cpu_seconds(self.pids)
@@ -57,4 +57,4 @@ def wait_until(holds: Callable[[], object], *pids: int, what: str = "waiting") -
     patience = Patience(pids)
     while not holds():
         patience.check(what)
-        time.sleep(STEP_SECONDS)
+        sleep(STEP_SECONDS)
