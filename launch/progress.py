@@ -8,7 +8,7 @@ WORK_SECONDS = 1.0  # of processor time: a launcher that only waits for its rank
 
 
 def processor_seconds(process: int) -> float:
-    """Processor time that a process and its living descendants have used."""
+    """Processor time of a process, of its living descendants, and of those that they waited for."""
     import psutil
 
     used = 0.0
@@ -16,7 +16,7 @@ def processor_seconds(process: int) -> float:
         root = psutil.Process(process)
         for each in (root, *root.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                used += sum(each.cpu_times()[:2])
+                used += sum(each.cpu_times()[:4])
     return used
 
 

@@ -1,10 +1,11 @@
 """Waiting that does not depend on how fast a machine is: what no longer computes is hung, what computes may go on."""
 
-import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from time import monotonic, sleep
 
 import psutil
+
+from launch.progress import processor_seconds
 
 IDLE_SECONDS = 120.0
 BUSY_SECONDS = 3.0  # of CPU time within that: more than polling takes, less than a process gets on any loaded machine
@@ -17,31 +18,27 @@ class Patience:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self.pids = list(pids)
-        self.began = self.looked = self.moved = time.monotonic()
+        self.began = self.looked = self.moved = monotonic()
         self.used = 0.0
 
     def check(self, what: str) -> None:
         """To be called while waiting, as often as one likes. Errors: `AssertionError` where it is enough."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self.looked + 1:
             return
-        self.looked, used = now, cpu_seconds(self.pids)
+        self.looked, used = now, sum(map(processor_seconds, self.pids))
         if abs(used - self.used) >= BUSY_SECONDS:  # it falls where a process ends that nobody waits for
             self.moved, self.used = now, used
         assert now < self.moved + IDLE_SECONDS, f"{what}: no work was done for {IDLE_SECONDS:.0f} s"
         assert now < self.began + MOST_SECONDS, f"{what}: no end after {MOST_SECONDS:.0f} s"
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time of processes, of their living children, and of those that they waited for."""
-    total = 0.0
-    for pid in pids:
-        with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            for each in (process, *process.children(recursive=True)):
-                with suppress(psutil.Error):
-                    total += sum(each.cpu_times()[:4])
-    return total
+def ended(pid: int) -> bool:
+    """Whether a process has ended; nobody may have waited for it."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(holds: Callable[[], object], *pids: int, what: str = "waiting") -> None:
@@ -49,4 +46,4 @@ def wait_until(holds: Callable[[], object], *pids: int, what: str = "waiting") -
     patience = Patience(pids)
     while not holds():
         patience.check(what)
-        time.sleep(STEP_SECONDS)
+        sleep(STEP_SECONDS)

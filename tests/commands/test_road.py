@@ -15,6 +15,7 @@ import pytest
 from recipes.registry import ROOT
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
+from tests.patience import ended
 
 STEPS = 20
 pytestmark = pytest.mark.xdist_group("road")  # all of it looks at one run
@@ -79,13 +80,13 @@ def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) ->
     training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path))
     log = path / "metrics.jsonl"
     training.wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
-    ranks = [p for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
+    ranks = [p.pid for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
     assert len(ranks) == 2
-    os.kill(ranks[-1].pid, signal.SIGKILL)
-    ended = training.finish()
-    assert ended.returncode == CRASHED and "go on with --resume" in ended.stderr
+    os.kill(ranks[-1], signal.SIGKILL)
+    done = training.finish()
+    assert done.returncode == CRASHED and "go on with --resume" in done.stderr
     assert not (path / "status.json").exists()
-    assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert all(map(ended, ranks))
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
 
@@ -104,9 +105,9 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     training = Command(home, "recipes.gpt_tiny", *arguments, fresh=True)
     training.wait_until((path / "metrics.jsonl").exists)
     os.kill(training.pid, signal.SIGINT)
-    ended = training.finish()
-    assert ended.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
-    assert "and saved; go on with --resume" in ended.stderr and "Traceback" not in ended.stderr
+    stopped = training.finish()
+    assert stopped.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
+    assert "and saved; go on with --resume" in stopped.stderr and "Traceback" not in stopped.stderr
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))

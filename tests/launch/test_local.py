@@ -4,11 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from launch import local
-from tests.patience import wait_until
+from tests.patience import ended, wait_until
 
 
 def hostfile(tmp_path: Path, text: str) -> Path:
@@ -128,7 +127,7 @@ def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
     outer += "os.kill(os.getpid(), 9)"
     assert local.run([sys.executable, "-c", outer, str(mark)], dict(os.environ)) == 128 + 9
     child = int(mark.read_text())
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, child)
+    wait_until(lambda: ended(child), child)
 
 
 def test_an_interrupt_reaches_the_inner_process(tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from planner.verify import verify
 from planner.work import Work
 from recipes.registry import ROOT, load, names
 from recipes.settings import override
+from tests.commands.running import run
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "commands", "plan", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    return run(ROOT, "commands", "plan", *arguments)
 
 
 def planned(name: str, *settings: str) -> dict:

@@ -18,7 +18,7 @@ from data.cleaning.clean import ABOUT, clean
 from data.cleaning.stages import DEFAULT, Settings
 from data.corpus.corpora import documents
 from recipes.registry import ROOT
-from tests.patience import wait_until
+from tests.patience import ended, wait_until
 
 ALL = ("default", "language:en", "near:0.8")
 
@@ -152,13 +152,6 @@ def test_what_was_interrupted_goes_on_to_the_same_end(
     assert not (tmp_path / "out.partial").exists() and not (tmp_path / "out" / "_work").exists()
 
 
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_killed_while_at_work(tmp_path: Path) -> None:
     """SIGKILL of the parent: its processes end too, and the same command goes on."""
     corpus = write(tmp_path / "a.jsonl", [prose(seed, 600) for seed in range(120)])
@@ -175,11 +168,11 @@ def test_killed_while_at_work(tmp_path: Path) -> None:
     tallies = partial((tmp_path / "out.partial").rglob, "*.tally.json")
     wait_until(lambda: len(list(tallies())) >= 2 or process.poll() is not None, process.pid)
     assert process.poll() is None
-    children = psutil.Process(process.pid).children()
+    children = [child.pid for child in psutil.Process(process.pid).children()]
     assert len(children) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not any(map(alive, children)), *(child.pid for child in children))
+    wait_until(lambda: all(map(ended, children)), *children)
     for name in ("out", "whole"):
         subprocess.run([*command, str(tmp_path / name)], env=environment, check=True)
     assert_same(tmp_path / "whole", tmp_path / "out")

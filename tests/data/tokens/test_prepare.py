@@ -23,7 +23,7 @@ from data.tokens.prepare import Options, OthersUnfinished
 from data.tokens.shards import ShardWriter
 from data.tokens.tasks import Progress
 from tests.data.tokens.test_tokenisers import with_gap
-from tests.patience import wait_until
+from tests.patience import ended, wait_until
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
 
@@ -410,7 +410,7 @@ def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: s
         assert process.stdout
         worker = int(process.stdout.readline())
         process.kill()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), worker)
+    wait_until(lambda: ended(worker), worker)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_shard(

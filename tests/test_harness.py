@@ -1,0 +1,55 @@
+"""What the other tests stand on: how long they wait, and that forks are what fresh interpreters are."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests import patience
+from tests.commands.running import run
+from tests.distributed import run_ranks
+
+
+@pytest.mark.parametrize(
+    ("share", "end"),
+    [(0.0, 120), (0.02, 120), (0.05, 1800), (1.0, 1800)],  # of a core that is used: polling takes two hundredths
+)
+def test_what_computes_is_waited_for(share: float, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(patience, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(patience, "cpu_seconds", lambda pids: share * clock[0])
+    waiting = patience.Patience([])
+    with pytest.raises(AssertionError):
+        while True:
+            clock[0] += 1
+            waiting.check("it")
+    assert clock[0] == end
+
+
+def test_cpu_time_is_the_whole_tree_s() -> None:
+    before = patience.cpu_seconds([os.getpid()])
+    assert before > 0
+    (used,) = run_ranks(1, spin)
+    assert patience.cpu_seconds([os.getpid()]) >= before + used  # the rank is a child of a child
+
+
+def spin() -> float:
+    while os.times().user < 0.5:
+        pass
+    return os.times().user - 0.1  # clocks tick in hundredths
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_rank_that_dies_is_said() -> None:
+    with pytest.raises(AssertionError, match="rank 0 died with exit code -9"):
+        run_ranks(1, die)
+
+
+@pytest.mark.parametrize("arguments", [("tiny", "--json"), ("gpt_435m",), ("--no-such-flag",), ("--help",)])
+def test_a_fork_ends_and_says_what_a_fresh_interpreter_does(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    fork, fresh = (run(tmp_path, "commands", "plan", *arguments, fresh=fresh) for fresh in (False, True))
+    assert (fork.returncode, fork.stdout, fork.stderr) == (fresh.returncode, fresh.stdout, fresh.stderr)
