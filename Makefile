@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)))
 
 # Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  RUN=runs/…  PROMPT="…"
@@ -15,12 +16,13 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "make SIZE           train a recipe: $(SIZES)"
 
-setup: $(VENV)/.up-to-date  ## virtual environment in .venv from requirements.txt
+setup: $(VENV)/.up-to-date  ## virtual environment in .venv: constraints.txt's versions, and the command stagecraft
 
-$(VENV)/.up-to-date: requirements.txt
+$(VENV)/.up-to-date: requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements-dev.txt -c constraints.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machine
@@ -43,7 +45,7 @@ lint: setup  ## ruff and mypy
 	$(PY) -m mypy
 
 $(SIZES): setup
-	$(PY) -m recipes.gpt_$(subst .,_,$@) $(FLAGS)
+	$(PY) -m commands pretrain $@ $(FLAGS)
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)

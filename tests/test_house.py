@@ -4,9 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from setuptools.discovery import PEP420PackageFinder
 
 from commands.__main__ import COMMANDS
 from recipes.registry import ROOT, names
@@ -27,6 +30,8 @@ ROOMS = (
 )
 LEVEL = {room: ROOMS.index(room) for room in ROOMS} | {"model": ROOMS.index("data")}  # neither is above the other
 HEAVY = ("torch", "deepspeed", "transformers", "datasets")
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+NEW_RECIPE = ("50m", "345m")  # CONTRIBUTING.md shows how to add gpt_50m
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -105,24 +110,67 @@ for module, *more in {lines!r}:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def pins(file: str) -> dict[str, str]:
+    """The versions that a file of requirements pins; each line says why it is there."""
+    lines = [line for line in (ROOT / file).read_text().splitlines() if line and line[0] not in "#-"]
+    found = [re.fullmatch(r'([\w-]+)==([\d.]+)( ; python_version < "[\d.]+")? +# .+', line) for line in lines]
+    assert all(found), lines[found.index(None)]
+    return {each[1]: each[2] for each in found if each}
+
+
 def test_every_requirement_is_pinned_and_says_why() -> None:
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
-    for line in lines:
-        assert re.fullmatch(r'[\w-]+==[\d.]+( ; python_version < "[\d.]+")? +# .+', line), line
+    node, more = pins("requirements.txt"), pins("requirements-dev.txt")
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert not node.keys() & {*more, "pytest", "ruff", "mypy", "megatron-core"}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    exact = dict(line.split("==") for line in lines)  # no other operator, no hash, no local version
+    assert (node | more).items() <= exact.items()
+    assert all(re.fullmatch(r"[\w.]+", version) for version in exact.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in project["optional-dependencies"].values():
+        assert dict(line.split("==") for line in extra).items() <= more.items()
 
 
-def test_the_readme_names_only_what_exists() -> None:
-    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+def test_the_package_has_every_room_but_the_benchmarks() -> None:
+    """What `pip install` takes along, as setuptools finds it."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = PEP420PackageFinder.find(str(ROOT), exclude=found["exclude"], include=found["include"])
+    code = {path.relative_to(ROOT).parent.as_posix().replace("/", ".") for path in SOURCES}
+    assert code - {"bench"} <= set(packages)
+    assert {package.split(".")[0] for package in packages} == {*ROOMS, "ds_configs"} - {"bench"}
+
+
+def test_the_docs_name_only_what_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     sizes = {name.removeprefix("gpt_").replace("_", ".") for name in names()}
     targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)) | sizes
     for pattern in re.findall(r"^([a-z]+-)%:", makefile, re.MULTILINE):
         targets |= {pattern + size for size in sizes}
+    text = "\n".join(path.read_text() for path in DOCS).replace(*NEW_RECIPE)
     assert set(re.findall(r"(?:^|`)make ([a-z0-9][\w.-]*)", text, re.MULTILINE)) <= targets
     for path in re.findall(r"`((?:" + "|".join((*ROOMS, "ds_configs", "tests", "docs")) + r")/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
     for module in re.findall(r"python -m ((?:recipes|bench)[\w.]*)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists() or (ROOT / module / "__main__.py").exists(), module
+    for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z]\w*)([^`#\n]*)", text):
+        assert name in COMMANDS, name
+        source = "".join((ROOT / "commands" / f"{file}.py").read_text() for file in (name, "cli"))
+        for flag in re.findall(r"--[a-z_-]+", rest):
+            assert f'"{flag}"' in source, f"{name} {flag}"
+
+
+def test_the_recipe_that_contributing_shows_is_one() -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code[0], shown)
+    assert (shown["RECIPE"].name, round(shown["RECIPE"].model.num_parameters / 1e6)) == ("gpt_50m", 51)
+
+
+def test_lines_of_docs_are_short() -> None:
+    lines = [line for path in DOCS for line in path.read_text().splitlines()]
+    assert [line for line in lines if len(line) >= 120 and line[0] != "|"] == []  # a row of a table is one line
 
 
 @pytest.mark.parametrize("name", names())

@@ -6,7 +6,6 @@ that holds the text, where it is not "text".
 """
 
 import gzip
-import html.parser
 import json
 import os
 import re
@@ -269,46 +268,8 @@ def debian(name: str, package: str, pattern: str, without: str = "") -> Callable
 def _debian_text(path: Path) -> str:
     raw = path.read_bytes()
     if path.suffix == ".gz":
-        raw, path = gzip.decompress(raw), path.with_suffix("")
-    text = raw.decode("utf-8", "ignore")
-    return html_text(text) if path.suffix == ".html" else text
-
-
-class _Text(html.parser.HTMLParser):
-    """Keeps the text of a page, a block a paragraph."""
-
-    BLOCKS = frozenset("p div h1 h2 h3 h4 h5 h6 li dt dd tr pre blockquote br title".split())  # noqa: SIM905
-    HIDDEN = frozenset(("script", "style", "head"))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self.hidden = self.pre = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.hidden = 0 if tag == "body" else self.hidden + (tag in self.HIDDEN)  # a head may lack its end
-        self.pre += tag == "pre"
-        if tag in self.BLOCKS:
-            self.parts.append("\n\n" if tag != "br" else "\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden = max(0, self.hidden - (tag in self.HIDDEN))  # and an end its beginning
-        self.pre = max(0, self.pre - (tag == "pre"))
-        if tag in self.BLOCKS:
-            self.parts.append("\n\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.parts.append(data if self.pre else re.sub(r"\s+", " ", data))
-
-
-def html_text(page: str) -> str:
-    """The text of a web page, its blocks apart by an empty line."""
-    reader = _Text()
-    reader.feed(page)
-    reader.close()
-    text = re.sub(r"[ \t]+$", "", "".join(reader.parts), flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+        raw = gzip.decompress(raw)
+    return raw.decode("utf-8", "ignore")
 
 
 # --- WikiText ---------------------------------------------------------------------------------------------------------
@@ -360,14 +321,6 @@ CORPORA: dict[str, Corpus] = {
             stream=_shakespeare,
         ),
         _debian_corpus(
-            "anarchism",
-            "An Anarchist FAQ, English",
-            "GPL-2",
-            0.0114,
-            "anarchism",
-            r"/html/.*\.html",
-        ),
-        _debian_corpus(
             "linux-doc",
             "documentation of the Linux kernel 6.1, English",
             "GPL-2",
@@ -383,22 +336,6 @@ CORPORA: dict[str, Corpus] = {
             0.0042,
             "linux-doc-6.1",
             "/translations/zh_(CN|TW)/.*\\.rst",
-        ),
-        _debian_corpus(
-            "debian-handbook",
-            "The Debian Administrator's Handbook, English",
-            "GPL-2+ or CC BY-SA 3.0",
-            0.0012,
-            "debian-handbook",
-            r"/html/en-US/[^/]*\.html",
-        ),
-        _debian_corpus(
-            "debian-handbook-zh",
-            "The Debian Administrator's Handbook, Chinese",
-            "GPL-2+ or CC BY-SA 3.0",
-            0.0022,
-            "debian-handbook",
-            r"/html/zh-(CN|TW)/[^/]*\.html",
         ),
         Corpus(
             "wikitext-103",

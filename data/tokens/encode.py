@@ -135,7 +135,7 @@ def choose(tokeniser: Path, sample: Sequence[str], wanted: str = "auto") -> tupl
     try:
         fast: Encoder = Gigatoken(tokeniser)
     except (ImportError, importlib.metadata.PackageNotFoundError):
-        reason = "gigatoken is not installed"
+        reason = "gigatoken is not installed (pip install gigatoken)"
     except Exception as error:  # whatever it raises for a tokeniser that it does not know
         reason = f"gigatoken does not read this tokeniser ({str(error).splitlines()[0]})"
     else:

@@ -61,7 +61,7 @@ def test_other_ids_fall_back_to_the_judge(tokeniser: Path, monkeypatch: pytest.M
 def test_without_gigatoken_the_judge_does_the_work(tokeniser: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     assert choose(tokeniser, TEXTS) == ("tokenizers", f"{Judge(tokeniser).name}".join(
-        ("encoding with ", ", the slower engine: gigatoken is not installed")
+        ("encoding with ", ", the slower engine: gigatoken is not installed (pip install gigatoken)")
     ))  # fmt: skip
 
 
