@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes.recipe import ROOT
 from tests import patience
+from tests.conftest import WHOLE
 from tests.distributed import run_ranks
 from tests.recipes.commands import run
 
@@ -38,6 +40,10 @@ def spin() -> float:
     while os.times().user < 0.5:
         pass
     return os.times().user - 0.1  # clocks tick in hundredths
+
+
+def test_files_that_are_kept_whole_are_there() -> None:
+    assert all((ROOT / path).is_file() for path in WHOLE)
 
 
 def die() -> None:
