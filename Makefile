@@ -34,7 +34,7 @@ demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machi
 	$(PY) -m commands report
 
 test: lint  ## everything that needs no GPU, proved
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n 2 $(ARGS)
 
 test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test

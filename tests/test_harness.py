@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from launch.progress import processor_seconds
+from recipes.registry import ROOT
 from tests import patience
 from tests.commands.running import run
+from tests.conftest import WHOLE
 from tests.distributed import run_ranks
 
 
@@ -39,6 +41,10 @@ def spin() -> float:
     while os.times().user < 0.5:
         pass
     return os.times().user - 0.1  # clocks tick in hundredths
+
+
+def test_files_that_are_kept_whole_are_there() -> None:
+    assert all((ROOT / path).is_file() for path in WHOLE)
 
 
 def die() -> None:

@@ -18,7 +18,6 @@ from tests.commands.running import Command, fail, metrics, run, small, succeed, 
 from tests.patience import ended
 
 STEPS = 20
-pytestmark = pytest.mark.xdist_group("road")  # all of it looks at one run
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +101,7 @@ def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Pat
 def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:
     path = home / "interrupted"
     arguments = [*small(home / "corpus.jsonl"), "intervals.save_every=1000", "--run-dir", str(path)]
-    training = Command(home, "recipes.gpt_tiny", *arguments, fresh=True)
+    training = Command(home, "recipes.gpt_tiny", *arguments)
     training.wait_until((path / "metrics.jsonl").exists)
     os.kill(training.pid, signal.SIGINT)
     stopped = training.finish()

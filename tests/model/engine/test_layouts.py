@@ -90,6 +90,11 @@ HALF += [("zero2_offload_bf16", Layout(), 2), ("zero3_offload_bf16", Layout(), 2
 HALF += [(f"zero{stage}_{dtype}", Layout(), 2) for stage in (1, 2, 3) for dtype in ("bf16", "fp16")]
 
 
+def half_a_share(layout: Layout, world: int) -> int:
+    """The micro-batch that makes an accumulation of two."""
+    return training.GLOBAL_BATCH // layout.data_degree(world) // 2
+
+
 @pytest.mark.parametrize(("name", "layout", "world"), HALF)
 def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout, world: int) -> None:
     """A weight rounded to p bits is off by 2^-p relative, and so is each activation.
@@ -99,7 +104,7 @@ def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout
     each of 2 layers, embedding, final norm, head and the weights themselves: 8 roundings, r each in the worst case.
     """
     bound = 8 * 2.0 ** (-9 if name.endswith("bf16") else -12)
-    for results in run_ranks(world, run_engine, name, STEPS, layout):
+    for results in run_ranks(world, run_engine, name, STEPS, layout, half_a_share(layout, world)):
         for step, result in enumerate(results):
             assert abs(result.loss - plain.losses[step]) <= bound
             assert not result.skipped
@@ -108,7 +113,8 @@ def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout
 def test_hierarchical_partitioning_follows_fp32(plain: Reference) -> None:
     """ZeRO++'s secondary copy of the weights inside a node (Wang et al. 2023, arXiv:2306.10209), two ranks a node."""
     section = {"stage": 3, "zero_hpz_partition_size": 2}
-    for results in run_ranks(4, run_engine, "zero3_hpz_bf16", STEPS, Layout(), zero_optimization=section):
+    micro = half_a_share(Layout(), 4)
+    for results in run_ranks(4, run_engine, "zero3_hpz_bf16", STEPS, Layout(), micro, zero_optimization=section):
         for step, result in enumerate(results):
             assert abs(result.loss - plain.losses[step]) <= 8 * 2.0**-9
 
