@@ -27,7 +27,7 @@ demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machi
 	$(PY) -m recipes.prepare tiny
 	$(PY) -m recipes.gpt_tiny $(FLAGS)
 	$(PY) -m recipes.evaluate
-	$(PY) -m recipes.generate --prompt "KING HENRY"
+	$(PY) -m recipes.generate --prompt "KING HENRY" --samples 3
 	$(PY) -m recipes.export
 	$(PY) -m recipes.report
 
