@@ -27,9 +27,9 @@ $(VENV)/.up-to-date: requirements.txt requirements-dev.txt constraints.txt pypro
 
 demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machine
 	$(PY) -m commands prepare tiny
-	$(PY) -m recipes.gpt_tiny $(FLAGS)
+	$(PY) -m commands pretrain tiny $(FLAGS)
 	$(PY) -m commands evaluate
-	$(PY) -m commands generate --prompt "KING HENRY"
+	$(PY) -m commands generate --prompt "KING HENRY" --samples 3
 	$(PY) -m commands export
 	$(PY) -m commands report
 

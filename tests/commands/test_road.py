@@ -58,8 +58,8 @@ def test_a_run_learns_and_logs(unbroken: Path) -> None:
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
     assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 15, 20]
     # Two of twenty steps are warmup: half the peak rate after the first, the peak after the second.
-    assert [line["lr"] for line in lines[:2]] == pytest.approx([1e-3, 2e-3])
-    assert lines[-1]["lr"] == pytest.approx(2e-4)
+    assert [line["lr"] for line in lines[:2]] == pytest.approx([1.5e-3, 3e-3])
+    assert lines[-1]["lr"] == 0  # the cosine ends there
 
 
 def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Path) -> None:
@@ -127,8 +127,8 @@ def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Pa
 def test_evaluate_repeats_the_report(home: Path, unbroken: Path) -> None:
     report = json.loads(succeed(home, "commands", "report", "--run", str(unbroken), "--json"))
     values = json.loads(succeed(home, "commands", "evaluate", "--run", str(unbroken), "--json"))
-    # The same bf16 weights; only the order of sums over a batch differs.
-    assert values["loss"] == pytest.approx(report["validation_loss"], abs=1e-3)
+    # The same weights; only the order of sums over a batch differs.
+    assert values["loss"] == pytest.approx(report["validation_loss"], abs=1e-5)
     assert values["perplexity"] == pytest.approx(math.exp(values["loss"]))
     (part,) = json.loads((unbroken / "data.json").read_text())["parts"]
     held_out = part["validation"]
