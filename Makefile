@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)))
+# A recipe is a file that assigns RECIPE; make calls it by its short name: 1.3b for gpt_1_3b.
+RECIPES := $(patsubst recipes/%.py,%,$(shell grep -l '^RECIPE\b' recipes/*.py))
+SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 
 # Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  RUN=runs/…  PROMPT="…"
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
@@ -43,7 +45,7 @@ lint: setup  ## ruff and mypy
 	$(PY) -m mypy
 
 $(SIZES): setup
-	$(PY) -m recipes.gpt_$(subst .,_,$@) $(FLAGS)
+	$(PY) -m recipes.$(filter $(subst .,_,$@) gpt_$(subst .,_,$@),$(RECIPES)) $(FLAGS)
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
