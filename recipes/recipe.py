@@ -196,19 +196,27 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Intervals:
-    """How often things happen, in steps, and how much of them."""
+    """How often things happen, in steps, and how much of them.
+
+    A run saves every `save_every` steps, or every `save_minutes`; where both are 0, as often as loses least
+    (`planner.saving`). A step of a large model takes most of a minute, so there minutes say more than steps.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     log_every: int = 10
     evaluate_every: int = 1000
     evaluate_samples: int = 512
-    save_every: int = 1000
+    save_every: int = 0
+    save_minutes: float = 0.0
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
-            if getattr(self, entry.name) < 1:
-                raise UserError(f"intervals.{entry.name} is {getattr(self, entry.name)}; it must be at least 1")
+            value, least = getattr(self, entry.name), 0 if entry.name.startswith("save_") else 1
+            if not least <= value < math.inf:
+                raise UserError(f"intervals.{entry.name} is {value}; it must be at least {least}")
+        if self.save_every and self.save_minutes:
+            raise UserError("intervals.save_every and save_minutes are both given; set one of them to 0")
 
     @property
     def final_samples(self) -> int:
