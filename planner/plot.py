@@ -77,8 +77,6 @@ def draw(step: Work, machine: Machine | None, memory: dict[str, Any], title: str
     plt.close("all")
     if path.suffix[1:] not in known:
         raise UserError(f"--plot {path}: the name must end in one of {', '.join('.' + kind for kind in sorted(known))}")
-    if not path.parent.is_dir():
-        raise UserError(f"--plot {path}: there is no folder {path.parent}; make it first")
     rows = 1 if machine is None else 2
     height = max(3.0, 0.16 * int(step.pp) + 1.5)
     figure, axes = plt.subplots(rows, 1, figsize=(13, rows * height), squeeze=False, layout="constrained")

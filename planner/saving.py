@@ -2,7 +2,7 @@
 
 A save costs its own time; a failure costs what was done since the last save, half an interval on average. With a save
 of s seconds and a failure every M seconds the interval that loses least is sqrt(2 s M) (Young 1974, CACM 17(9), 530;
-Daly 2006, FGCS 22(3), 303, whose corrections do not matter here: M is more than a hundred times s).
+Daly 2006, FGCS 22(3), 303, whose corrections are small here: M is some hundred times s or more).
 """
 
 import math

@@ -29,15 +29,15 @@ class Part:
 class Data:
     """What the model reads: a corpus (name, path, hub id) or a blend of them, and a tokeniser.
 
-    The weights of a blend add up to 1 (shares) or to the recipe's token budget (tokens of each). Without weights the
-    parts are drawn in proportion to their tokens to the power of 1 / `temperature` (Conneau et al. 2020,
-    arXiv:1911.02116, section 3.1): 1 takes them as they are, more favours the small ones.
+    The weights of a blend add up to 1 (shares) or to the recipe's token budget (tokens of each). Without weights a part
+    of n tokens is drawn in proportion to n to the power of 1 / `temperature` (Conneau et al. 2020, arXiv:1911.02116,
+    section 3.1). With 1 each part is drawn by its size. A higher temperature draws more from small parts.
 
     `clean` names the stages by which each corpus is cleaned before it is tokenised, in the words of `stagecraft
     clean`. With `separate_documents` the documents that were packed into one sample do not see each other, and
-    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the
-    masked objective: the share of the tokens that is to be guessed, and how much of it becomes the mask token (the
-    last entry of the vocabulary) or a random one.
+    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The last
+    three fields belong to the masked objective: the share of the tokens that the model has to guess, and which part of
+    these becomes the mask token (the last entry of the vocabulary) or a random token.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -137,8 +137,8 @@ class Schedule:
 class Batch:
     """`global_batch` sequences a step over all ranks; `micro_batch` sequences a rank computes at once.
 
-    With a ramp the global batch begins at `ramp_start` and grows by `ramp_increment` in equal parts of the first
-    `ramp_samples` sequences (as Megatron-LM's rampup-batch-size).
+    A ramp is optional: the global batch begins at `ramp_start` and grows by `ramp_increment`, each size for an equal
+    part of the first `ramp_samples` sequences (as Megatron-LM's rampup-batch-size).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
