@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
-SIZES  := $(subst _,.,$(patsubst recipes/gpt_%.py,%,$(wildcard recipes/gpt_*.py)))
+# A recipe is a file that assigns RECIPE; make calls it by its short name: 1.3b for gpt_1_3b.
+RECIPES := $(patsubst recipes/%.py,%,$(shell grep -l '^RECIPE\b' recipes/*.py))
+SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 
 # Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  RUN=runs/…  PROMPT="…"
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)

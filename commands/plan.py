@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from commands import cli
-from planner.hardware import CATALOGUE, GIGA, find
-from planner.planning import cluster_machine, own_step, plan
+from planner.hardware import CATALOGUE, find
+from planner.planning import cluster_machine, own_step, plan, saves
 from planner.ranks import check_ranks
+from planner.saving import STORAGE
 from planner.show import show
 from planner.timing import Machine
 from recipes.recipe import Recipe
@@ -16,7 +17,7 @@ from recipes.registry import ROOT, load, names
 from recipes.settings import override
 from support.errors import UserError
 
-STORAGE, TOP = 20.0, 10  # GB/s that a checkpoint is saved with; layouts that a search shows
+TOP = 10  # layouts that a search shows
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,10 +79,11 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
     return dataclasses.replace(recipe, cluster=cluster), machine
 
 
-def with_costs(values: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def with_costs(values: dict[str, Any], recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
     """Adds what depends on a price and on the storage."""
-    values["storage_gb_s"] = STORAGE if args.storage is None else args.storage
-    values["save_seconds"] = values["checkpoint_bytes"] / values["storage_gb_s"] / GIGA
+    if args.storage is not None:
+        step_seconds = values.get("time", {}).get("step_seconds", 0.0)
+        values["saving"] = saves(recipe, values["world_size"], step_seconds, args.storage)
     if args.price is not None and "time" in values:
         values |= {"price": args.price, "cost": args.price * values["time"]["gpu_hours"]}
     return values
@@ -99,7 +101,7 @@ def main() -> None:
 
             return search.run(recipe, path, world, machine, args.top or TOP, args.json)
         check_ranks(recipe, path, world, machine, 1 if args.world_size else recipe.cluster.gpus_per_node)
-        values = with_costs(plan(recipe, path, world, machine), args)
+        values = with_costs(plan(recipe, path, world, machine), recipe, args)
         if machine is not None and not values["memory"]["fits"]:
             from planner.search import remedy, smallest
 

@@ -13,12 +13,12 @@ from model.engine import config as engine_config
 from planner.hardware import GIGA, GPU, TERA, find
 from planner.memory import rank_bytes
 from planner.resolve import data_degree, resolve_engine
+from planner.saving import CHECKPOINT, STORAGE, saving
 from planner.timing import Machine, step_time
 from planner.work import Work, work
 from recipes.recipe import Batch, Cluster, Recipe, steps_for
 from support.errors import UserError
 
-CHECKPOINT = 12  # bytes a parameter: fp32 weights and two moments
 HOURS = 3600.0
 USABLE = 0.95  # of a GPU's memory: the driver's own share, and what is not counted
 
@@ -94,6 +94,26 @@ def duration(recipe: Recipe, step: Work, machine: Machine) -> dict[str, Any]:
     }
 
 
+def saves(recipe: Recipe, world_size: int, step_seconds: float, storage_gb_s: float = STORAGE) -> dict[str, Any]:
+    """How often a run saves, and what saves and failures cost. Without a step's time (0) what follows from it is left
+    out."""
+    planned = saving(recipe.model, recipe.intervals, world_size, step_seconds, storage_gb_s)
+    result: dict[str, Any] = {
+        "storage_gb_s": storage_gb_s,
+        "save_seconds": planned.save_seconds,
+        "hours_between_failures": planned.failure_seconds / HOURS,
+    }
+    if planned.interval_seconds:
+        result |= {
+            "save_minutes": planned.interval_seconds / 60,
+            "save_share": planned.save_share,
+            "lost_share": planned.lost_share,
+        }
+    if step_seconds:
+        result["save_steps"] = planned.interval_seconds / step_seconds
+    return result
+
+
 def check_precision(gpu: GPU, dtype: str) -> None:
     """Refuse a GPU that cannot compute in that precision. Errors: `UserError` with the remedy."""
     if dtype == "bf16" and not gpu.bf16:
@@ -140,4 +160,5 @@ def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | 
         check_precision(machine.gpu, resolved.dtype)
         values["gpu"] = machine.gpu.name
         values["time"] = duration(recipe, step, machine)
+    values["saving"] = saves(recipe, world_size, values["time"]["step_seconds"] if machine is not None else 0.0)
     return values

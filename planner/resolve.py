@@ -5,6 +5,7 @@ from typing import Any
 
 from model.engine import config as engine_config
 from recipes.recipe import Recipe
+from recipes.registry import short_name
 from support.errors import UserError
 
 
@@ -24,11 +25,6 @@ def data_degree(recipe: Recipe, world_size: int) -> int:
         raise UserError(
             f"{recipe.name} needs at least {needed} ranks (tp {layout.tp} x pp {layout.pp} x ulysses {layout.ulysses}) "
             f"and was planned for {recipe.cluster.world_size}; here are {world_size}: see what it needs with make "
-            f"plan-{short_name(recipe)}, or rehearse it here with make rehearse-{short_name(recipe)}"
+            f"plan-{short_name(recipe.name)}, or rehearse it here with make rehearse-{short_name(recipe.name)}"
         )
     return recipe.layout.data_degree(world_size)
-
-
-def short_name(recipe: Recipe) -> str:
-    """The recipe's name on a make command line."""
-    return recipe.name.removeprefix("gpt_").replace("_", ".")

@@ -14,7 +14,7 @@ from planner.hardware import GIGA, GPU
 from planner.memory import peak_bytes, rank_bytes
 from planner.planning import USABLE, check_precision, own_step
 from planner.timing import Machine, StepTime, step_time
-from planner.work import Work, gradient_bytes, last_blocks, work
+from planner.work import Work, bucket_bytes, gradient_bytes, last_blocks, overlaps, work
 from recipes.recipe import Recipe
 from support.errors import UserError
 
@@ -25,7 +25,8 @@ EVERY = (0, 1, 2, 3, 4)  # every n-th block is recomputed; 0: none
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What all layouts of a recipe have in common. `gradients` are the bytes kept and sent of one, by ZeRO stage."""
+    """What all layouts of a recipe have in common. `gradients` has a row for each ZeRO stage: the bytes kept of a
+    gradient, sent of it and in buckets, and whether it is sent while the backward pass computes."""
 
     recipe: Recipe
     base: Work
@@ -39,7 +40,8 @@ def space(recipe: Recipe, path: Path) -> Space:
     values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
     resolved = engine_config.resolve(free, values, 1, str(path)).json
     base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
-    return Space(recipe, base, np.array([gradient_bytes(config, stage) for stage in range(4)]))
+    by_stage = [(*gradient_bytes(config, s), bucket_bytes(config, s), overlaps(config, s)) for s in range(4)]
+    return Space(recipe, base, np.array(by_stage))
 
 
 def candidates(space: Space, world: int) -> Work | None:
@@ -87,7 +89,8 @@ def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, z
         "last_blocks": np.array([last[stages] for stages in pp.tolist()]),
         "gradient_bytes": space.gradients[zero, 0],
         "reduce_bytes": space.gradients[zero, 1],
-        "bucket_bytes": space.gradients[zero, 1],
+        "bucket_bytes": space.gradients[zero, 2],
+        "reduction_hidden": space.gradients[zero, 3] > 0,
     }
     return stretch(dataclasses.replace(base, **varied), len(tp))
 

@@ -31,8 +31,7 @@ def show(values: dict[str, Any]) -> None:
             f"{held['headroom_bytes'] / 1e9:,.1f} GB"
         )
     rows["a checkpoint"] = f"{values['checkpoint_bytes'] / 1e9:,.3f} GB"
-    if "save_seconds" in values:
-        rows["a checkpoint"] += f", {values['save_seconds']:,.0f} s to save at {values['storage_gb_s']:g} GB/s"
+    rows |= _saving_rows(values["saving"])
     rows |= _time_rows(values)
     print(values["recipe"])
     for name, value in rows.items():
@@ -48,6 +47,18 @@ def _stage(values: dict[str, Any]) -> str:
         return f"all ranks alike, {held['stages'][0]['blocks']} blocks"
     why = "the most micro-batches in flight" if worst == 0 else "logits and loss" if worst == stages - 1 else "blocks"
     return f"pipeline stage {worst + 1} of {stages} ({held['stages'][worst]['blocks']} blocks, {why})"
+
+
+def _saving_rows(saving: dict[str, Any]) -> dict[str, str]:
+    rows = {"a save": f"{saving['save_seconds']:,.1f} s at {saving['storage_gb_s']:g} GB/s"}
+    if "save_minutes" in saving:
+        steps = f" = {saving['save_steps']:,.0f} steps" if "save_steps" in saving else ""
+        rows["saved every"] = f"{saving['save_minutes']:,.0f} minutes{steps}"
+        rows["saves and failures"] = (
+            f"{100 * saving['save_share']:.1f}% of the time for saves; {100 * saving['lost_share']:.1f}% for work done "
+            f"again, with a failure every {saving['hours_between_failures']:,.0f} hours"
+        )
+    return rows
 
 
 def _time_rows(values: dict[str, Any]) -> dict[str, str]:

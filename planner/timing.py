@@ -259,9 +259,10 @@ def pieces(work: Work, machine: Machine) -> Pieces:
 def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
     """What data ranks send once a step: gradients scattered, and weights gathered (ZeRO 1, 2) or gradients (ZeRO 0).
 
-    Without a pipeline it hides behind the last micro-batch's backward pass, `behind` seconds. ZeRO stage 2 gives
+    Without a pipeline it can hide behind the last micro-batch's backward pass, `behind` seconds. ZeRO stage 2 gives
     gradients away after every micro-batch; stage 3 sends nothing here.
     """
+    behind = np.where(work.reduction_hidden, behind, 0.0)
     zero, parameters = np.asarray(work.zero_stage), work.parameters(0)
     rate = axis_rate(machine, work.copies, work.tp, machine.gpu.rates.network)
     # DeepSpeed's bf16 optimizer, which keeps its fp32 sums beside the gradients, gives every rank all of them.
@@ -270,7 +271,8 @@ def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
     back = np.where(zero == 0, work.reduce_bytes, work.weight_bytes)
     gather = collective_seconds(machine, parameters * back, work.copies, rate, 1)
     gather = np.where((zero == 0) & (passes == 2), 0.0, gather)  # every rank has them all already
-    exposed = hidden(machine.gpu, behind, scatter + gather) - behind
+    late = np.where(work.gather_hidden, 0.0, gather)
+    exposed = hidden(machine.gpu, behind, scatter + gather - late) - behind + late
     every = work.micro_batches * (hidden(machine.gpu, behind, scatter) - behind) + gather
     seconds = np.where(np.asarray(work.pp) > 1, scatter + gather, np.where(zero == 2, every, exposed))
     return np.where(zero == 3, 0.0, seconds)
@@ -309,6 +311,7 @@ def step_time(work: Work, machine: Machine) -> StepTime:
     sent = message_seconds(work, machine)
     bubble = np.where(single, 0.0, (whole - slowest + (work.pp - 1) * sent) / v)
     gathers = np.where(np.asarray(work.zero_stage) == 3, gather_seconds(work, machine), 0.0)
+    covered = np.where(work.reduction_hidden, slowest, 0.0)
     # What the slowest stage computes, said in the proportions of the whole model.
     share = m * slowest / whole
     layers = work.num_layers * share
@@ -322,7 +325,7 @@ def step_time(work: Work, machine: Machine) -> StepTime:
             "head and embedding": share * ends,
             "pipeline bubble": bubble,
             "pipeline messages": m * sent,
-            "stage 3 gathers": m * (hidden(gpu, slowest, gathers) - slowest),
+            "stage 3 gathers": m * (hidden(gpu, covered, gathers) - covered),
             "data ranks": data_seconds(work, machine, slowest * BACKWARD),
             "optimizer": optimizer_seconds(work, machine),
             "the rest": gpu.rates.step_seconds + 0.0 * m,

@@ -33,7 +33,9 @@ class Work:
     `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it), `position_rows`
     the learned positions, `biases` 0 where linear layers have none. `nvme`: offloaded optimizer states are in files;
     `hpz` ranks of a node share a second copy of stage 3's weights, from which the backward pass gathers (ZeRO++'s hpZ,
-    Wang et al. 2023, arXiv:2306.10209; 1: none).
+    Wang et al. 2023, arXiv:2306.10209; 1: none). Without a pipeline the data ranks' traffic can hide behind the
+    computation: `reduction_hidden` says so of the gradients and of stage 3's gathers, `gather_hidden` of the weights
+    that stage 1 gathers after the update.
     """
 
     num_layers: Number
@@ -75,6 +77,8 @@ class Work:
     hpz: Number = 1
     early_stop: Number = True
     logit_bytes: Number = 10
+    reduction_hidden: Number = True
+    gather_hidden: Number = True
 
     @property
     def micro_batches(self) -> Number:
@@ -150,6 +154,7 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
     share = -(-model.num_layers // recompute.get("interval", 1)) / model.num_layers
     cuts = stage_boundaries(model, layout.pp)
     kept, sent = gradient_bytes(engine, stage)
+    overlapped = overlaps(engine, stage)
     return Work(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -174,13 +179,15 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         weight_bytes=4 if kind == "fp32" else 2,
         gradient_bytes=kept,
         reduce_bytes=sent,
-        bucket_bytes=sent,
+        bucket_bytes=bucket_bytes(engine, stage),
         # An fp16 step has its share of the gradients in fp32 too.
         master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
         nvme=zero.get("offload_optimizer", {}).get("device") == "nvme",
         hpz=zero.get("zero_hpz_partition_size", 1),
+        reduction_hidden=overlapped,
+        gather_hidden=False,  # DeepSpeed gathers when the update is done
     )
 
 
@@ -198,8 +205,28 @@ def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
     """
     kind, sums = engine_config.precision(engine), engine_config.summed_in(engine)
     sent = 4 if engine_config.sent_in(engine, stage) == "fp32" else 2
-    offload = engine.get("zero_optimization", {}).get("offload_optimizer", {})
-    at_once = engine.get("bf16", {}).get("immediate_grad_update")
-    if kind == "bf16" and sums == "fp32" and stage == 1 and offload.get("device", "none") == "none" and not at_once:
+    if has_bf16_optimizer(engine, stage) and not engine.get("bf16", {}).get("immediate_grad_update"):
         return 6, sent
     return 4 if "fp32" in (kind, sums) else 2, sent
+
+
+def has_bf16_optimizer(engine: dict[str, Any], stage: int) -> bool:
+    """Whether DeepSpeed 0.19.8 takes its bf16 optimizer in place of ZeRO's (`_do_optimizer_sanity_check`)."""
+    offload = engine.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
+    half = engine_config.precision(engine) == "bf16" and engine_config.summed_in(engine) == "fp32"
+    return half and stage == 1 and not offload
+
+
+def overlaps(engine: dict[str, Any], stage: int) -> bool:
+    """Whether data ranks send gradients while the backward pass computes (DeepSpeed 0.19.8).
+
+    `overlap_comm` is true by default in ZeRO stage 3 only. Stage 0 and the bf16 optimizer of stage 1 do not read it:
+    they send when the last backward pass is over.
+    """
+    asked: bool = engine.get("zero_optimization", {}).get("overlap_comm", stage == 3)
+    return asked and stage > 0 and not has_bf16_optimizer(engine, stage)
+
+
+def bucket_bytes(engine: dict[str, Any], stage: int) -> int:
+    """Bytes an element of the buckets that gradients are sent from. Stages 1 and 2 fill one while they send another."""
+    return gradient_bytes(engine, stage)[1] * (2 if stage < 3 and overlaps(engine, stage) else 1)

@@ -4,9 +4,9 @@ parameters      12.9 B  (40 layers, 5,120 wide, 40 heads, vocabulary 50,257 padd
 tokens a step   2,097,152  (1,024 sequences of 2,048)
 steps           143,052  (300 B tokens)
 FLOPs           2.5e22  (82,103.5 MFLOPs a token)
-cluster         256 A100-80GB = tensor 2 x pipeline 1 x data 128; 10 days at 35% of peak
+cluster         256 A100-80GB = tensor 2 x pipeline 1 x data 128; 6 days planned
 
-The paper prints 5,140 wide, which 40 heads do not divide; 5,120 is what 12.85 B parameters and all who rebuilt it have.
+The paper prints a width of 5,140, which 40 heads do not divide. All who rebuilt the model take 5,120.
 """
 
 from model.config import GPTConfig
@@ -26,8 +26,12 @@ RECIPE = Recipe(
     ),
     data=Data(corpus="c4", tokeniser="gpt2"),
     optimizer=AdamW(lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
-        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    schedule=Schedule(
+        train_tokens=300_000_000_000,
+        # GPT-3 takes 375M tokens while its batch grows. Here the batch is full from the first step, and that needs a
+        # longer warm-up: Megatron-DeepSpeed takes 3B for this reason.
+        warmup_tokens=3_000_000_000,
+        decay_tokens=260_000_000_000,  # GPT-3, Appendix B: cosine to 10% of the rate, then flat
     ),
     batch=Batch(global_batch=1024, micro_batch=4),
     cluster=Cluster(gpu="a100-80gb", nodes=32),

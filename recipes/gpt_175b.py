@@ -4,7 +4,7 @@ parameters      174.6 B  (96 layers, 12,288 wide, 96 heads, vocabulary 50,257 pa
 tokens a step   3,145,728  (1,536 sequences of 2,048)
 steps           111,355  (300 B tokens, the first 12 B with a smaller batch)
 FLOPs           3.2e23  (1,076,443.0 MFLOPs a token)
-cluster         1,024 A100-80GB = tensor 8 x pipeline 16 x data 8; 33 days at 35% of peak
+cluster         1,024 A100-80GB = tensor 8 x pipeline 16 x data 8; 32 days planned
 """
 
 from model.config import GPTConfig
@@ -20,20 +20,21 @@ RECIPE = Recipe(
         seq_length=2048,
         vocab_size=50257,
         vocab_multiple=1024,
-        init_method_std=0.006,  # sqrt(1 / 3h)
+        init_method_std=0.006,  # Megatron-LM's script; sqrt(1 / 3h) would be 0.0052
     ),
     data=Data(corpus="c4", tokeniser="gpt2"),
     optimizer=AdamW(lr=6e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
+    schedule=Schedule(  # GPT-3, Appendix B: warm-up over 375M tokens, cosine to 10% over 260B, then flat to 300B
         train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
     ),
-    batch=Batch(  # 16 to full in steps of 16 over the first 12B tokens
+    batch=Batch(  # Megatron-LM's script: 16 to 1,536 in steps of 16 over the first 12B tokens
         global_batch=1536, micro_batch=1, ramp_start=16, ramp_increment=16, ramp_samples=5_859_375
     ),
     cluster=Cluster(gpu="a100-80gb", nodes=128),
     layout=Layout(tp=8, pp=16, sequence_parallel=True),
     engine="ds_configs/pipeline_bf16.json",
-    source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; layout, batch, ramp: Megatron-LM",
+    source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; batch, ramp, layout, init: Megatron-LM's "
+    "examples/pretrain_gpt3_175B.sh",
     status="planned: never run at size",
 )
 

@@ -4,9 +4,9 @@ parameters      1.3 B  (24 layers, 2,048 wide, 16 heads, vocabulary 50,257 padde
 tokens a step   1,048,576  (512 sequences of 2,048)
 steps           286,103  (300 B tokens)
 FLOPs           2.7e21  (9,084.9 MFLOPs a token)
-cluster         32 A100-80GB = tensor 1 x pipeline 1 x data 32; 9 days at 35% of peak
+cluster         32 A100-80GB = tensor 1 x pipeline 1 x data 32; 6 days planned
 
-The paper prints 24 heads of 128, which do not make 2,048; Megatron-DeepSpeed trains 16 heads of 128.
+The paper prints 24 heads of 128, which do not make 2,048. Megatron-DeepSpeed trains 16 heads of 128.
 """
 
 from model.config import GPTConfig
@@ -25,8 +25,12 @@ RECIPE = Recipe(
     ),
     data=Data(corpus="c4", tokeniser="gpt2"),
     optimizer=AdamW(lr=2e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
-        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    schedule=Schedule(
+        train_tokens=300_000_000_000,
+        # GPT-3 takes 375M tokens while its batch grows. Here the batch is full from the first step, and that needs a
+        # longer warm-up: Megatron-DeepSpeed takes 3B for this reason.
+        warmup_tokens=3_000_000_000,
+        decay_tokens=260_000_000_000,  # GPT-3, Appendix B: cosine to 10% of the rate, then flat
     ),
     batch=Batch(global_batch=512, micro_batch=8),
     cluster=Cluster(gpu="a100-80gb", nodes=4),

@@ -4,7 +4,7 @@ parameters      2.7 B  (32 layers, 2,560 wide, 32 heads, vocabulary 50,257 padde
 tokens a step   1,048,576  (512 sequences of 2,048)
 steps           286,103  (300 B tokens)
 FLOPs           5.4e21  (17,899.2 MFLOPs a token)
-cluster         64 A100-80GB = tensor 1 x pipeline 1 x data 64; 9 days at 35% of peak
+cluster         64 A100-80GB = tensor 1 x pipeline 1 x data 64; 6 days planned
 """
 
 from model.config import GPTConfig
@@ -23,8 +23,12 @@ RECIPE = Recipe(
     ),
     data=Data(corpus="c4", tokeniser="gpt2"),
     optimizer=AdamW(lr=1.6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
-        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    schedule=Schedule(
+        train_tokens=300_000_000_000,
+        # GPT-3 takes 375M tokens while its batch grows. Here the batch is full from the first step, and that needs a
+        # longer warm-up: Megatron-DeepSpeed takes 3B for this reason.
+        warmup_tokens=3_000_000_000,
+        decay_tokens=260_000_000_000,  # GPT-3, Appendix B: cosine to 10% of the rate, then flat
     ),
     batch=Batch(global_batch=512, micro_batch=4),
     cluster=Cluster(gpu="a100-80gb", nodes=8),

@@ -4,6 +4,7 @@ parameters      354.9 M  (24 layers, 1,024 wide, 16 heads, vocabulary 50,257 pad
 tokens a step   524,288  (512 sequences of 1,024)
 steps           300,000  (157 B tokens)
 FLOPs            3.8e20  (2,423.0 MFLOPs a token)
+cluster         8 A100-80GB = tensor 1 x pipeline 1 x data 8; 4 days planned
 """
 
 from model.config import GPTConfig
@@ -18,7 +19,7 @@ RECIPE = Recipe(
     ),
     data=Data(corpus="openwebtext", tokeniser="gpt2"),
     optimizer=AdamW(lr=1.5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),  # betas, eps: Megatron-LM's defaults
-    schedule=Schedule(  # 300,000 steps, warmup over 3,000, cosine over the other 297,000; 1e-5 at the end
+    schedule=Schedule(  # 300,000 steps: warm-up over 3,000, cosine over the other 297,000 down to 1e-5
         train_tokens=300_000 * TOKENS_PER_STEP,
         warmup_tokens=3_000 * TOKENS_PER_STEP,
         decay_tokens=300_000 * TOKENS_PER_STEP,

@@ -4,7 +4,7 @@ parameters      529.6 B  (105 layers, 20,480 wide, 128 heads, vocabulary 50,257 
 tokens a step   3,932,160  (1,920 sequences of 2,048)
 steps           80,087  (270 B tokens, the first 12 B with a smaller batch)
 FLOPs           8.7e23  (3,230,033.5 MFLOPs a token)
-cluster         2,240 A100-80GB = tensor 8 x pipeline 35 x data 8; 41 days at 35% of peak
+cluster         2,240 A100-80GB = tensor 8 x pipeline 35 x data 8; 37 days planned
 """
 
 from model.config import GPTConfig
@@ -22,7 +22,7 @@ RECIPE = Recipe(
         vocab_multiple=1024,
         init_method_std=4e-3,  # section 3.2: sqrt(1 / 3h)
     ),
-    data=Data(  # table 2's fifteen parts; the weights as Megatron-DeepSpeed's own blend scripts print them
+    data=Data(  # table 2's fifteen parts; the weights are those of Megatron-DeepSpeed's blend scripts
         corpus=(
             Part("books3", 0.14336),
             Part("openwebtext2", 0.19336),
@@ -43,7 +43,7 @@ RECIPE = Recipe(
         tokeniser="gpt2",
     ),
     optimizer=AdamW(lr=5e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # section 3.2: warmup over 1B tokens, cosine to 10% over 340B, stopped at 270B
+    schedule=Schedule(  # section 3.2: warm-up over 1B tokens, cosine to 10% over 340B; the run ends at 270B
         train_tokens=270_000_000_000, warmup_tokens=1_000_000_000, decay_tokens=340_000_000_000
     ),
     batch=Batch(  # section 3.2: 32 to 1,920 in steps of 32 over the first 12B tokens

@@ -4,7 +4,7 @@ parameters      6.7 B  (32 layers, 4,096 wide, 32 heads, vocabulary 50,257 padde
 tokens a step   2,097,152  (1,024 sequences of 2,048)
 steps           143,052  (300 B tokens)
 FLOPs           1.3e22  (43,134.2 MFLOPs a token)
-cluster         128 A100-80GB = tensor 1 x pipeline 1 x data 128; 11 days at 35% of peak
+cluster         128 A100-80GB = tensor 1 x pipeline 1 x data 128; 6 days planned
 """
 
 from model.config import GPTConfig
@@ -23,8 +23,12 @@ RECIPE = Recipe(
     ),
     data=Data(corpus="c4", tokeniser="gpt2"),
     optimizer=AdamW(lr=1.2e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
-        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    schedule=Schedule(
+        train_tokens=300_000_000_000,
+        # GPT-3 takes 375M tokens while its batch grows. Here the batch is full from the first step, and that needs a
+        # longer warm-up: Megatron-DeepSpeed takes 3B for this reason.
+        warmup_tokens=3_000_000_000,
+        decay_tokens=260_000_000_000,  # GPT-3, Appendix B: cosine to 10% of the rate, then flat
     ),
     batch=Batch(global_batch=1024, micro_batch=4),
     cluster=Cluster(gpu="a100-80gb", nodes=16),

@@ -4,7 +4,7 @@ parameters      761.7 M  (24 layers, 1,536 wide, 16 heads, vocabulary 50,257 pad
 tokens a step   524,288  (256 sequences of 2,048)
 steps           572,205  (300 B tokens)
 FLOPs           1.6e21  (5,454.7 MFLOPs a token)
-cluster         16 A100-80GB = tensor 1 x pipeline 1 x data 16; 11 days at 35% of peak
+cluster         16 A100-80GB = tensor 1 x pipeline 1 x data 16; 7 days planned
 """
 
 from model.config import GPTConfig
@@ -23,8 +23,12 @@ RECIPE = Recipe(
     ),
     data=Data(corpus="c4", tokeniser="gpt2"),
     optimizer=AdamW(lr=2.5e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-    schedule=Schedule(  # GPT-3, Appendix B: warmup over 375M tokens, cosine to 10% over 260B, then flat to 300B
-        train_tokens=300_000_000_000, warmup_tokens=375_000_000, decay_tokens=260_000_000_000
+    schedule=Schedule(
+        train_tokens=300_000_000_000,
+        # GPT-3 takes 375M tokens while its batch grows. Here the batch is full from the first step, and that needs a
+        # longer warm-up: Megatron-DeepSpeed takes 3B for this reason.
+        warmup_tokens=3_000_000_000,
+        decay_tokens=260_000_000_000,  # GPT-3, Appendix B: cosine to 10% of the rate, then flat
     ),
     batch=Batch(global_batch=256, micro_batch=16),
     cluster=Cluster(gpu="a100-80gb", nodes=2),

@@ -29,15 +29,15 @@ class Part:
 class Data:
     """What the model reads: a corpus (name, path, hub id) or a blend of them, and a tokeniser.
 
-    The weights of a blend add up to 1 (shares) or to the recipe's token budget (tokens of each). Without weights the
-    parts are drawn in proportion to their tokens to the power of 1 / `temperature` (Conneau et al. 2020,
-    arXiv:1911.02116, section 3.1): 1 takes them as they are, more favours the small ones.
+    The weights of a blend add up to 1 (shares) or to the recipe's token budget (tokens of each). Without weights a part
+    of n tokens is drawn in proportion to n to the power of 1 / `temperature` (Conneau et al. 2020, arXiv:1911.02116,
+    section 3.1). With 1 each part is drawn by its size. A higher temperature draws more from small parts.
 
     `clean` names the stages by which each corpus is cleaned before it is tokenised, in the words of `stagecraft
     clean`. With `separate_documents` the documents that were packed into one sample do not see each other, and
-    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The rest belongs to the
-    masked objective: the share of the tokens that is to be guessed, and how much of it becomes the mask token (the
-    last entry of the vocabulary) or a random one.
+    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The last
+    three fields belong to the masked objective: the share of the tokens that the model has to guess, and which part of
+    these becomes the mask token (the last entry of the vocabulary) or a random token.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -137,8 +137,8 @@ class Schedule:
 class Batch:
     """`global_batch` sequences a step over all ranks; `micro_batch` sequences a rank computes at once.
 
-    With a ramp the global batch begins at `ramp_start` and grows by `ramp_increment` in equal parts of the first
-    `ramp_samples` sequences (as Megatron-LM's rampup-batch-size).
+    A ramp is optional: the global batch begins at `ramp_start` and grows by `ramp_increment`, each size for an equal
+    part of the first `ramp_samples` sequences (as Megatron-LM's rampup-batch-size).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -196,19 +196,27 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Intervals:
-    """How often things happen, in steps, and how much of them."""
+    """How often things happen, in steps, and how much of them.
+
+    A run saves every `save_every` steps, or every `save_minutes`; where both are 0, as often as loses least
+    (`planner.saving`). A step of a large model takes most of a minute, so there minutes say more than steps.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     log_every: int = 10
     evaluate_every: int = 1000
     evaluate_samples: int = 512
-    save_every: int = 1000
+    save_every: int = 0
+    save_minutes: float = 0.0
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
-            if getattr(self, entry.name) < 1:
-                raise UserError(f"intervals.{entry.name} is {getattr(self, entry.name)}; it must be at least 1")
+            value, least = getattr(self, entry.name), 0 if entry.name.startswith("save_") else 1
+            if not least <= value < math.inf:
+                raise UserError(f"intervals.{entry.name} is {value}; it must be at least {least}")
+        if self.save_every and self.save_minutes:
+            raise UserError("intervals.save_every and save_minutes are both given; set one of them to 0")
 
     @property
     def final_samples(self) -> int:

@@ -1,4 +1,4 @@
-"""The `--set` grammar, and recipes read back from JSON."""
+"""Changes to a recipe: `--set section.field=value`, and a recipe from its JSON form."""
 
 import dataclasses
 from decimal import Decimal, InvalidOperation

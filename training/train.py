@@ -31,6 +31,7 @@ from model.engine.engine import (
     train_step,
 )
 from model.engine.precision import software
+from planner.saving import saving
 from recipes.recipe import Recipe
 from run import report
 from run.directory import Run, create, note_end, note_start, opened
@@ -109,6 +110,8 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
         truncate_metrics(run.metrics, position.step)
     loop = Loop(run, trainer, source, display, position)
     display.start(position.step, loop.last_step)
+    if not run.recipe.intervals.save_every:
+        display.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
     try:
         loop.run_to_last_step()
     finally:
@@ -142,6 +145,8 @@ class Loop:
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.last_step = run.last_step_from(position.step, position.consumed_samples)
         self.stop_asked = False
+        self.save_seconds = saving(run.recipe.model, run.recipe.intervals, self.world).interval_seconds
+        self.saved_at = time.monotonic()
         self.skipped_in_a_row = 0
         self.last_norms: deque[float] = deque(maxlen=5)
 
@@ -151,21 +156,21 @@ class Loop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         while self.position.step < self.last_step:
-            metrics, stop = self._step()
+            metrics, (stop, save) = self._step()
             step = self.position.step
             last = stop or step == self.last_step
             # The launcher gives a rank 30 s from SIGTERM to its end: a run that is to stop saves at once.
             if not stop and (step % every.evaluate_every == 0 or last):
                 metrics["validation_loss"] = self.validation_loss(every.evaluate_samples)
             self._record(metrics)
-            if step % every.save_every == 0 or last:
+            if save or last:
                 self._save()
             if stop:
                 raise StoppedError(
                     f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}"
                 )
 
-    def _step(self) -> tuple[dict[str, Any], bool]:
+    def _step(self) -> tuple[dict[str, Any], tuple[bool, bool]]:
         recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
         config, length = self.run.engine.json, self.run.recipe.model.seq_length
         began = time.perf_counter()
@@ -190,7 +195,7 @@ class Loop:
         self.last_norms.append(result.grad_norm)
         position.consumed_samples += batch
         position.step += 1
-        stop = self._any_asked_to_stop()
+        asked = self._agreed()
         seconds = time.perf_counter() - began
         self._stop_if_lost(result)
         return {
@@ -202,7 +207,7 @@ class Loop:
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
             "tokens_per_second": batch * length / seconds,
-        }, stop
+        }, asked
 
     def _stop_if_lost(self, result: StepResult) -> None:
         """Do not burn hours on weights that no step will mend.
@@ -229,10 +234,15 @@ class Loop:
         full: int = self.run.engine.json["train_batch_size"]
         return batch.at(consumed_samples) if consumed_samples < batch.ramp_samples else full
 
-    def _any_asked_to_stop(self) -> bool:
-        asked = torch.tensor(float(self.stop_asked), device=self.trainer.engine.device)
+    def _agreed(self) -> tuple[bool, bool]:
+        """Whether to stop, which any rank may ask for, and whether to save, which rank 0's clock says where steps do
+        not. One all-reduce for both."""
+        every = self.run.recipe.intervals.save_every
+        due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
+        asked = torch.tensor([float(self.stop_asked), float(due)], device=self.trainer.engine.device)
         torch.distributed.all_reduce(asked)
-        return bool(asked)
+        stop, due = (bool(count) for count in asked.tolist())
+        return stop, self.position.step % every == 0 if every else due
 
     def validation_loss(self, most: int) -> float:
         """Mean loss in nats over the labels of at most `most` validation samples."""
@@ -260,6 +270,7 @@ class Loop:
     def _save(self) -> None:
         keep = self.run.recipe.intervals.keep_checkpoints
         path = checkpoint.save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
+        self.saved_at = time.monotonic()
         self.display.say(f"saved {path}")
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:

@@ -149,6 +149,25 @@ def test_bf16_gradients_as_deepspeed_keeps_them(zero: dict, more: dict, expected
     assert parts["communication"] - gathered == step.parameters(0) * expected[1]
 
 
+@pytest.mark.parametrize(("name", "more", "hidden", "buckets"), [
+    ("zero0_fp32", {"overlap_comm": True}, False, 1), ("zero1_bf16", {"overlap_comm": True}, False, 1),
+    ("zero1_fp16", {}, True, 2), ("zero1_fp16", {"overlap_comm": False}, False, 1),
+    ("zero1_bf16", {"overlap_comm": True, "offload_optimizer": {"device": "cpu"}}, True, 2),
+    ("zero2_bf16", {}, True, 2), ("zero2_bf16", {"stage": 2, "overlap_comm": False}, False, 1),
+    ("zero3_bf16", {}, True, 1), ("zero3_bf16", {"overlap_comm": False}, False, 1),
+])  # fmt: skip
+def test_traffic_is_hidden_where_deepspeed_hides_it(name: str, more: dict, hidden: bool, buckets: int) -> None:
+    """overlap_comm counts in ZeRO's own optimizer, not in the bf16 one; its default is true in stage 3 only. Stages 1
+    and 2 fill a second bucket while they send the first."""
+    model = GPTConfig(num_layers=2, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
+    engine = json.loads((Path(__file__).resolve().parents[2] / "ds_configs" / f"{name}.json").read_text())
+    engine |= {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
+    engine["zero_optimization"] |= more
+    step = work(model, Layout(), engine, 1)
+    assert step.reduction_hidden is hidden and step.gather_hidden is False
+    assert step.bucket_bytes == buckets * step.reduce_bytes
+
+
 @pytest.mark.parametrize(("section", "full", "selective"), [
     ({}, 0, 0), ({"granularity": "full"}, 1, 0), ({"granularity": "full", "interval": 3}, 2 / 5, 0),
     ({"granularity": "selective"}, 0, 1), ({"interval": 2}, 0, 0),

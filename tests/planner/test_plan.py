@@ -34,9 +34,11 @@ SIZES = [name for name in names() if name != "gpt_tiny"]  # that one is planned 
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_readme_has_the_planned_days(name: str) -> None:
+def test_readme_and_header_have_the_planned_days(name: str) -> None:
     row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{name}`"))
-    assert f"| {planned(name)['time']['days']:.0f} days |" in row, planned(name)["time"]["days"]
+    header = (ROOT / "recipes" / f"{name}.py").read_text().split('"""')[1]
+    days = f"{planned(name)['time']['days']:.0f} days"
+    assert f"| {days} |" in row and f"; {days} planned\n" in header, days
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -93,7 +95,7 @@ def test_json_is_for_programs() -> None:
     done = command("345m", "--price", "2", "--storage", "10", "--json")
     values = json.loads(done.stdout)
     assert values["cost"] == pytest.approx(2 * values["time"]["gpu_hours"])
-    assert values["save_seconds"] == pytest.approx(12 * values["parameters"] / 10e9)
+    assert values["saving"]["save_seconds"] == pytest.approx(12 * values["parameters"] / 10e9)
     assert values["gpu"] == "a100-80gb" and values["world_size"] == 8
 
 

@@ -87,6 +87,26 @@ def test_zero_2_gives_gradients_away_after_every_micro_batch() -> None:
     assert timing.data_seconds(step, MACHINE, 1.0) == pytest.approx(8 * part + part)
 
 
+@pytest.mark.parametrize(("zero", "gathered_early", "apart", "together"), [
+    (1, True, 2, 0), (1, False, 2, 1), (2, False, 9, 1),
+])  # fmt: skip
+def test_what_does_not_overlap_is_added(zero: int, gathered_early: bool, apart: int, together: int) -> None:
+    """In rings of one copy of a rank's weights: gradients once, in stage 2 after each of 8 micro-batches, and weights
+    once. A second of computation hides all that may hide behind it."""
+    sharp = dataclasses.replace(MACHINE, gpu=dataclasses.replace(GPU, rates=dataclasses.replace(IDEAL, overlap=50.0)))
+    step = dataclasses.replace(TINY, tp=8, dp=4, zero_stage=zero, global_batch=64, gather_hidden=gathered_early)
+    ring = float(step.parameters(0)) * 2 * 3 / 4 / (25 * GIGA)
+    alone = dataclasses.replace(step, reduction_hidden=False)
+    assert timing.data_seconds(alone, sharp, 1.0) == pytest.approx(apart * ring)
+    assert timing.data_seconds(step, sharp, 1.0) == pytest.approx(together * ring, abs=1e-9)
+
+
+def test_stage_3_gathers_are_added_without_overlap() -> None:
+    step = dataclasses.replace(TINY, dp=4, zero_stage=3, reduction_hidden=False)
+    added = timing.step_time(step, MACHINE).parts["stage 3 gathers"]
+    assert added == pytest.approx(timing.gather_seconds(step, MACHINE))  # of one micro-batch
+
+
 def test_stage_3_gathers_by_hand() -> None:
     """Weights twice and gradients once, 6 bytes a parameter, 15/16 of them; offloaded, 4 more over PCIe by 16 ranks."""
     step = dataclasses.replace(TINY, dp=16, zero_stage=3)

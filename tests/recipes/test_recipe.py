@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import recipes
 from planner import planning
-from recipes.recipe import Batch, Part, Recipe, Schedule
+from recipes import registry
+from recipes.recipe import Batch, Part, Recipe, Schedule, steps_for
 from recipes.registry import ROOT, load, names
 from recipes.settings import from_dict, override, spelled
 
@@ -48,7 +50,7 @@ def test_every_recipe_works_out_at_its_reference_cluster(name: str) -> None:
     clusters = re.search(
         r"^cluster +([\d,]+) .* = tensor (\d+) x pipeline (\d+) x data (\d+)", header(recipe), re.MULTILINE
     )
-    if clusters or recipe.layout.ranks_per_replica > 1:
+    if recipe.cluster.gpu != "cpu":
         assert clusters
         stated = [int(number.replace(",", "")) for number in clusters.groups()]
         assert stated == [recipe.cluster.world_size, recipe.layout.tp, recipe.layout.pp, replicas]
@@ -70,6 +72,65 @@ def test_short_names_and_near_misses() -> None:
         load("354m")
     with pytest.raises(ValueError, match="there is no recipe 'xyz'"):
         load("xyz")
+
+
+def test_a_recipe_is_any_file_that_assigns_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "words.py").write_text("SETTINGS = 'no RECIPE = here'\n")
+    (folder / "chat_1.py").write_text(
+        "import dataclasses\nfrom recipes.gpt_tiny import RECIPE\nRECIPE = dataclasses.replace(RECIPE, name='chat_1')\n"
+    )
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(folder)])
+    assert names() == ["chat_1"] and load("chat.1").name == load("chat_1").name == "chat_1"
+    assert registry.short_name("chat_1") == "chat.1" and registry.short_name("gpt_1_3b") == "1.3b"
+
+
+SIZES = [load(name) for name in names() if load(name).cluster.gpu != "cpu"]
+GPT3 = [recipe for recipe in SIZES if recipe.name != "gpt_345m"]  # that one is Megatron-LM's own, with beta2 0.999
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_warm_up_is_long_enough(name: str) -> None:
+    """Adam's second moment is an average over 1 / (1 - beta2) steps; Ma & Yarats 2021 (arXiv:1910.04209) warm up over
+    two of those. Of the published runs that have this warm-up in tokens and no ramp, the one with the fewest steps is
+    Megatron-DeepSpeed's 175B: 3B tokens in steps of 1,536 x 2,048."""
+    recipe = load(name)
+    steps = steps_for(recipe.schedule.warmup_tokens // recipe.model.seq_length, recipe.batch)
+    assert steps >= 2 / (1 - recipe.optimizer.betas[1])
+    if recipe.cluster.gpu != "cpu":
+        assert steps >= round(3e9 / (1536 * 2048)) == 954
+
+
+def test_larger_models_have_smaller_rates() -> None:
+    rates = [recipe.optimizer.lr for recipe in GPT3]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [
+    ("18b", "13b", "175b"), ("39b", "13b", "175b"), ("76b", "13b", "175b"), ("310b", "175b", "530b"),
+    ("1t", "175b", "530b"),
+])  # fmt: skip
+def test_rates_that_nobody_published_are_on_the_line(name: str, low: str, high: str) -> None:
+    """To two digits, on the line through two published rates: log rate over log parameters."""
+    sizes, rates = zip(*((load(n).model.num_parameters, load(n).optimizer.lr) for n in (low, high)), strict=True)
+    slope = math.log(rates[1] / rates[0]) / math.log(sizes[1] / sizes[0])
+    found = rates[0] * (load(name).model.num_parameters / sizes[0]) ** slope
+    assert f"{load(name).optimizer.lr:.1e}" == f"{found:.1e}"
+
+
+@pytest.mark.parametrize("name", names())
+def test_initial_weights_are_what_the_comment_says(name: str) -> None:
+    text = (ROOT / "recipes" / f"{name}.py").read_text()
+    if found := re.search(r"init_method_std=([\d.e-]+),  # (?:section 3.2: )?sqrt\(1 / 3h\)$", text, re.MULTILINE):
+        digits = len(f"{float(found[1]):g}".split(".")[1])
+        assert round((3 * load(name).model.hidden_size) ** -0.5, digits) == float(found[1])
+
+
+def test_every_json_is_another_one() -> None:
+    files = sorted((ROOT / "ds_configs").glob("*.json"))
+    assert len({file.read_text() for file in files}) == len(files)
 
 
 def test_overrides_are_typed() -> None:
@@ -150,7 +211,10 @@ def test_the_feed_forward_width_follows_an_overridden_width() -> None:
         ("data.corpus=a=nan,b=1", "the weight of a is nan"),
         ("data.temperature=0", "data.temperature is 0.0"),
         ("batch.micro_batch=0", "batch.micro_batch is 0"),
-        ("intervals.save_every=0", "intervals.save_every is 0"),
+        ("intervals.save_every=-1", "intervals.save_every is -1; it must be at least 0"),
+        ("intervals.save_minutes=inf", "intervals.save_minutes is inf"),
+        ("intervals.save_minutes=5", "save_every and save_minutes are both given; set one of them to 0"),
+        ("intervals.log_every=0", "intervals.log_every is 0; it must be at least 1"),
         ("schedule.min_lr_ratio=-0.5", "schedule.min_lr_ratio is -0.5; it must be from 0 to 1"),
         ("schedule.min_lr_ratio=10", "schedule.min_lr_ratio is 10.0"),
         ("schedule.min_lr_ratio=nan", "schedule.min_lr_ratio is nan"),

@@ -110,6 +110,22 @@ def test_half_precision_follows_fp32(plain: Reference, name: str, layout: Layout
             assert not result.skipped
 
 
+def overlapped_and_not(name: str) -> list[list[tuple[float, float]]]:
+    both = []
+    for overlap in (True, False):
+        section = {**training.engine_json(name, 1)["zero_optimization"], "overlap_comm": overlap}
+        both.append([(r.loss, r.grad_norm) for r in run_engine(name, 3, zero_optimization=section)])
+    return both
+
+
+@pytest.mark.parametrize("name", ["zero1_fp16", "zero2_bf16", "zero2_fp32"])
+def test_sending_during_the_backward_pass_gives_the_same_bits(name: str) -> None:
+    """With four micro-batches a step. On a CPU this proves the way that gradients take, not the order in time."""
+    assert training.engine_json(name, 1)["zero_optimization"]["overlap_comm"] is True
+    for overlapped, plain in run_ranks(2, overlapped_and_not, name):
+        assert overlapped == plain
+
+
 def test_hierarchical_partitioning_follows_fp32(plain: Reference) -> None:
     """ZeRO++'s secondary copy of the weights inside a node (Wang et al. 2023, arXiv:2306.10209), two ranks a node."""
     section = {"stage": 3, "zero_hpz_partition_size": 2}
