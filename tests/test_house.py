@@ -86,9 +86,9 @@ def test_deepspeed_is_imported_in_few_places() -> None:
 def test_help_and_reading_recipes_load_nothing_heavy() -> None:
     """What keeps `--help` under a second is what is not imported; a count of modules does not depend on the machine.
 
-    One interpreter is started, and each command is a fork of it.
+    One interpreter is started, and each command is a fork of it. Listing the recipes reads all of them.
     """
-    lines = [("commands", name) for name in COMMANDS] + [("recipes",), *((f"recipes.{name}",) for name in names())]
+    lines = [*(("commands", name) for name in COMMANDS), ("recipes",), ("recipes.gpt_tiny",)]
     code = f"""
 import os, runpy, sys
 for module, *more in {lines!r}:
@@ -108,6 +108,12 @@ for module, *more in {lines!r}:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_starts_alike(name: str) -> None:
+    guard = 'if __name__ == "__main__":\n    from commands.pretrain import main\n\n    main(RECIPE)\n'
+    assert (ROOT / "recipes" / f"{name}.py").read_text().endswith(guard)
 
 
 def pins(file: str) -> dict[str, str]:
