@@ -6,11 +6,9 @@ common n-grams among the fingerprints of all; then the parts again, without what
 neither the number of processes nor on how often it was interrupted: finished parts are not done again.
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import time
@@ -32,8 +30,9 @@ from data.cleaning.tally import Count, Tally, size
 from data.corpus import corpora
 from data.corpus.sources import Document, Piece, Problems, read_pieces
 from support.errors import UserError
+from support.files import PARTIAL, enough_room, give_name, locked, write, write_json
 from support.terminal import Say, now_and_then
-from support.workers import processes
+from support.workers import Pool
 
 ABOUT, WORK = "_cleaning", "_work"  # readers of a corpus leave out names that begin with an underscore or a dot
 PART_CHARACTERS = 16_000_000  # of a part, or one longer document
@@ -62,15 +61,15 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
             # Nothing is skipped here: what is not read would not be cut out.
             _save_evaluation(settings.against, read_pieces(against), work, say)
         stream = read_pieces(corpus, problems)
-        with processes(workers) as run:
+        with Pool(workers) as pool:
             first = Tally()
-            for tally in run(_filter_part, _parts_to_filter(stream, settings, work)):
+            for tally in pool.run(_filter_part, _parts_to_filter(stream, settings, work)):
                 first.add(tally)
                 speed = first.bytes / 1e6 / (time.monotonic() - began)
                 say(f"filtered {first.documents:,} documents, {first.bytes / 1e6:,.1f} MB, {speed:,.1f} MB/s")
             total = _total(work)
             jobs = _decide(settings, work, total, against, say)
-            for done, tally in enumerate(run(_finish_part, jobs), start=1):
+            for done, tally in enumerate(pool.run(_finish_part, jobs), start=1):
                 first.add(tally)
                 say(f"wrote part {done} of {total}")
         if not first.kept:
@@ -99,9 +98,7 @@ def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda 
     folder = (
         lacking if not whole.exists() and (settings.skip or (settings.skip is None and lacking.exists())) else whole
     )
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"cleaning {settings.corpus}: {', '.join(settings.stages)}")
             report = clean(settings, folder, workers, now_and_then(say))
@@ -123,17 +120,13 @@ def _check_apart(corpus: str, out: Path) -> None:
 @contextmanager
 def _claim(out: Path, identity: str) -> Iterator[Path]:
     """The working folder of a cleaning, held by this process alone; an earlier one's if it has the same identity."""
-    scratch = out.with_name(out.name + ".partial")
+    scratch = out.with_name(out.name + PARTIAL)
     work = scratch / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is cleaning into {out}; wait for it or give another folder") from None
+    busy = f"another process is cleaning into {out}; wait for it or give another folder"
+    with locked(work / "lock", busy), enough_room(scratch):
         kept = work / "identity.json"
         if not kept.exists():
-            write(kept, identity.encode())
+            write(kept, identity)
         elif kept.read_text() != identity:
             raise UserError(f"{scratch} was begun with other settings or files; give those, or remove it")
         try:
@@ -152,21 +145,6 @@ def _identity(settings: Settings, corpus: list[Piece], against: list[Piece]) -> 
     """What the result depends on, as JSON."""
     inputs = [[piece.identity() for piece in pieces] for pieces in (corpus, against)]
     return json.dumps([settings.corpus, settings.stages, bool(settings.skip), inputs])
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; the same command goes on from there", str(path)) from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _write_records(path: Path, records: Iterable[dict[str, str]]) -> None:
@@ -232,7 +210,7 @@ def _parts_to_filter(stream: Iterator[Document], settings: Settings, work: Path)
     if chunk:
         yield Part(settings, work, number, [] if Files(work, number).tally.exists() else chunk)
         number += 1
-    write(work / "total.json", json.dumps(number).encode())
+    write_json(work / "total.json", number)
 
 
 def _total(work: Path) -> int:
@@ -248,9 +226,9 @@ def _filter_part(part: Part) -> Tally:
     tally, stages = Tally(), part.settings.filters()
     kept = [document for document in (_filter(d, stages, tally) for d in part.documents) if document]
     _write_records(files.records, ({"text": d.text, "name": d.name, "split": d.split} for d in kept))
-    write(files.names, json.dumps([document.name for document in kept]).encode())
+    write(files.names, json.dumps([document.name for document in kept]))
     _save_fingerprints(part.settings, part.work, files, [document.text for document in kept])
-    write(files.tally, json.dumps(tally.to_dict()).encode())
+    write(files.tally, json.dumps(tally.to_dict()))
     return tally
 
 
@@ -370,7 +348,7 @@ def _trace(
     count = len(np.unique(overlap.documents))
     say(f"{count:,} documents overlap, {len(common):,} common n-grams are left alone")
     _save(work / "common.npy", common)
-    write(work / "found.json", json.dumps(overlap.report(read_pieces(against))).encode())
+    write_json(work / "found.json", overlap.report(read_pieces(against)))
 
 
 # --- Second walk: write what stays -----------------------------------------------------------------------------------
@@ -390,7 +368,7 @@ def _finish_part(fate: Fate) -> Tally:
             tally.kept_bytes += size(piece["text"])
     if kept:
         _write_records(files.finished, kept)
-    write(files.finished_tally, json.dumps(tally.to_dict()).encode())
+    write(files.finished_tally, json.dumps(tally.to_dict()))
     return tally
 
 
@@ -476,7 +454,9 @@ def _finish(work: Path, out: Path, tally: Tally, report: dict[str, Any]) -> None
     about.mkdir(exist_ok=True)
     for stage, count in tally.stages.items():
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for _, record in count.samples]
-        write(about / f"{stage}.jsonl", "".join(lines).encode())
-    write(about / "report.json", (json.dumps(report, indent=2) + "\n").encode())
-    os.replace(work.parent, out)
+        write(about / f"{stage}.jsonl", "".join(lines))
+    write_json(about / "report.json", report)
+    for left in work.parent.glob(f".*{PARTIAL}"):  # of a process that was killed
+        left.unlink()
+    give_name(work.parent, out)
     shutil.rmtree(out / work.name)

@@ -23,6 +23,7 @@ from data.corpus.sources import Document as Document
 from data.corpus.sources import FilePiece, Piece, Problems, file_pieces, read_pieces
 from data.corpus.sources import local_files as local_files
 from support.errors import UserError
+from support.files import whole_file
 
 HELD_OUT, TESTED = 2, 1  # documents in a hundred that go to validation and to test
 
@@ -46,6 +47,19 @@ class Corpus:
     stream: Callable[[], Iterator[Document]] | None = None
     join: Callable[[Iterator[Document]], Iterator[Document]] | None = None
     gone: str = ""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """JSON form, for a list of corpora."""
+        return {
+            "name": self.name,
+            "what": self.description,
+            "gone": self.gone,
+            "from": f"hub {self.hub}" if self.hub else "fetched",
+            "size_gb": self.size_gb,
+            "licence": self.licence,
+            "fixed_by": self.fixed_by,
+        }
 
     def pieces(self) -> list[Piece]:
         """What it is read in."""
@@ -250,17 +264,15 @@ def debian(name: str, package: str, pattern: str, without: str = "") -> Callable
             return kept[-1:]
         with fetch_debian(package) as (folder, version):
             target = cache_directory() / f"{name}_{version}.jsonl"
-            scratch = folder.with_suffix(".jsonl")
-            with open(scratch, "w") as stream:
+            with whole_file(target, "w") as stream:
                 for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                     inside = str(path.relative_to(folder))
                     if re.search(pattern, inside) and not (without and re.search(without, inside)):
                         text = _debian_text(path)
                         if text:
                             stream.write(json.dumps({"text": text, "path": inside}, ensure_ascii=False) + "\n")
-            if not scratch.stat().st_size:
-                raise UserError(f"Debian's package {package} {version} holds no file like {pattern}; name another")
-            os.replace(scratch, target)
+                if not stream.tell():
+                    raise UserError(f"Debian's package {package} {version} holds no file like {pattern}; name another")
         return [target]
 
     return fetch

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.errors import UserError
+from support.files import give_name
 
 
 def cache_directory() -> Path:
@@ -30,7 +31,7 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
         found = file_sha256(wheel)
         if found != sha256:
             raise UserError(f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant")
-        os.replace(wheel, target)
+        give_name(wheel, target)
     return target
 
 

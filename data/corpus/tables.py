@@ -1,6 +1,5 @@
 """Texts out of Parquet and Arrow, some rows at a time."""
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from data.corpus.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, fault, split_said
 from data.corpus.files import PACKED, kind, open_bytes
-from support.errors import UserError
+from support.files import NO_ROOM, NoRoomError
 
 ROWS = 128  # of a table read together
 
@@ -72,9 +71,9 @@ def _unpacked(path: Path) -> Iterator[Path]:
             with open_bytes(path) as stream, open(plain, "wb") as unpacked:
                 shutil.copyfileobj(stream, unpacked, 1 << 20)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in NO_ROOM:
                 raise
-            raise UserError(
+            raise NoRoomError(
                 f"no room left in {tempfile.gettempdir()} to unpack corpus file {path}: {error.strerror}; free some, "
                 "or name another folder in $TMPDIR, and run the same command again"
             ) from None

@@ -5,7 +5,6 @@ from, its counts and the fingerprints of its shards. While it is made it is call
 records of the tasks that are finished; whoever runs the same command again goes on from there.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,10 @@ from data.corpus import corpora
 from data.corpus.corpora import split_of
 from data.corpus.sources import SPLITS, Problems
 from data.tokens import encode
-from data.tokens.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
-from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
+from data.tokens.shards import Shards, digest, token_dtype, with_suffix
+from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of
 from support.errors import UserError
+from support.files import PARTIAL, enough_room, give_name, locked, whole_folder, write, write_json
 from support.terminal import Say
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def prepare(
         # Without the state of the files: what was finished before one of them was mended is still good.
         unfinished = {key: value for key, value in source.items() if key != "files"}
         scratch = root / f"{slug}-{_short_hash(unfinished)}{PARTIAL}"
-        root.mkdir(parents=True, exist_ok=True)
-        with enough_room(scratch), _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
+        with enough_room(scratch), locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
             if not _made(accepted):
                 _Preparation(
                     corpus, tokeniser, vocab_size, source, scratch, whole, lacking, accepted, say, options
@@ -120,8 +119,7 @@ def shared_tokeniser(
     if len(names) == 1 or not spec.startswith("bpe:"):
         return spec
     folder = root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}"
-    root.mkdir(parents=True, exist_ok=True)
-    with enough_room(folder), _locked(root / f".{folder.name}.lock"):
+    with enough_room(folder), locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"tokeniser: {spec} of {len(names)} corpora")
             budget = TOKENISER_SAMPLE_CHARACTERS // len(names)
@@ -134,10 +132,9 @@ def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path, say: Say) -> 
     """Obtain a tokeniser, into a folder that appears whole."""
     from data.tokens import tokenisers
 
-    scratch = folder.with_name(folder.name + PARTIAL)
     tokeniser = tokenisers.obtain(spec, texts, say)
-    tokenisers.save(tokeniser, scratch)
-    os.replace(scratch, folder)
+    with whole_folder(folder) as scratch:
+        tokenisers.save(tokeniser, scratch)
     return tokeniser
 
 
@@ -215,14 +212,6 @@ def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
     return {"corpus": corpus, **corpora.state(corpus), "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, of this machine and, where the file system's locks reach that far, of others."""
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @dataclass
 class _Preparation:
     """One corpus on its way into one folder: `lacking` where something of it was skipped, else `whole`."""
@@ -276,8 +265,9 @@ class _Preparation:
         """Whether the folder is whole, for another node was here first."""
         return bool(_made(self.accepted))
 
-    def _alone(self) -> Any:
-        return _locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
+    def _alone(self) -> AbstractContextManager[None]:
+        """Hold the lock that all nodes share."""
+        return locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
 
     def _job(self) -> Job:
         """Obtain the tokeniser, which all nodes share."""
@@ -289,11 +279,9 @@ class _Preparation:
         if home.exists() and made_for.exists() and made_for.read_text() == wanted:
             tokeniser = tokenisers.load(str(home))
         else:
-            shutil.rmtree(home, ignore_errors=True)
-            self.scratch.mkdir(parents=True, exist_ok=True)
             texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
             tokeniser = _save_tokeniser(self.tokeniser, texts, home, self.say)
-            write_whole(made_for, wanted)
+            write(made_for, wanted)
         entries = tokenisers.entries(tokeniser)
         _check_vocabulary(self.tokeniser, entries, self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
@@ -371,10 +359,9 @@ class _Preparation:
             raise UserError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
-        write_whole(self.scratch / "manifest.json", json.dumps(described, indent=2) + "\n")
+        write_json(self.scratch / "manifest.json", described)
         folder = self.lacking if described["skipped"] else self.whole
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(self.scratch, folder)
+        give_name(self.scratch, folder)
         belongs = {"manifest", *(entry["name"] for split in SPLITS for entry in described[split]["shards"])}
         for path in folder.iterdir():  # only now: whoever is stopped before this still has all records
             if path.is_file() and path.stem not in belongs:

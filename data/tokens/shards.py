@@ -8,9 +8,7 @@ Here a sequence is a document. Source: Megatron-LM, megatron/core/datasets/index
 
 import hashlib
 import itertools
-import os
 import resource
-import socket
 import struct
 from array import array
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.errors import UserError
+from support.files import give_name, scratch_beside
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -32,7 +31,6 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 MOST_TOKENS = np.iinfo(np.int32).max  # of a document: its length is an i32
 BLOCK = 1 << 16
 MANY_SHARDS = 64
-PARTIAL = ".partial"  # how the names of files end that are not finished
 AGAIN = "remove its folder and prepare the data again"
 
 Ints = NDArray[np.int64]
@@ -94,8 +92,7 @@ class ShardWriter:
         self.num_tokens = 0
         self.sha256 = ""  # as `digest` gives it, once it is finished
         self._lengths = array("i")
-        unfinished = f".{socket.gethostname()}-{os.getpid()}{PARTIAL}"
-        self._bin_path, self._idx_path = (with_suffix(prefix, suffix + unfinished) for suffix in (".bin", ".idx"))
+        self._bin_path, self._idx_path = (scratch_beside(with_suffix(prefix, suffix)) for suffix in (".bin", ".idx"))
         self._bin = open(self._bin_path, "wb")  # noqa: SIM115
         self._hash = hashlib.sha256()
 
@@ -145,12 +142,9 @@ class ShardWriter:
             return
         self._bin.close()
         index = write_index(self._idx_path, self.dtype, np.frombuffer(self._lengths, np.int32))
-        for path in (self._bin_path, self._idx_path):
-            with open(path, "rb+") as stream:
-                os.fsync(stream.fileno())
         self.sha256 = hashlib.sha256(self._hash.digest() + bytes.fromhex(index)).hexdigest()
-        os.replace(self._bin_path, with_suffix(self.prefix, ".bin"))
-        os.replace(self._idx_path, with_suffix(self.prefix, ".idx"))
+        give_name(self._bin_path, with_suffix(self.prefix, ".bin"))
+        give_name(self._idx_path, with_suffix(self.prefix, ".idx"))
 
 
 class Shard:

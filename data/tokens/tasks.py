@@ -6,20 +6,12 @@ tasks that were not finished are done again. A task is finished when its record 
 """
 
 import ctypes
-import errno
-import json
 import multiprocessing
-import multiprocessing.connection
-import os
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +20,12 @@ import numpy as np
 from data.corpus.corpora import hold_out_end, split_of
 from data.corpus.sources import SPLITS, Document, Piece, Problems, piece_bytes, read_pieces
 from data.tokens.encode import ENGINES, Encoder, Tokens
-from data.tokens.shards import PARTIAL, ShardWriter
-from support.errors import UserError
+from data.tokens.shards import ShardWriter
+from support.files import enough_room, write_json
+from support.workers import Pool
 
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # encoded together
 SHARD_TOKENS = 1 << 30
-POLL_SECONDS = 0.5
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -205,23 +196,7 @@ def do_task(
             "engine": encoder.name,
             **{split: part.shards for split, part in parts.items()},
         }
-        write_whole(job.record_path(task), json.dumps(record, indent=1))
-
-
-@contextmanager
-def enough_room(folder: Path) -> Iterator[None]:
-    """Errors: `UserError` where what is done meanwhile finds no room to write to."""
-    try:
-        yield
-    except Exception as error:  # libraries in Rust raise a bare one, with the number in its words
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
-        if number not in NO_ROOM:
-            raise
-        raise UserError(
-            f"no room left to write {folder}: {os.strerror(number)}; free some and run the same command again, what is "
-            "finished is kept"
-        ) from None
+        write_json(job.record_path(task), record)
 
 
 def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list[tuple[Document, bytes]]]:
@@ -259,16 +234,6 @@ def _encode(batch: list[tuple[Document, bytes]], parts: dict[str, SplitShards], 
     return len(tokens)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    with open(scratch, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(scratch, path)
-
-
 # --- All of them -----------------------------------------------------------------------------------------------------
 
 _encoders: dict[str, Encoder] = {}  # of this process
@@ -282,22 +247,15 @@ class Workers:
     """
 
     def __init__(self, tokeniser: Path, engine: str, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.counters = Counters(context)
-        self._pool: ProcessPoolExecutor | None = None
-        if count > 1:
-            arguments = (tokeniser, engine, self.counters)
-            self._pool = ProcessPoolExecutor(count, context, _start_worker, arguments)
-            for _ in range(count):
-                self._pool.submit(os.getpid)  # a pool starts a process only when it has something to do
+        self.counters = Counters(multiprocessing.get_context("spawn"))
+        self._pool = Pool(count, _start_worker, tokeniser, engine, self.counters)
 
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool:
-            self.counters.add(stop=1)
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *exit_facts: object) -> None:
+        self.counters.add(stop=1)  # tasks that are being done end at their next batch
+        self._pool.__exit__(*exit_facts)
 
     def do(self, tasks: Sequence[tuple[Task, str]], job: Job, report: Callable[[Progress], None] | None = None) -> None:
         """Do tasks, each with its fingerprint, and report now and then.
@@ -311,27 +269,12 @@ class Workers:
                 done, text, documents, tokens = (self.counters[name] for name in Counters.NAMES[:4])
                 report(Progress(done, total, text, documents, tokens, time.monotonic() - began))
 
-        if self._pool is None:
+        if self._pool.count == 1:  # here `tell` is called within a task
             for task, fingerprint in tasks:
                 do_task(task, job, _encoder(job.engine, job.tokeniser), self.counters, fingerprint, tell)
             return
-        pending = {self._pool.submit(_work, task, job, fingerprint) for task, fingerprint in tasks}
-        while pending:
-            finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
-            tell()
-            _raise_first(finished)
-
-
-def _raise_first(finished: set[Future[None]]) -> None:
-    for future in finished:
-        error = future.exception()
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(
-                "a worker process was ended from outside, perhaps for want of memory; run the same command again with "
-                "fewer --workers, what is finished is kept"
-            )
-        if error:
-            raise error
+        for _ in self._pool.run(partial(_work, job), tasks, len(tasks), tell):
+            pass  # a task leaves shards and a record behind; it returns nothing
 
 
 def _encoder(engine: str, tokeniser: Path) -> Encoder:
@@ -345,9 +288,6 @@ def _encoder(engine: str, tokeniser: Path) -> Encoder:
 def _start_worker(tokeniser: Path, engine: str, counters: Counters) -> None:
     global _counters
     _counters = counters
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _encoder(engine, tokeniser)(["warm"])
     except Exception:  # it is loaded again for the first task, which says what is wrong
@@ -355,14 +295,7 @@ def _start_worker(tokeniser: Path, engine: str, counters: Counters) -> None:
     counters.add(ready=1)
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for tasks for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _work(task: Task, job: Job, fingerprint: str) -> None:
+def _work(job: Job, given: tuple[Task, str]) -> None:
     assert _counters
+    task, fingerprint = given
     do_task(task, job, _encoder(job.engine, job.tokeniser), _counters, fingerprint)
