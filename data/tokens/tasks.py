@@ -1,8 +1,8 @@
 """The work of preparing, cut into tasks, and the processes that do them.
 
-A task is some pieces of a corpus, read, encoded and written as shards of its own by one process. What the tasks are
-depends on the corpus alone; so the shards are the same for any number of processes, and after an interruption only the
-tasks that were not finished are done again. A task is finished when its record exists.
+A task is some pieces of a corpus. One process reads them, encodes them and writes them as shards of their own. What the
+tasks are depends on the corpus alone. So the shards are the same for any number of processes, and after an interruption
+only the tasks that were not finished are done again. A task is finished when its record exists.
 """
 
 import ctypes
@@ -24,13 +24,16 @@ from data.tokens.shards import ShardWriter
 from support.files import enough_room, write_json
 from support.workers import Pool
 
-BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # encoded together
-SHARD_TOKENS = 1 << 30
+BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # as much is encoded in one call
+SHARD_TOKENS = 1 << 30  # of a shard, about; 2 or 4 GiB
 
 
 @dataclass(frozen=True)
 class Task:
-    """Pieces that make shards of their own. `hold_out` is as `hold_out_end` takes it, where no split has validation."""
+    """Pieces that make shards of their own.
+
+    `hold_out` are the arguments of `hold_out_end`, or None: only where no document falls to validation are they needed.
+    """
 
     number: int
     pieces: tuple[Piece, ...]
@@ -41,7 +44,7 @@ class Task:
         return sum(piece.num_bytes for piece in self.pieces)
 
     def identity(self) -> list[object]:
-        """What its shards depend on, besides the job."""
+        """All that its shards depend on, beside the job."""
         return [[piece.identity() for piece in self.pieces], self.hold_out]
 
     def documents(self, problems: Problems) -> Iterator[Document]:
@@ -50,7 +53,7 @@ class Task:
 
 
 def tasks_of(pieces: Sequence[Piece]) -> list[Task]:
-    """Neighbouring pieces together, until there is enough to be worth a shard."""
+    """Put neighbouring pieces together until they are worth a shard: a million small files make no million shards."""
     enough = piece_bytes(sum(piece.num_bytes for piece in pieces))
     groups: list[list[Piece]] = []
     held = enough
@@ -85,7 +88,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: text in bytes (the total is a guess for packed files), and the seconds since it began."""
+    """How far a job is, in bytes of text, documents and tokens, and the seconds since it began.
+
+    `total_bytes` is a guess where files are packed. `done_bytes` fits to it and serves to guess the time that is left;
+    `text_bytes` is the text that was really encoded.
+    """
 
     done_bytes: int
     total_bytes: int
@@ -104,14 +111,14 @@ class Progress:
 
 
 class Stopped(Exception):  # noqa: N818
-    """Another process met an error."""
+    """This process ends its task early, because another one met an error."""
 
 
 # --- One task --------------------------------------------------------------------------------------------------------
 
 
 class Counters:
-    """Numbers that all processes of a job share."""
+    """Numbers in shared memory, which all processes of a job add to."""
 
     NAMES = ("done", "text", "documents", "tokens", "ready", "stop")
 
@@ -129,7 +136,7 @@ class Counters:
 
 @dataclass
 class SplitShards:
-    """The shards that one task writes of one split, each at most about `shard_tokens` long."""
+    """The shards that one task writes for one split. Each holds about `shard_tokens` tokens at most."""
 
     job: Job
     stem: str
@@ -167,7 +174,7 @@ class SplitShards:
 def do_task(
     task: Task, job: Job, encoder: Encoder, counters: Counters, fingerprint: str, tick: Callable[[], None] | None = None
 ) -> None:
-    """Read, encode and write the documents of a task; its record is written last. `tick` is called now and then.
+    """Read, encode and write the documents of a task, then write its record. `tick` is called after every batch.
 
     Errors: `UserError` for input that cannot be read, and where the disk is full.
     """
@@ -175,10 +182,10 @@ def do_task(
     done = 0
     with enough_room(job.folder):
         with ExitStack() as open_shards:
-            parts = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
+            outputs = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
             for batch in _batches(task.documents(problems), problems):
                 size = sum(len(raw) for _, raw in batch)
-                tokens = _encode(batch, parts, job, encoder)
+                tokens = _encode(batch, outputs, job, encoder)
                 step = min(size, task.num_bytes - done)
                 done += step
                 counters.add(done=step, text=size, documents=len(batch), tokens=tokens)
@@ -186,21 +193,21 @@ def do_task(
                     raise Stopped
                 if tick:
                     tick()
-            for part in parts.values():
-                part.finish()
-        counters.add(done=task.num_bytes - done)
+            for output in outputs.values():
+                output.finish()
+        counters.add(done=task.num_bytes - done)  # the size of a packed file was a guess; now it is done
         record = {
             "fingerprint": fingerprint,
             "skipped": dict(problems.counts),
             "first": problems.first,
             "engine": encoder.name,
-            **{split: part.shards for split, part in parts.items()},
+            **{split: output.shards for split, output in outputs.items()},
         }
         write_json(job.record_path(task), record)
 
 
 def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list[tuple[Document, bytes]]]:
-    """Documents with their UTF-8, so many that encoding them together pays."""
+    """Documents with their UTF-8, in batches that are large enough to be encoded fast."""
     batch: list[tuple[Document, bytes]] = []
     size = 0
     for document in documents:
@@ -218,8 +225,8 @@ def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list
         yield batch
 
 
-def _encode(batch: list[tuple[Document, bytes]], parts: dict[str, SplitShards], job: Job, encoder: Encoder) -> int:
-    """Encode a batch, close every document, hand each split its own; returns the number of tokens."""
+def _encode(batch: list[tuple[Document, bytes]], outputs: dict[str, SplitShards], job: Job, encoder: Encoder) -> int:
+    """Encode a batch, end each document, and give every split its documents. Returns the number of tokens."""
     found, lengths = encoder([document.text for document, _ in batch])
     tokens = np.insert(found, np.cumsum(lengths), job.end_of_document)
     lengths = lengths + 1
@@ -228,9 +235,9 @@ def _encode(batch: list[tuple[Document, bytes]], parts: dict[str, SplitShards], 
     for number, split in enumerate(SPLITS):
         mine = splits == number
         if mine.all():
-            parts[split].add(tokens, lengths, int(sizes.sum()))
+            outputs[split].add(tokens, lengths, int(sizes.sum()))
         elif mine.any():
-            parts[split].add(tokens[np.repeat(mine, lengths)], lengths[mine], int(sizes[mine].sum()))
+            outputs[split].add(tokens[np.repeat(mine, lengths)], lengths[mine], int(sizes[mine].sum()))
     return len(tokens)
 
 
@@ -241,7 +248,7 @@ _counters: Counters | None = None  # of a worker process
 
 
 class Workers:
-    """Processes that do tasks, this one where one is enough. They start and load their engine while the caller goes on.
+    """Processes that do tasks, or this process where `count` is 1. They load their engine while the caller goes on.
 
     Use as a context manager.
     """
@@ -260,7 +267,7 @@ class Workers:
     def do(self, tasks: Sequence[tuple[Task, str]], job: Job, report: Callable[[Progress], None] | None = None) -> None:
         """Do tasks, each with its fingerprint, and report now and then.
 
-        Errors: `UserError` as `do_task`, from the first that fails; what is finished stays.
+        Errors: that of the first task that fails, as `do_task`. What is finished stays.
         """
         total, began = sum(task.num_bytes for task, _ in tasks), time.monotonic()
 
@@ -290,7 +297,7 @@ def _start_worker(tokeniser: Path, engine: str, counters: Counters) -> None:
     _counters = counters
     try:
         _encoder(engine, tokeniser)(["warm"])
-    except Exception:  # it is loaded again for the first task, which says what is wrong
+    except Exception:  # an error here would break the pool without a reason; the first task meets it again and says it
         _encoders.clear()
     counters.add(ready=1)
 
