@@ -8,7 +8,6 @@ the fit.
 
 import csv
 import dataclasses
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from planner.timing import Machine, step_time
 from planner.work import Work
 from recipes.registry import ROOT
 from support.errors import UserError
+from support.files import whole_file
 
 PUBLISHED = ROOT / "bench" / "published" / "throughput.csv"
 NEEDED = (
@@ -489,13 +489,11 @@ def report(rows: list[Row], seconds: Any, memory_gb: Any) -> None:
 
 def write(path: Path, rows: list[Row], seconds: Any, memory_gb: Any) -> None:
     """The predictions as CSV, which is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "w", newline="", encoding="utf-8") as stream:
+    with whole_file(path, "w") as stream:
         writer = csv.writer(stream)
         writer.writerow(["row_id", "predicted_step_seconds", "predicted_tflops_per_gpu", "predicted_memory_gb"])
         for row, time, size in zip(rows, seconds, memory_gb, strict=True):
             writer.writerow([row.row_id, f"{time:.5g}", f"{row.flops_per_gpu / time / TERA:.5g}", f"{size:.5g}"])
-    os.replace(part, path)
 
 
 def show_fit(rows: list[Row]) -> None:

@@ -1,7 +1,6 @@
 """Clean a corpus: `stagecraft clean my/texts --out cleaned`."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ from commands import cli
 from data.cleaning import clean, decontamination
 from data.cleaning.stages import DEFAULT, STAGES, Settings
 from support.errors import UserError
-from support.terminal import now_and_then
+from support.terminal import StatusLine, print_table
 
 
-def show(report: dict[str, Any], out: Path) -> None:
+def print_report(report: dict[str, Any], out: Path) -> None:
     """Print what each stage did."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("stage", "documents dropped", "changed", "MB removed", "most by the rule")
@@ -27,8 +25,7 @@ def show(report: dict[str, Any], out: Path) -> None:
             f"{stage['bytes_removed'] / 1e6:,.2f}",
             ", ".join(f"{rule} ({count:,})" for rule, count in rules[:2]),
         )
-    console = Console()
-    Console(width=None if console.is_terminal else 140).print(table)
+    print_table(table)
     print(
         f"kept {report['documents_kept']:,} documents, {report['bytes_kept'] / 1e6:,.2f} MB, of "
         f"{report['documents_read']:,}, {report['bytes_read'] / 1e6:,.2f} MB"
@@ -39,23 +36,6 @@ def show(report: dict[str, Any], out: Path) -> None:
         print(f"skipped {count:,} times: {kind}")
     print(f"corpus: {out}")
     print(f"report and samples of what was dropped: {out / clean.ABOUT}")
-
-
-class Progress:
-    """One line that is written over on a terminal, a line now and then elsewhere; on stderr."""
-
-    def __init__(self) -> None:
-        self.width = 0
-        self.say = self._over if sys.stderr.isatty() else now_and_then(lambda line: print(line, file=sys.stderr))
-
-    def _over(self, line: str) -> None:
-        print(f"\r{line:{self.width}}", end="", file=sys.stderr, flush=True)
-        self.width = len(line)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self.width:
-            print(file=sys.stderr)
 
 
 def main() -> None:
@@ -75,15 +55,15 @@ def main() -> None:
 
     def job() -> Any:
         settings = Settings(args.corpus, tuple(args.stages), args.on_error == "skip")
-        progress = Progress()
+        status = StatusLine()
         try:
-            report = clean.clean(settings, Path(args.out), args.workers, progress.say)
+            report = clean.clean(settings, Path(args.out), args.workers, status.say)
         except KeyboardInterrupt:
             raise UserError("stopped; the same command goes on") from None
         finally:
-            progress.end()
+            status.end()
         if not args.json:
-            show(report, Path(args.out))
+            print_report(report, Path(args.out))
         return report
 
     cli.run_job(job, args.json)

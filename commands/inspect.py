@@ -1,22 +1,19 @@
-"""`stagecraft inspect tiny`: look at prepared data."""
+"""Look at prepared data: `stagecraft inspect tiny`, or a run's directory, or prepared folders."""
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from commands import cli
-from data.inspect import SEED, SEQ_LENGTH, Data, _check_same_tokeniser, describe, show
+from data.inspect import SEED, SEQ_LENGTH, Inspected, check_same_tokeniser, describe, print_description
 from recipes.registry import load
 from recipes.settings import override
 from run.directory import read_recipe
 from support.errors import UserError
 
-if TYPE_CHECKING:
-    pass
 
-
-def find(given: list[str], settings: list[str]) -> Data:
+def find(given: list[str], settings: list[str]) -> Inspected:
     """The data of a recipe (made where it is missing), of a run, or of one or more prepared folders.
 
     Folders weigh as many tokens as they hold. Errors: `UserError` where it is none of these, or folders do not go
@@ -30,22 +27,22 @@ def find(given: list[str], settings: list[str]) -> Data:
     if len(given) == 1 and (paths[0] / "data.json").is_file():
         recipe = read_recipe(paths[0])
         stored = json.loads((paths[0] / "data.json").read_text())
-        return Data(mixture.reopened(stored), recipe.model.seq_length, recipe.seed)
+        return Inspected(mixture.reopened(stored), recipe.model.seq_length, recipe.seed)
     if len(given) == 1 and not paths[0].exists():
         try:
             recipe = override(load(given[0]), settings)
         except UserError as error:
             raise UserError(f"{given[0]} is no prepared folder, no run and no recipe: {error}") from None
-        return Data(recipe_data(recipe, _note), recipe.model.seq_length, recipe.seed)
+        return Inspected(recipe_data(recipe, _note), recipe.model.seq_length, recipe.seed)
     if settings:
         raise UserError("--set goes with a recipe, not with prepared folders")
     sizes = [prepare.manifest(path)["train"]["tokens"] for path in paths]
-    _check_same_tokeniser(paths)
+    check_same_tokeniser(paths)
     parts = [
         mixture.PreparedPart(str(prepare.manifest(path)["source"]["corpus"]), path, share)
         for path, share in zip(paths, blend.shares(sizes), strict=True)
     ]
-    return Data(mixture.Mixture(parts), SEQ_LENGTH, SEED)
+    return Inspected(mixture.Mixture(parts), SEQ_LENGTH, SEED)
 
 
 def _note(line: str) -> None:
@@ -68,7 +65,7 @@ def main() -> None:
             raise UserError(f"--show is {args.show}; it must be at least 1")
         values = describe(find(args.data, args.settings), args.show)
         if not args.json:
-            show(values)
+            print_description(values)
         return values
 
     cli.run_job(job, args.json)

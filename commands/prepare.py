@@ -1,4 +1,4 @@
-"""`stagecraft prepare 345m`: a recipe's data, made ready."""
+"""Prepare a recipe's data: `stagecraft prepare tiny`, or list the corpora: `stagecraft prepare --corpora`."""
 
 import sys
 from typing import Any
@@ -10,27 +10,16 @@ from data.tokens import prepare
 from data.tokens.encode import ENGINES
 from recipes.registry import load
 from recipes.settings import override
-from run.prepared import Bar, Say, recipe_data
+from run.prepared import Bar, recipe_data
 from support.errors import UserError
+from support.terminal import Say, print_table
 
 
 def list_corpora(quiet: bool) -> list[dict[str, Any]]:
     """The registry; printed unless `quiet`."""
-    known: list[dict[str, Any]] = [
-        {
-            "name": corpus.name,
-            "what": corpus.description,
-            "gone": corpus.gone,
-            "from": f"hub {corpus.hub}" if corpus.hub else "fetched",
-            "size_gb": corpus.size_gb,
-            "licence": corpus.licence,
-            "fixed_by": corpus.fixed_by,
-        }
-        for corpus in corpora.CORPORA.values()
-    ]
+    known = [corpus.described for corpus in corpora.CORPORA.values()]
     if quiet:
         return known
-    from rich.console import Console
     from rich.table import Column, Table
 
     table = Table(Column("corpus", no_wrap=True), "what", "from", "GB", "licence", "fixed by")
@@ -38,8 +27,24 @@ def list_corpora(quiet: bool) -> list[dict[str, Any]]:
         what = f"{entry['what']}. {entry['gone']}" if entry["gone"] else entry["what"]
         size = "?" if entry["size_gb"] is None else f"{entry['size_gb']:.3g}"
         table.add_row(entry["name"], what, entry["from"], size, entry["licence"], entry["fixed_by"])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     return known
+
+
+def print_data(parts: list[dict[str, Any]], train_tokens: int) -> None:
+    """Print the size of each split, and how often a run of `train_tokens` tokens reads each part of its blend."""
+    total = sum(part["share"] for part in parts)
+    for part in parts:
+        for split in SPLITS:
+            facts = part[split]
+            if facts["tokens"]:
+                print(
+                    f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
+                    f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+                )
+        share = part["share"] / total
+        epochs = share * train_tokens / part["train"]["tokens"]
+        print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
 
 
 def main() -> None:
@@ -78,18 +83,7 @@ def main() -> None:
             bar.stop()
         if args.json:
             return described
-        total = sum(part["share"] for part in described["parts"])
-        for part in described["parts"]:
-            for split in SPLITS:
-                facts = part[split]
-                if facts["tokens"]:
-                    print(
-                        f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
-                        f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
-                    )
-            share = part["share"] / total
-            epochs = share * recipe.schedule.train_tokens / part["train"]["tokens"]
-            print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
+        print_data(described["parts"], recipe.schedule.train_tokens)
         return described
 
     cli.run_job(job, args.json)

@@ -4,6 +4,7 @@ import json
 
 from commands import cli
 from recipes.registry import load, names
+from support.terminal import print_table
 
 
 def short(number: float) -> str:
@@ -19,7 +20,6 @@ def main() -> None:
     if args.json:
         print(json.dumps([{"name": r.name, "parameters": r.model.num_parameters, "status": r.status} for r in recipes]))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -48,5 +48,4 @@ def main() -> None:
             f"{r.layout.tp} x {r.layout.pp} x {r.layout.data_degree(gpus)}",
             r.status.partition(":")[0],
         )
-    console = Console()
-    Console(width=None if console.is_terminal else 140).print(table)
+    print_table(table)

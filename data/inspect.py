@@ -1,9 +1,10 @@
-"""Look at prepared data: `stagecraft inspect tiny`, or a run's directory, or prepared folders."""
+"""What can be seen of prepared data: its size, its most frequent tokens, some documents, the first batch of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from support.errors import UserError
+from support.terminal import console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,15 +21,16 @@ SHOWN_CHARACTERS = 300  # of a document
 SEQ_LENGTH, SEED = 256, 1234  # of the batch, where no recipe says
 
 
-class Data(NamedTuple):
-    """What is looked at, and how a run reads it."""
+class Inspected(NamedTuple):
+    """The data that is looked at, and what a run reads it with."""
 
     mixture: "Mixture"
     seq_length: int
     seed: int
 
 
-def _check_same_tokeniser(folders: list[Path]) -> None:
+def check_same_tokeniser(folders: list[Path]) -> None:
+    """Errors: `UserError` where prepared folders have different tokenisers: one table cannot count both."""
     vocabularies = {(folder / "tokeniser" / "tokenizer.json").read_bytes() for folder in folders}
     if len(vocabularies) > 1:
         raise UserError(
@@ -36,8 +38,8 @@ def _check_same_tokeniser(folders: list[Path]) -> None:
         )
 
 
-def describe(data: Data, most: int) -> dict[str, Any]:
-    """All that `show` shows; `most` is of documents and of samples."""
+def describe(data: Inspected, most: int) -> dict[str, Any]:
+    """All that `print_description` prints, as JSON. It holds about `most` documents, and `most` samples."""
     import numpy as np
 
     from data.tokens import tokenisers
@@ -67,7 +69,7 @@ def describe(data: Data, most: int) -> dict[str, Any]:
     }
 
 
-def _parts(data: Data) -> list[dict[str, Any]]:
+def _parts(data: Inspected) -> list[dict[str, Any]]:
     manifests, parts = data.mixture.manifests, data.mixture.parts
     tokens = sum(manifest["train"]["tokens"] for manifest in manifests)
     shares = sum(part.share for part in parts)
@@ -125,20 +127,34 @@ def _pieces(sample: "NDArray[np.int64]", end: int, tokeniser: "PreTrainedTokeniz
     return [tokeniser.decode(piece) for piece in np.split(sample, np.flatnonzero(sample == end) + 1) if len(piece)]
 
 
-def show(values: dict[str, Any]) -> None:
+def print_description(values: dict[str, Any]) -> None:
     """Print what `describe` found."""
-    from rich.console import Console
     from rich.rule import Rule
+
+    out, end = console(), values["tokeniser"]["end_of_document"]
+    out.print(_parts_table(values["parts"]))
+    out.print(_histogram(values["lengths"]))
+    out.print(_frequent_table(values["frequent"], values["tokens_counted"]))
+    out.print(f"{values['entries_not_seen']:,} of {values['tokeniser']['entries']:,} entries do not occur")
+    for document in values["documents"]:
+        out.print(Rule(f"document {document['index']} of {document['corpus']}, {document['tokens']:,} tokens"))
+        out.print(document["text"], markup=False)  # a text may hold what rich takes for markup, such as [red]
+    for number, sample in enumerate(values["batch"]):
+        out.print(Rule(f"sample {number} of the first batch, {len(sample)} pieces"))
+        for piece in sample:
+            out.print(piece.removesuffix(end), markup=False)
+            if piece.endswith(end):
+                out.print(Rule(end, characters="·", style="bold red"))
+
+
+def _parts_table(parts: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    terminal = Console().is_terminal
-    console = Console(width=None if terminal else 140, highlight=False)
-    end = values["tokeniser"]["end_of_document"]
-    parts = Table(
+    table = Table(
         "part", "documents", "tokens", "MB", "bytes a token", "of all tokens", "weight", title="What there is"
     )
-    for part in values["parts"]:
-        parts.add_row(
+    for part in parts:
+        table.add_row(
             part["corpus"],
             f"{part['documents']:,}",
             f"{part['tokens']:,}",
@@ -147,27 +163,20 @@ def show(values: dict[str, Any]) -> None:
             f"{part['share_of_tokens']:.2%}",
             f"{part['weight']:.2%}",
         )
-    console.print(parts)
-    console.print(_histogram(values["lengths"]))
-    frequent = Table("frequent token", "text", f"of {values['tokens_counted']:,}")
-    for token in values["frequent"]:
-        share = token["count"] / values["tokens_counted"]
-        frequent.add_row(str(token["token"]), repr(token["text"]), f"{share:.2%}")
-    console.print(frequent)
-    console.print(f"{values['entries_not_seen']:,} of {values['tokeniser']['entries']:,} entries do not occur")
-    for document in values["documents"]:
-        console.print(Rule(f"document {document['index']} of {document['corpus']}, {document['tokens']:,} tokens"))
-        console.print(document["text"], markup=False)
-    for number, sample in enumerate(values["batch"]):
-        console.print(Rule(f"sample {number} of the first batch, {len(sample)} pieces"))
-        for piece in sample:
-            text, ended = piece.removesuffix(end), piece.endswith(end)
-            console.print(text, markup=False)
-            if ended:
-                console.print(Rule(end, characters="·", style="bold red"))
+    return table
+
+
+def _frequent_table(frequent: list[dict[str, Any]], counted: int) -> Any:
+    from rich.table import Table
+
+    table = Table("frequent token", "text", f"of {counted:,}")
+    for token in frequent:
+        table.add_row(str(token["token"]), repr(token["text"]), f"{token['count'] / counted:.2%}")
+    return table
 
 
 def _histogram(lengths: list[dict[str, int]]) -> Any:
+    """A table with a bar for each length that occurs, and for those between."""
     from rich.bar import Bar
     from rich.table import Table
 

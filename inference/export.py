@@ -1,12 +1,11 @@
 """Export a run as a Hugging Face folder: `stagecraft export --run runs/gpt_tiny/…`."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from run.directory import read_recipe
 from support.errors import UserError
+from support.files import whole_folder
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -71,12 +70,6 @@ def export(run: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     model, tokeniser = load_as_hf(run)
     tokeniser.model_max_length = model.config.n_positions
-    scratch = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
+    with whole_folder(folder) as scratch:
         model.save_pretrained(str(scratch))
         tokeniser.save_pretrained(str(scratch))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

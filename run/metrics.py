@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from support.files import write_whole
+from support import files
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -21,4 +21,4 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def truncate_metrics(path: Path, step: int) -> None:
     """Forget the steps after a checkpoint: a resumed run takes them again."""
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+    files.write(path, "".join(json.dumps(line) + "\n" for line in kept))

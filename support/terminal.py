@@ -1,10 +1,28 @@
-"""Telling how far the work is: a function that is called with a line."""
+"""What commands say on a terminal: tables, and how far the work is."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLUMNS = 140  # of what goes into a file or a pipe, which have no width: enough for every table
 Say = Callable[[str], None]
+
+
+def console() -> "Console":
+    """Standard output for tables and rules: as wide as the terminal, or `COLUMNS` where it is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else COLUMNS, highlight=False)
+
+
+def print_table(table: Any) -> None:
+    """Print a rich table on standard output."""
+    console().print(table)
 
 
 def now_and_then(say: Say, seconds: float = 10.0, at_once: bool = True) -> Say:
@@ -18,3 +36,21 @@ def now_and_then(say: Say, seconds: float = 10.0, at_once: bool = True) -> Say:
             say(line)
 
     return sparing
+
+
+class StatusLine:
+    """How far the work is, on standard error: one line that is written over, or where that is no terminal, a line now
+    and then."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self.say = self._over if sys.stderr.isatty() else now_and_then(lambda line: print(line, file=sys.stderr))
+
+    def _over(self, line: str) -> None:
+        print(f"\r{line:{self._width}}", end="", file=sys.stderr, flush=True)  # padded: no rest of a longer one shows
+        self._width = len(line)
+
+    def end(self) -> None:
+        """Leave the line, so that what follows stands below it."""
+        if self._width:
+            print(file=sys.stderr)

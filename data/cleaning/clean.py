@@ -1,16 +1,15 @@
 """From a corpus to a cleaner one: a folder of JSON lines that is itself a corpus.
 
 A cleaned folder holds `part-*.jsonl.zst` and, in `_cleaning/`, `report.json` and for every stage a sample of what it
-dropped. The work goes in three walks: every document by itself, in parts that processes share; then duplicates and
-common n-grams among the fingerprints of all; then the parts again, without what is to go. What it does depends on
-neither the number of processes nor on how often it was interrupted: finished parts are not done again.
+dropped. The work has three steps. First every document is looked at by itself, in chunks that processes share. Then
+duplicates and common n-grams are found among the fingerprints of all documents. Then the chunks are read again and
+written without what has to go. The result depends neither on the number of processes nor on how often the work was
+interrupted: a finished chunk is not done again.
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import time
@@ -28,23 +27,25 @@ from numpy.typing import NDArray
 from data.cleaning import decontamination, duplicates, filters
 from data.cleaning.ngrams import Hashes, word_hashes
 from data.cleaning.stages import Settings
-from data.cleaning.tally import Count, Tally, size
+from data.cleaning.tally import Count, Tally
 from data.corpus import corpora
+from data.corpus.document import utf8_bytes
 from data.corpus.sources import Document, Piece, Problems, read_pieces
 from support.errors import UserError
+from support.files import PARTIAL, enough_room, give_name, locked, write, write_json
 from support.terminal import Say, now_and_then
-from support.workers import processes
+from support.workers import Pool
 
 ABOUT, WORK = "_cleaning", "_work"  # readers of a corpus leave out names that begin with an underscore or a dot
-PART_CHARACTERS = 16_000_000  # of a part, or one longer document
+CHUNK_CHARACTERS = 16_000_000  # of a chunk at most, or one longer document
 
 
 def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda line: None) -> dict[str, Any]:
     """Clean a corpus into the folder `out`, which appears when it is whole; return its report.
 
-    An interrupted call leaves `<out>.partial`, and the same call goes on with it. Memory: of each process some
-    fifteen times `PART_CHARACTERS`, and where the corpus is read two of that for each process besides; with near
-    duplicates 80 bytes a document (and 500 on disk, for the time).
+    An interrupted call leaves `<out>.partial`, and the same call goes on with it. Memory: each process holds some
+    fifteen times `CHUNK_CHARACTERS`, and the one that reads the corpus two chunks more for each process. Near
+    duplicates take 80 bytes a document, and 500 on disk as long as the work lasts.
     Errors: `UserError` where input or output will not do, or nothing is left.
     """
     if workers < 1:
@@ -55,24 +56,24 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
     problems = Problems(bool(settings.skip))
     _check_apart(settings.corpus, out)
     for cache in (_evaluation, _common, _names):
-        cache.cache_clear()  # they go by the path alone
+        cache.cache_clear()  # their key is the path of the work, and an earlier call may have used it for other work
     with _claim(out, _identity(settings, corpus, against)) as work:
         began = time.monotonic()
         if against and not (work / "evaluation.npz").exists():
-            # Nothing is skipped here: what is not read would not be cut out.
+            # Bad input is an error here, even with `skip`: a text that is not read would stay in the corpus.
             _save_evaluation(settings.against, read_pieces(against), work, say)
         stream = read_pieces(corpus, problems)
-        with processes(workers) as run:
+        with Pool(workers) as pool:
             first = Tally()
-            for tally in run(_filter_part, _parts_to_filter(stream, settings, work)):
+            for tally in pool.run(_filter_chunk, _chunks(stream, settings, work)):
                 first.add(tally)
                 speed = first.bytes / 1e6 / (time.monotonic() - began)
                 say(f"filtered {first.documents:,} documents, {first.bytes / 1e6:,.1f} MB, {speed:,.1f} MB/s")
             total = _total(work)
-            jobs = _decide(settings, work, total, against, say)
-            for done, tally in enumerate(run(_finish_part, jobs), start=1):
+            fates = _decide(settings, work, total, against, say)
+            for done, tally in enumerate(pool.run(_finish_chunk, fates), start=1):
                 first.add(tally)
-                say(f"wrote part {done} of {total}")
+                say(f"wrote chunk {done} of {total}")
         if not first.kept:
             shutil.rmtree(work.parent)
             raise UserError(_why_nothing_is_left(settings, first))
@@ -84,10 +85,10 @@ def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda lin
 
 
 def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda line: None) -> Path:
-    """Make sure that a corpus is cleaned in a folder below `root`; return it. Safe when several processes ask together.
+    """Make sure that a corpus is cleaned in a folder below `root`; return it. Several processes may ask at once.
 
-    Another folder is made where the settings or the local files that it is made from have changed, and where input may
-    be skipped. The hub is not asked where the folder is there.
+    The name of the folder depends on the settings, on the state of the local files that it is made from, and on whether
+    input may be skipped. The hub is not asked where the folder is there.
     """
     inputs = [corpora.state(corpus) for corpus in (settings.corpus, settings.against) if corpus]
     made_from = json.dumps([settings.corpus, settings.stages, inputs])
@@ -99,9 +100,7 @@ def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda 
     folder = (
         lacking if not whole.exists() and (settings.skip or (settings.skip is None and lacking.exists())) else whole
     )
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"cleaning {settings.corpus}: {', '.join(settings.stages)}")
             report = clean(settings, folder, workers, now_and_then(say))
@@ -122,18 +121,18 @@ def _check_apart(corpus: str, out: Path) -> None:
 
 @contextmanager
 def _claim(out: Path, identity: str) -> Iterator[Path]:
-    """The working folder of a cleaning, held by this process alone; an earlier one's if it has the same identity."""
-    scratch = out.with_name(out.name + ".partial")
+    """The working folder of a cleaning, locked for this process. One of the same identity goes on where it was.
+
+    Errors: `UserError` where another process holds it, or its cleaning has another identity; `NoRoomError` where the
+    disk is full.
+    """
+    scratch = out.with_name(out.name + PARTIAL)
     work = scratch / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is cleaning into {out}; wait for it or give another folder") from None
+    busy = f"another process is cleaning into {out}; wait for it or give another folder"
+    with enough_room(scratch), locked(work / "lock", busy):
         kept = work / "identity.json"
         if not kept.exists():
-            write(kept, identity.encode())
+            write(kept, identity)
         elif kept.read_text() != identity:
             raise UserError(f"{scratch} was begun with other settings or files; give those, or remove it")
         try:
@@ -144,29 +143,14 @@ def _claim(out: Path, identity: str) -> Iterator[Path]:
 
 
 def _inputs(settings: Settings) -> tuple[list[Piece], list[Piece]]:
-    """What the corpus and the evaluation texts are read from. Errors: `UserError` where there is no such thing."""
+    """The pieces of the corpus and of the evaluation texts. Errors: `UserError` where one of them does not exist."""
     return corpora.pieces(settings.corpus), corpora.pieces(settings.against) if settings.against else []
 
 
 def _identity(settings: Settings, corpus: list[Piece], against: list[Piece]) -> str:
-    """What the result depends on, as JSON."""
+    """All that the result depends on, as JSON."""
     inputs = [[piece.identity() for piece in pieces] for pieces in (corpus, against)]
     return json.dumps([settings.corpus, settings.stages, bool(settings.skip), inputs])
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; the same command goes on from there", str(path)) from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _write_records(path: Path, records: Iterable[dict[str, str]]) -> None:
@@ -187,8 +171,11 @@ def _read_records(path: Path) -> Iterator[dict[str, str]]:
             yield json.loads(line)
 
 
-class Files:
-    """What is kept of a part between the walks. A part whose `tally` exists is whole."""
+class ChunkFiles:
+    """What is kept of a chunk between the steps.
+
+    The first step writes `tally` last, and the last step `finished_tally`: where it exists, the chunk's step is done.
+    """
 
     def __init__(self, work: Path, number: int) -> None:
         stem = f"part-{number:05d}"
@@ -208,11 +195,11 @@ def _save(path: Path, array: NDArray[Any]) -> None:
     write(path, buffer.getvalue())
 
 
-# --- First walk: every document by itself ----------------------------------------------------------------------------
+# --- First step: every document by itself ----------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """A part to filter; without documents where that is done already."""
+class Chunk(NamedTuple):
+    """Consecutive documents to filter; none where that is done already."""
 
     settings: Settings
     work: Path
@@ -220,19 +207,20 @@ class Part(NamedTuple):
     documents: list[Document]
 
 
-def _parts_to_filter(stream: Iterator[Document], settings: Settings, work: Path) -> Iterator[Part]:
-    chunk: list[Document] = []
+def _chunks(stream: Iterator[Document], settings: Settings, work: Path) -> Iterator[Chunk]:
+    """Cut a corpus into chunks. When it was read to its end, their number is kept."""
+    held: list[Document] = []
     number = characters = 0
     for document in stream:
-        if chunk and characters + len(document.text) > PART_CHARACTERS:
-            yield Part(settings, work, number, [] if Files(work, number).tally.exists() else chunk)
-            chunk, characters, number = [], 0, number + 1
-        chunk.append(document)
+        if held and characters + len(document.text) > CHUNK_CHARACTERS:
+            yield Chunk(settings, work, number, [] if ChunkFiles(work, number).tally.exists() else held)
+            held, characters, number = [], 0, number + 1
+        held.append(document)
         characters += len(document.text)
-    if chunk:
-        yield Part(settings, work, number, [] if Files(work, number).tally.exists() else chunk)
+    if held:
+        yield Chunk(settings, work, number, [] if ChunkFiles(work, number).tally.exists() else held)
         number += 1
-    write(work / "total.json", json.dumps(number).encode())
+    write_json(work / "total.json", number)
 
 
 def _total(work: Path) -> int:
@@ -240,36 +228,36 @@ def _total(work: Path) -> int:
     return total
 
 
-def _filter_part(part: Part) -> Tally:
-    """Filter the documents of a part and keep what stays with its fingerprints."""
-    files = Files(part.work, part.number)
-    if not part.documents:
+def _filter_chunk(chunk: Chunk) -> Tally:
+    """Filter the documents of a chunk, and keep those that stay and their fingerprints."""
+    files = ChunkFiles(chunk.work, chunk.number)
+    if not chunk.documents:
         return Tally.from_dict(json.loads(files.tally.read_text()))
-    tally, stages = Tally(), part.settings.filters()
-    kept = [document for document in (_filter(d, stages, tally) for d in part.documents) if document]
+    tally, stages = Tally(), chunk.settings.filters()
+    kept = [document for document in (_filter(d, stages, tally) for d in chunk.documents) if document]
     _write_records(files.records, ({"text": d.text, "name": d.name, "split": d.split} for d in kept))
-    write(files.names, json.dumps([document.name for document in kept]).encode())
-    _save_fingerprints(part.settings, part.work, files, [document.text for document in kept])
-    write(files.tally, json.dumps(tally.to_dict()).encode())
+    write(files.names, json.dumps([document.name for document in kept]))
+    _save_fingerprints(chunk.settings, chunk.work, files, [document.text for document in kept])
+    write(files.tally, json.dumps(tally.to_dict()))
     return tally
 
 
 def _filter(document: Document, stages: dict[str, filters.Filter], tally: Tally) -> Document | None:
     text = document.text
     tally.documents += 1
-    tally.bytes += size(text)
+    tally.bytes += utf8_bytes(text)
     for stage, look in stages.items():
         verdict = look(text)
         if verdict.rule:
             tally.drop(stage, document.name, text, verdict.rule, partial(str, verdict.detail))
             return None
         if verdict.text != text:
-            tally.change(stage, document.name, size(text) - size(verdict.text), verdict.detail)
+            tally.change(stage, document.name, utf8_bytes(text) - utf8_bytes(verdict.text), verdict.detail)
         text = verdict.text
     return Document(document.name, text, document.split)
 
 
-def _save_fingerprints(settings: Settings, work: Path, files: Files, texts: list[str]) -> None:
+def _save_fingerprints(settings: Settings, work: Path, files: ChunkFiles, texts: list[str]) -> None:
     if "exact" in settings.arguments:
         raw = b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts)
         _save(files.digests, np.frombuffer(raw, np.uint64).reshape(-1, 2))
@@ -313,9 +301,10 @@ def _evaluation(work: Path) -> decontamination.Evaluation:
 
 
 class Fate(NamedTuple):
-    """What becomes of a part: for each of its documents the first equal and the first similar document of the corpus.
+    """What becomes of a chunk: for each of its documents the first equal and the first similar document of the corpus.
 
-    `offsets` says with which document each part begins; `matched` are the rows that overlap with evaluation texts.
+    Documents are numbered through the corpus, and `offsets` are the numbers of the chunks' first documents. `matched`
+    are the rows of the chunk that overlap with evaluation texts.
     """
 
     settings: Settings
@@ -328,22 +317,23 @@ class Fate(NamedTuple):
 
 
 def _decide(settings: Settings, work: Path, total: int, against: list[Piece], say: Say) -> list[Fate]:
-    parts = [Files(work, number) for number in range(total)]
-    counts = [len(json.loads(files.names.read_text())) for files in parts]
+    """Find what has to go for what stands in other documents, over all `total` chunks."""
+    chunks = [ChunkFiles(work, number) for number in range(total)]
+    counts = [len(json.loads(files.names.read_text())) for files in chunks]
     offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64))).astype(np.int64)
     everything = np.arange(offsets[-1])
     equal = similar = everything
     if "exact" in settings.arguments and len(everything):
-        equal = duplicates.first_equal(np.concatenate([np.load(files.digests) for files in parts]))
+        equal = duplicates.first_equal(np.concatenate([np.load(files.digests) for files in chunks]))
         say(f"{np.count_nonzero(equal != everything):,} of {len(everything):,} documents are duplicates")
     if "near" in settings.arguments and len(everything):
-        signatures = [np.load(files.signatures, mmap_mode="r") for files in parts]
+        signatures = [np.load(files.signatures, mmap_mode="r") for files in chunks]
         similar = duplicates.first_similar(signatures, equal == everything, settings.threshold)
         say(f"{np.count_nonzero(similar != everything):,} more are near duplicates")
     alive = (equal == everything) & (similar == everything)
     matched = [frozenset[int]()] * total
     if "decontaminate" in settings.arguments:
-        found = [np.load(files.matches) for files in parts]
+        found = [np.load(files.matches) for files in chunks]
         matched = [frozenset(map(int, rows[:, 0])) for rows in found]
         _trace(found, offsets, alive, against, work, say)
     return [
@@ -360,7 +350,7 @@ def _trace(
     work: Path,
     say: Say,
 ) -> None:
-    """Keep the common n-grams among the matches of all parts, and what becomes of each evaluation text."""
+    """Save which n-grams are common among the matches of all chunks, and what becomes of each evaluation text."""
     rows = [matches[:, 0].astype(np.int64) + offset for matches, offset in zip(found, offsets, strict=False)]
     documents = np.concatenate([np.empty(0, np.int64), *rows])
     hashes = np.concatenate([np.empty(0, np.uint64), *(matches[:, 1] for matches in found)])
@@ -370,31 +360,32 @@ def _trace(
     count = len(np.unique(overlap.documents))
     say(f"{count:,} documents overlap, {len(common):,} common n-grams are left alone")
     _save(work / "common.npy", common)
-    write(work / "found.json", json.dumps(overlap.report(read_pieces(against))).encode())
+    write_json(work / "found.json", overlap.report(read_pieces(against)))
 
 
-# --- Second walk: write what stays -----------------------------------------------------------------------------------
+# --- Last step: write what stays -------------------------------------------------------------------------------------
 
 
-def _finish_part(fate: Fate) -> Tally:
-    """Write a part without the duplicates and the overlaps."""
-    files = Files(fate.work, fate.number)
+def _finish_chunk(fate: Fate) -> Tally:
+    """Write a chunk without the duplicates and the overlaps."""
+    files = ChunkFiles(fate.work, fate.number)
     if files.finished_tally.exists():
         return Tally.from_dict(json.loads(files.finished_tally.read_text()))
     tally = Tally()
     kept = []
     for row, record in enumerate(_read_records(files.records)):
-        for piece in _pieces(fate, row, record, tally):
+        for piece in _what_stays(fate, row, record, tally):
             kept.append({key: value for key, value in piece.items() if value})
             tally.kept += 1
-            tally.kept_bytes += size(piece["text"])
+            tally.kept_bytes += utf8_bytes(piece["text"])
     if kept:
         _write_records(files.finished, kept)
-    write(files.finished_tally, json.dumps(tally.to_dict()).encode())
+    write(files.finished_tally, json.dumps(tally.to_dict()))
     return tally
 
 
-def _pieces(fate: Fate, row: int, record: dict[str, str], tally: Tally) -> list[dict[str, str]]:
+def _what_stays(fate: Fate, row: int, record: dict[str, str], tally: Tally) -> list[dict[str, str]]:
+    """The records that a document becomes: none, itself, or what is left between the overlaps that are cut out."""
     name, text = record["name"], record["text"]
     here = int(fate.offsets[fate.number]) + row
     for stage, first, rule in (("exact", fate.equal, "duplicate"), ("near", fate.similar, "near duplicate")):
@@ -408,7 +399,7 @@ def _pieces(fate: Fate, row: int, record: dict[str, str], tally: Tally) -> list[
         rule = f"over {decontamination.MOST_CUTS} cuts" if len(removed) > decontamination.MOST_CUTS else "nothing left"
         tally.drop("decontaminate", name, text, rule, partial(str, f"{len(removed)} cuts"))
     elif removed:
-        gone = size(text) - sum(map(size, pieces))
+        gone = utf8_bytes(text) - sum(map(utf8_bytes, pieces))
         tally.change("decontaminate", name, gone, "\n[…]\n".join(removed))
     if len(pieces) == 1:
         return [{**record, "text": pieces[0]}]
@@ -421,13 +412,14 @@ def _common(work: Path) -> Hashes:
 
 
 def _like(fate: Fate, document: int) -> str:
-    part = int(np.searchsorted(fate.offsets, document, side="right")) - 1
-    return f"like {_names(fate.work, part)[document - int(fate.offsets[part])]}"
+    """Words for a report that name the document which another one repeats."""
+    chunk = int(np.searchsorted(fate.offsets, document, side="right")) - 1
+    return f"like {_names(fate.work, chunk)[document - int(fate.offsets[chunk])]}"
 
 
 @lru_cache(maxsize=16)
-def _names(work: Path, part: int) -> list[str]:
-    names: list[str] = json.loads(Files(work, part).names.read_text())
+def _names(work: Path, chunk: int) -> list[str]:
+    names: list[str] = json.loads(ChunkFiles(work, chunk).names.read_text())
     return names
 
 
@@ -476,7 +468,9 @@ def _finish(work: Path, out: Path, tally: Tally, report: dict[str, Any]) -> None
     about.mkdir(exist_ok=True)
     for stage, count in tally.stages.items():
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for _, record in count.samples]
-        write(about / f"{stage}.jsonl", "".join(lines).encode())
-    write(about / "report.json", (json.dumps(report, indent=2) + "\n").encode())
-    os.replace(work.parent, out)
+        write(about / f"{stage}.jsonl", "".join(lines))
+    write_json(about / "report.json", report)
+    for left in work.parent.glob(f".*{PARTIAL}"):  # of a process that was killed
+        left.unlink()
+    give_name(work.parent, out)
     shutil.rmtree(out / work.name)

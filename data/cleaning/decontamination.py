@@ -1,10 +1,11 @@
 """Overlap with evaluation sets: found by 13-grams and cut out, as GPT-3 and MT-NLG did.
 
 Brown et al. 2020 (arXiv:2005.14165), appendix C; Smith et al. 2022 (arXiv:2201.11990), section 3.1. An n-gram of an
-evaluation text that is found in a document is cut out with 200 characters on either side; pieces under 200 characters
-go with it; a document cut in more than ten places goes as a whole. An n-gram found in more than ten documents is
-a common phrase and stays, even where all of a question is: so every text that was found is listed, with its fate.
-Evaluation texts of 8 to 12 words are looked for as a whole; shorter ones match by chance.
+evaluation text that is found in a document is cut out with 200 characters on either side. Pieces under 200 characters
+go with it, and a document cut in more than ten places goes as a whole. An n-gram that is in more than ten documents is
+a common phrase and stays, even if it is all of a question. Therefore every text that was found is listed, with its
+fate. Evaluation texts of 8 to 12 words are looked for as a whole. Shorter ones are not looked for: they match by
+chance.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,13 +24,13 @@ MARGIN = 200  # characters
 LEAST_PIECE = 200  # characters
 MOST_CUTS = 10
 COMMON_DOCUMENTS = 10
-TABLE_BITS = 23  # of a hash, by which most n-grams are found not to be there without searching
-FIRST_WORDS = 80  # characters of an evaluation text, by which a report names it
+TABLE_BITS = 23  # of a hash; a table by these tells of most n-grams, without a search, that they are not there
+FIRST_WORDS = 80  # characters of an evaluation text that a report shows
 
 
 @dataclass
 class Evaluation:
-    """The n-grams of evaluation sets, as sorted hashes by n; how many texts there were and how many too short."""
+    """The n-grams of evaluation sets, as sorted hashes by n. It counts the texts, and those that are too short."""
 
     hashes: dict[int, Hashes]
     texts: int = 0
@@ -75,7 +76,7 @@ def _slot(hashes: Hashes) -> Hashes:
 
 
 def _places(known: Hashes, wanted: Hashes) -> NDArray[np.int64]:
-    """Where each hash stands among sorted ones, -1 where it does not, [wanted]."""
+    """The place of each hash among sorted ones, or -1 where it is not among them, [wanted]."""
     if not len(known):
         return np.full(len(wanted), -1)
     places = np.searchsorted(known, wanted)
@@ -84,7 +85,7 @@ def _places(known: Hashes, wanted: Hashes) -> NDArray[np.int64]:
 
 
 def _grams(text: str) -> tuple[int, Hashes]:
-    """The n-grams that an evaluation text is looked for by, and their n; 0 and none where it is too short."""
+    """The n-grams of an evaluation text, and their n. Where it is too short, n is 0 and there are none."""
     words = word_hashes(text)
     n = min(LONGEST, len(words)) if len(words) >= SHORTEST else 0
     return n, ngram_hashes(words, n) if n else np.empty(0, np.uint64)
@@ -94,8 +95,9 @@ def _grams(text: str) -> tuple[int, Hashes]:
 class Found:
     """What became of an evaluation text that is in the corpus.
 
-    `number` is its place among the evaluation texts, from 1. Of the `documents` that hold an n-gram of it, it was cut
-    out of `cut_from`; those `left_in` hold only n-grams that are in more than ten documents. `whole_in` hold all of it.
+    `number` is its place among the evaluation texts, from 1. `documents` is how many documents hold an n-gram of it.
+    It was cut out of `cut_from` of them. The others, `left_in`, hold only n-grams that are in more than ten documents.
+    `whole_in` is how many documents hold all of it.
     """
 
     number: int
@@ -110,7 +112,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which n-grams are in which documents: those of n-gram i are in `documents` from `edges[i]` to `edges[i + 1]`."""
+    """Which n-grams are in which documents: n-gram i is in `documents[edges[i] : edges[i + 1]]`."""
 
     grams: Hashes
     edges: NDArray[np.int64]
@@ -118,7 +120,7 @@ class Overlap:
 
     @classmethod
     def of(cls, documents: NDArray[np.int64], hashes: Hashes) -> "Overlap":
-        """Count each n-gram once a document; both arguments [matches]."""
+        """Take each n-gram once for a document. Both arguments are [matches]."""
         order = np.lexsort((documents, hashes))
         hashes, documents = hashes[order], documents[order]
         new = np.ones(len(hashes), bool)
@@ -128,7 +130,7 @@ class Overlap:
 
     @property
     def is_common(self) -> NDArray[np.bool_]:
-        """Of each n-gram whether more than ten documents hold it, [n-grams]."""
+        """Whether more than ten documents hold an n-gram, for each of them, [n-grams]."""
         return np.diff(self.edges) > COMMON_DOCUMENTS
 
     @property
@@ -137,10 +139,10 @@ class Overlap:
         return self.grams[self.is_common]
 
     def report(self, texts: Iterable[Document]) -> dict[str, Any]:
-        """What became of the evaluation texts, as JSON: how many there were, and a `Found` of each that was found."""
+        """What became of the evaluation texts, as JSON: their number, and a `Found` for each that was found."""
         is_common = self.is_common
 
-        @lru_cache(maxsize=1024)  # texts that begin alike are often found by the beginning alone
+        @lru_cache(maxsize=1024)  # many texts begin alike and are found by the same few n-grams
         def count(key: bytes) -> tuple[int, int, int]:
             rows = np.frombuffer(key, np.int64)
             documents, grams = np.unique(self._documents(rows), return_counts=True)
@@ -166,13 +168,13 @@ class Overlap:
         return {**counts, "found": found}
 
     def _documents(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The documents of some n-grams, with repeats."""
+        """The documents that hold some n-grams; one that holds several of them comes several times."""
         parts = [self.documents[self.edges[row] : self.edges[row + 1]] for row in rows]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def summary(report: dict[str, Any] | None) -> list[str]:
-    """What to print of an `Overlap.report`: a line of counts, and a warning where a whole text stays in the corpus."""
+    """The lines to print of an `Overlap.report`: the counts, and a warning where a whole text stays in the corpus."""
     if report is None:
         return []
     found = report["found"]
@@ -194,7 +196,7 @@ def summary(report: dict[str, Any] | None) -> list[str]:
 
 
 def cut(text: str, evaluation: Evaluation, left_alone: Hashes) -> tuple[list[str], list[str]]:
-    """What stays of a text, in pieces, and what is cut out; nothing stays of one cut in more than ten places."""
+    """The pieces of a text that stay, and those that are cut out. Nothing stays where there are more than ten cuts."""
     starts, lengths, hashes = evaluation.matches(word_hashes(text))
     counts = ~np.isin(hashes, left_alone)
     if not counts.any():

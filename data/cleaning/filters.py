@@ -1,8 +1,8 @@
 """Rules that look at one document: repair of its Unicode, its language, its quality.
 
-Each takes a text and returns a `Verdict`: the text as it is to be kept, or the rule by which it is not. The rules of
-Gopher and C4 were written for English web pages; they say nothing sensible about text without spaces between its
-words, about code or about verse.
+Each takes a text and returns a `Verdict`: the text to keep, or the rule by which it is dropped. The rules of Gopher and
+C4 were written for English web pages. They say nothing sensible about code, about verse, or about text without spaces
+between its words.
 """
 
 import re
@@ -16,7 +16,7 @@ from data.cleaning.ngrams import extend, repeats
 
 
 class Verdict(NamedTuple):
-    """`text` is what stays. `rule` is "" or what drops the whole document; `detail` is the figure, for a person."""
+    """`text` is what stays. `rule` is "", or the rule that drops the whole document, and `detail` is the figure."""
 
     text: str
     rule: str = ""
@@ -27,8 +27,8 @@ Filter = Callable[[str], Verdict]
 
 # --- Unicode ---------------------------------------------------------------------------------------------------------
 
-# All that ftfy may change has something else than plain ASCII, the most usual typography and the characters of Chinese
-# and Japanese, or an HTML entity.
+# ftfy changes nothing in a text of ASCII, usual typography, and Chinese and Japanese characters, unless it holds an
+# HTML entity. This finds what is something else, so that ftfy, which is slow, need not look at the rest.
 _SUSPICIOUS = re.compile(
     "[^\n\t\x20-\x7e\xa0–—‘’“”…•\u3001-\u3020\u3041-\u3096\u30a1-\u30fc\u4e00-\u9fff\uff01-\uff5e]|&#?[0-9A-Za-z]{1,24};"
 )
@@ -37,9 +37,9 @@ _SUSPICIOUS = re.compile(
 def repair(text: str) -> Verdict:
     """Mend what broke on the way: mojibake, HTML entities, control characters, line ends; normalise to NFC (ftfy).
 
-    Typography stays: curly quotes are no damage, nor are the full-width forms of Chinese and Japanese. Entities are
-    left alone in a text that has `<` in it, which may be HTML on purpose. ftfy looks at lines one by one, so lines
-    that are beyond suspicion need not be shown to it.
+    Typography stays: curly quotes are no damage, and neither are the full-width forms of Chinese and Japanese. Entities
+    stay in a text that has `<` in it, which may be HTML on purpose. ftfy looks at each line by itself, so it is shown
+    only the lines that are suspicious.
     """
     if not _SUSPICIOUS.search(text):
         return Verdict(text)
@@ -65,14 +65,12 @@ def _ftfy(unescape_html: bool) -> Callable[[str], str]:
 
 # --- Language --------------------------------------------------------------------------------------------------------
 
-LANGUAGE_CHARACTERS = 2000  # of a document, shown to the language model; more changes hardly a verdict
-LANGUAGE_CONFIDENCE = (
-    0.65  # FineWeb's (Penedo et al. 2024, arXiv:2406.17557, section 3.3), with the same fastText model
-)
+LANGUAGE_CHARACTERS = 2000  # of a document are shown to the language model; more of them hardly change a verdict
+LANGUAGE_CONFIDENCE = 0.65  # as FineWeb, with the same model (Penedo et al. 2024, arXiv:2406.17557, section 3.3)
 
 
 def language_of(text: str) -> tuple[str, float]:
-    """ISO 639 code and probability of a text's language, by fastText's lid.176 (Joulin et al. 2016), its small form."""
+    """ISO 639 code and probability of a text's language, by the small lid.176 of fastText (Joulin et al. 2016)."""
     best = _detector().detect(text[:LANGUAGE_CHARACTERS], model="lite", k=1)
     return (best[0]["lang"], best[0]["score"]) if best else ("unknown", 0.0)
 
@@ -134,7 +132,7 @@ def _letterless(words: list[str]) -> int:
 
 
 def _stop_words(words: list[str]) -> int:
-    """How many different stop words there are, at least where it is fewer than two."""
+    """How many different stop words there are. Where there are two or more, some with capitals may not be counted."""
     found = len(STOP_WORDS.intersection(words))
     return found if found >= 2 else len(STOP_WORDS.intersection(map(str.lower, words)))
 
@@ -150,8 +148,8 @@ DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 def gopher_repetition(text: str) -> Verdict:
     """Repetition removal of MassiveText (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, table A1).
 
-    A line, paragraph or n-gram is a duplicate from its second occurrence on. The characters of n-grams are those of
-    their words, and of all words together; a word in several duplicate n-grams counts once.
+    A line, paragraph or n-gram is a duplicate from its second occurrence on. The characters of an n-gram are those of
+    its words, without spaces. A word in several duplicate n-grams counts once.
     """
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
@@ -175,7 +173,7 @@ def gopher_repetition(text: str) -> Verdict:
 
 
 def duplicate_shares(pieces: list[str]) -> tuple[float, float]:
-    """What share of the pieces occurred before, and what share of the characters is in those."""
+    """The share of the pieces that occurred before, and the share of the characters that is in those pieces."""
     if not pieces:
         return 0.0, 0.0
     once = set(pieces)
@@ -184,16 +182,18 @@ def duplicate_shares(pieces: list[str]) -> tuple[float, float]:
 
 
 def repeated_ngrams(words: list[str], longest: int) -> Iterator[tuple[int, float, float]]:
-    """For n from 2, while any n-gram occurs twice: n and the shares of the characters of all words that are in the
-    most frequent n-gram (of equally frequent ones the longest) and in n-grams that occurred before.
+    """How much text is in repeated n-grams, for n from 2 on, as long as any n-gram occurs twice.
+
+    Yields n, the share of the characters in the most frequent n-gram (the longest of equally frequent ones), and the
+    share in n-grams that occurred before.
     """
-    # Python's own string hash differs from process to process; whether two are equal does not.
+    # Python's own string hash differs from process to process, but here only equality counts.
     hashes = np.fromiter(map(hash, words), np.int64, len(words)).astype(np.uint64)
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     ends = np.concatenate(([0], np.cumsum(lengths)))
     starts, grams = np.arange(len(words)), hashes
     for n in range(2, longest + 1):
-        # Only where the shorter n-gram occurs twice can the longer one.
+        # An n-gram can occur twice only where the shorter one that begins there does: the others are gone already.
         inside = starts + n <= len(words)
         starts = starts[inside]
         grams = extend(grams[inside], hashes[starts + n - 1])
@@ -223,7 +223,8 @@ LEAST_WORDS_A_LINE, LEAST_SENTENCES, LONGEST_WORD = 5, 3, 1000
 def c4(text: str) -> Verdict:
     """C4's page cleaning (Raffel et al. 2020, arXiv:1910.10683, section 2.2): keep the lines that are sentences.
 
-    Without its list of bad words, which drops much that is harmless, and its duplicate spans of three sentences.
+    Two of its rules are left out: the list of bad words, which drops much that is harmless, and the removal of
+    duplicate spans of three sentences.
     """
     kept: list[str] = []
     removed: list[str] = []

@@ -1,4 +1,4 @@
-"""What a corpus can be cleaned by: the stages, their order, and how they are written, such as "near:0.8"."""
+"""The stages by which a corpus can be cleaned, their order, and how they are written, such as "near:0.8"."""
 
 import difflib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ STAGES = {
     "exact": "drop documents equal to an earlier one",
     "near:0.8": "drop documents whose word 5-grams are so similar to an earlier one's",
     "decontaminate:evals.jsonl": "cut out what shares a 13-gram with these evaluation texts",
-}  # in the order in which they run, with an example of an argument where they take one
+}  # in the order in which they run; a stage that takes an argument has an example of it
 ORDER = tuple(stage.partition(":")[0] for stage in STAGES)
 TAKES_ARGUMENT = tuple(stage.partition(":")[0] for stage in STAGES if ":" in stage)
 DEFAULT = ("unicode", "gopher-quality", "gopher-repetition", "exact", "near")
@@ -25,11 +25,11 @@ DEFAULT = ("unicode", "gopher-quality", "gopher-repetition", "exact", "near")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to clean and how: stages such as "unicode" or "language:en+de"; "default" stands for those of `DEFAULT`.
+    """What to clean and how: stages such as "unicode" or "language:en+de". "default" stands for those of `DEFAULT`.
 
-    Once made, `stages` are the ones that run, in their order. With `skip`, input that cannot be read is skipped and
-    counted; with None it is an error, but a folder that was made without such input will do. Errors: `UserError` for a
-    stage or an argument that there is not.
+    After `__init__`, `stages` are those that run, in their order. `skip` says what happens to input that cannot be
+    read: with True it is skipped and counted, with False it is an error. With None it is an error too, but an existing
+    folder that lacks such input is taken. Errors: `UserError` for an unknown stage or argument.
     """
 
     corpus: str
@@ -51,7 +51,7 @@ class Settings:
 
     @property
     def arguments(self) -> dict[str, str]:
-        """The stages that run, in their order, each with its argument, "" where it has none."""
+        """The stages that run, in their order, each with its argument, or "" where it has none."""
         return dict(stage.partition(":")[::2] for stage in self.stages)
 
     @property
@@ -65,7 +65,7 @@ class Settings:
         return self.arguments.get("decontaminate", "")
 
     def filters(self) -> dict[str, filters.Filter]:
-        """The stages that look at one document."""
+        """The stages that look at one document at a time."""
         known: dict[str, filters.Filter] = {
             "unicode": filters.repair,
             "language": partial(filters.language, wanted=frozenset(self.arguments.get("language", "").split("+"))),

@@ -8,18 +8,19 @@ from typing import Any
 
 import xxhash
 
+from data.corpus.document import utf8_bytes
+
 SAMPLES = 50  # of each stage
 SAMPLE_CHARACTERS = 2000  # of each sample
 
 
-def size(text: str) -> int:
-    """UTF-8 bytes of a text."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
 @dataclass
 class Count:
-    """What one stage did. A sample is (key, record); those with the lowest keys stay, whatever order they come in."""
+    """What one stage did, with samples of it as (key, record).
+
+    A key is a hash, and the samples with the lowest keys stay. So they are a uniform sample, and the same one whatever
+    the order in which the documents come.
+    """
 
     dropped: int = 0
     changed: int = 0
@@ -28,16 +29,17 @@ class Count:
     samples: list[tuple[int, dict[str, str]]] = field(default_factory=list)
 
     def note(self, name: str, rule: str, detail: Callable[[], str], text: str) -> None:
-        """Offer a sample: `text` is what was dropped, or what a change removed or repaired."""
+        """Offer a sample. `text` is the text that was dropped, or what a change removed or repaired in it."""
         key = xxhash.xxh3_64_intdigest(f"{name}\n{text[:SAMPLE_CHARACTERS]}".encode())
         if len(self.samples) >= SAMPLES and key > max(key for key, _ in self.samples):
             return
         record = {"name": name, "rule": rule, "detail": detail(), "text": text[:SAMPLE_CHARACTERS]}
         self.samples.append((key, record))
-        if len(self.samples) > 4 * SAMPLES:
-            self._thin()
+        if len(self.samples) > 4 * SAMPLES:  # not at each one: finding the lowest takes longer than keeping a few more
+            self.thin()
 
-    def _thin(self) -> None:
+    def thin(self) -> None:
+        """Keep the samples with the lowest keys."""
         self.samples = heapq.nsmallest(SAMPLES, self.samples, key=lambda sample: (sample[0], sample[1]["name"]))
 
     def add(self, other: "Count") -> None:
@@ -47,7 +49,7 @@ class Count:
         self.bytes_removed += other.bytes_removed
         self.rules.update(other.rules)
         self.samples += other.samples
-        self._thin()
+        self.thin()
 
 
 @dataclass
@@ -61,15 +63,15 @@ class Tally:
     stages: dict[str, Count] = field(default_factory=dict)
 
     def drop(self, stage: str, name: str, text: str, rule: str, detail: Callable[[], str]) -> None:
-        """Count a document that a stage dropped; `detail` is worked out where the document becomes a sample."""
+        """Count a document that a stage dropped. `detail` is called only if the document becomes a sample."""
         count = self.stages.setdefault(stage, Count())
         count.dropped += 1
-        count.bytes_removed += size(text)
+        count.bytes_removed += utf8_bytes(text)
         count.rules[rule] += 1
         count.note(name, rule, detail, text)
 
     def change(self, stage: str, name: str, removed_bytes: int, what: str) -> None:
-        """Count a document that a stage changed; `what` is a sample of what is gone."""
+        """Count a document that a stage changed. `what` is text that the change removed or repaired."""
         count = self.stages.setdefault(stage, Count())
         count.changed += 1
         count.bytes_removed += removed_bytes
@@ -87,7 +89,7 @@ class Tally:
     def to_dict(self) -> dict[str, Any]:
         """JSON form, from which `from_dict` makes an equal one."""
         for count in self.stages.values():
-            count._thin()
+            count.thin()
         return {**vars(self), "stages": {stage: vars(count) for stage, count in self.stages.items()}}
 
     @classmethod

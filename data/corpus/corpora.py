@@ -1,8 +1,8 @@
-"""Corpora by name, by path or by hub id, all as pieces of documents.
+"""Corpora by name, by path or by hub id, all as pieces that hold documents.
 
-`documents("shakespeare")`, `documents("my/notes.jsonl.zst")` and `documents("allenai/c4:en@main")` yield the same: a
-`Document` with its text and, where the source says so, the split it belongs to. `NAME::FIELD` names the field or column
-that holds the text, where it is not "text".
+`documents("shakespeare")`, `documents("my/notes.jsonl.zst")` and `documents("allenai/c4:en@main")` all yield
+`Document`s: a text and, where the source says so, its split. `NAME::FIELD` names the field or column that holds the
+text, where that is not "text".
 """
 
 import gzip
@@ -22,17 +22,18 @@ from data.corpus.sources import Document as Document
 from data.corpus.sources import FilePiece, Piece, Problems, file_pieces, read_pieces
 from data.corpus.sources import local_files as local_files
 from support.errors import UserError
+from support.files import whole_file
 
-HELD_OUT, TESTED = 2, 1  # documents in a hundred that go to validation and to test
+HELD_OUT, TESTED = 2, 1  # of a hundred documents, so many go to validation and to test
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus known by name: what it is, its licence, its text in GB (None where nobody says), what fixes its content.
+    """A corpus that is known by name. `size_gb` is its text, None where its source does not say it.
 
     One of `hub`, `files` and `stream` says where it comes from: a data set of the hub, files that are fetched and kept,
-    or a stream that has to be read as a whole. `join` makes documents of a data set's rows. `gone` is said where the
-    original is out of reach, and what stands in.
+    or a stream that has to be read as a whole. `join` makes documents of a data set's rows. `gone` says that the
+    original is out of reach, and what stands in for it.
     """
 
     name: str
@@ -46,8 +47,21 @@ class Corpus:
     join: Callable[[Iterator[Document]], Iterator[Document]] | None = None
     gone: str = ""
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """JSON form, for a list of corpora."""
+        return {
+            "name": self.name,
+            "what": self.description,
+            "gone": self.gone,
+            "from": f"hub {self.hub}" if self.hub else "fetched",
+            "size_gb": self.size_gb,
+            "licence": self.licence,
+            "fixed_by": self.fixed_by,
+        }
+
     def pieces(self) -> list[Piece]:
-        """What it is read in."""
+        """The pieces in which it is read."""
         if self.hub:
             found = hub_pieces(self.hub)
             return [JoinedPiece(self.name, tuple(found))] if self.join else [*found]
@@ -58,7 +72,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class NamedPiece:
-    """A whole corpus of the registry."""
+    """A whole corpus of the registry, which is one stream. Only its name is pickled."""
 
     name: str
 
@@ -77,22 +91,22 @@ class NamedPiece:
 
 @dataclass(frozen=True)
 class JoinedPiece:
-    """A corpus of the registry whose documents lie over many rows of a data set, and over its files."""
+    """A corpus of the registry whose documents extend over several rows, and over the ends of files."""
 
     name: str
-    parts: tuple[HubPiece, ...]
+    pieces: tuple[HubPiece, ...]
 
     @property
     def num_bytes(self) -> int:
-        return sum(part.num_bytes for part in self.parts)
+        return sum(piece.num_bytes for piece in self.pieces)
 
     def identity(self) -> list[object]:
-        return [self.name, [part.identity() for part in self.parts]]
+        return [self.name, [piece.identity() for piece in self.pieces]]
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         join = CORPORA[self.name].join
         assert join
-        return join(read_pieces(self.parts, problems))
+        return join(read_pieces(self.pieces, problems))
 
 
 def documents(corpus: str, problems: Problems | None = None) -> Iterator[Document]:
@@ -121,7 +135,7 @@ def pieces(corpus: str) -> list[Piece]:
 
 
 def hub_of(corpus: str) -> Hub | None:
-    """The data set of the hub that a name or an id stands for, where it is none of a local path."""
+    """The data set of the hub that a name or an id stands for. None where it is a local path, or neither."""
     if corpus in CORPORA:
         return CORPORA[corpus].hub
     name, _, text_field = corpus.partition("::")
@@ -132,9 +146,9 @@ def hub_of(corpus: str) -> Hub | None:
 
 
 def state(corpus: str) -> dict[str, Any]:
-    """What identifies a corpus, found without asking the hub: what fixes a named one, and of local files their state.
+    """What identifies a corpus, found without asking the hub: what fixes a named one, and the state of local files.
 
-    That is path, size and time of change; `hub_copy` is that of a local copy of a data set of the hub.
+    The state of a file is its path, size and time of change. `hub_copy` are those of a local copy of a data set.
     """
     named, hub = corpus in CORPORA, hub_of(corpus)
     root = os.environ.get("STAGECRAFT_HUB")
@@ -152,17 +166,18 @@ def _stats(files: Iterable[Path]) -> list[list[Any]]:
 
 
 def versions(corpus: str, pieces: Iterable[Piece]) -> list[str]:
-    """The state of a corpus that was read, where its name leaves that open: commits of the hub, files fetched."""
-    parts = [part for piece in pieces for part in (piece.parts if isinstance(piece, JoinedPiece) else (piece,))]
-    fetched = {part.path for part in parts if isinstance(part, FilePiece) and corpus in CORPORA}
-    commits = {f"{part.hub.name}@{part.hub.revision}" for part in parts if isinstance(part, HubPiece)}
+    """Which version of a corpus was read, where its name leaves it open: commits of the hub, hashes of files."""
+    single = [one for piece in pieces for one in (piece.pieces if isinstance(piece, JoinedPiece) else (piece,))]
+    fetched = {piece.path for piece in single if isinstance(piece, FilePiece) and corpus in CORPORA}
+    commits = {f"{piece.hub.name}@{piece.hub.revision}" for piece in single if isinstance(piece, HubPiece)}
     return sorted(commits | {f"{path.name} sha256 {file_sha256(path)}" for path in fetched})
 
 
 def split_of(document: Document, raw: bytes) -> str:
-    """The split of a document, `raw` its text in UTF-8: the source's own, else by the text alone.
+    """The split of a document whose text is `raw` in UTF-8: the source's own, else one that the text alone decides.
 
-    So neither the order of the documents nor how they are spread over files matters, and equal texts stay together.
+    So neither the order of the documents nor their files matter, and equal texts get the same split: a text is not
+    both trained on and validated on.
     """
     if document.split:
         return document.split
@@ -173,24 +188,24 @@ def split_of(document: Document, raw: bytes) -> str:
 def hold_out_end(
     documents: Iterator[Document], train_bytes: int, held_bytes: int, all_for_training: bool = False
 ) -> Iterator[Document]:
-    """For a corpus so small that no document fell to validation: the end of what would be for training does.
+    """Hold out the end of the training text: for a corpus of which no document fell to validation.
 
-    Where none fell to training either, all that have no split of their own are for it.
-
-    Of `train_bytes` bytes of UTF-8 for training, the last `held_bytes` at least: documents as a whole, but one longer
-    than `held_bytes` is cut, at a line where there is one. Documents of other splits stay as they are.
+    `train_bytes` are the bytes of UTF-8 for training; at least the last `held_bytes` of them go to validation. They are
+    whole documents, but a document longer than `held_bytes` is cut, where a line ends if it has lines. With
+    `all_for_training`, where nothing fell to training either, documents without a split of their own are for it.
+    Documents of other splits stay as they are.
     """
     position = 0
     for document in documents:
         try:
             raw = document.text.encode()
-        except UnicodeEncodeError:  # the caller's to report; it was not counted either
+        except UnicodeEncodeError:  # the caller reports it; `train_bytes` does not count it
             raw = b""
         drawn = "train" if all_for_training and not document.split else split_of(document, raw)
         if not raw or drawn != "train":
             yield document
             continue
-        rest = train_bytes - held_bytes - position  # how much of this and what follows is for training
+        rest = train_bytes - held_bytes - position  # bytes for training, of this document and those after it
         position += len(raw)
         if rest >= len(raw):
             yield replace(document, split="train")
@@ -198,13 +213,13 @@ def hold_out_end(
             yield replace(document, split="validation")
         else:
             cut = _cut(raw, rest)
-            for part, text in (("train", raw[:cut]), ("validation", raw[cut:])):
+            for split, text in (("train", raw[:cut]), ("validation", raw[cut:])):
                 if text:
-                    yield Document(document.name, text.decode(), part)
+                    yield Document(document.name, text.decode(), split)
 
 
 def _cut(raw: bytes, target: int) -> int:
-    """Where to cut UTF-8 at or before `target`: at a line, or where that is far off between characters."""
+    """Where to cut UTF-8 at or before `target`: where a line ends, or between characters if that is far away."""
     line = raw.rfind(b"\n", 0, target) + 1
     if line > target // 2:
         return line
@@ -249,17 +264,15 @@ def debian(name: str, package: str, pattern: str, without: str = "") -> Callable
             return kept[-1:]
         with fetch_debian(package) as (folder, version):
             target = cache_directory() / f"{name}_{version}.jsonl"
-            scratch = folder.with_suffix(".jsonl")
-            with open(scratch, "w") as stream:
+            with whole_file(target, "w") as stream:
                 for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                     inside = str(path.relative_to(folder))
                     if re.search(pattern, inside) and not (without and re.search(without, inside)):
                         text = _debian_text(path)
                         if text:
                             stream.write(json.dumps({"text": text, "path": inside}, ensure_ascii=False) + "\n")
-            if not scratch.stat().st_size:
-                raise UserError(f"Debian's package {package} {version} holds no file like {pattern}; name another")
-            os.replace(scratch, target)
+                if not stream.tell():
+                    raise UserError(f"Debian's package {package} {version} holds no file like {pattern}; name another")
         return [target]
 
     return fetch
@@ -276,7 +289,7 @@ def _debian_text(path: Path) -> str:
 
 
 def _articles(lines: Iterator[Document]) -> Iterator[Document]:
-    """Join WikiText's rows, each a line, into articles: one begins at each heading of the first level, ` = A = `."""
+    """Join WikiText's rows, which are lines, into articles. A heading of the first level, ` = A = `, begins one."""
     article: list[Document] = []
     for line in lines:
         heading = re.fullmatch(r" = [^=].* = \n?", line.text)
@@ -303,8 +316,7 @@ def _debian_corpus(
 
 
 def _pile(name: str, part: str, size_gb: float) -> Corpus:
-    """A part of the Pile (Gao et al. 2020, arXiv:2101.00027, table 1), out of the copy that leaves out what is in
-    copyright."""
+    """A part of the Pile (Gao et al. 2020, arXiv:2101.00027, table 1), from a copy without the texts in copyright."""
     hub = Hub("monology/pile-uncopyrighted", where=("meta.pile_set_name", part))
     return _hub(name, f"{part}, a part of the Pile", "each source's own", size_gb, hub)
 

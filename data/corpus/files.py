@@ -36,7 +36,7 @@ def kind(path: Path) -> tuple[str, bool]:
 
 
 def form(path: Path) -> str:
-    """What a file holds, by its suffix: "lines" of JSON, a "table", a "text", or "" where that is not to be read."""
+    """What a file holds, by its suffix: "lines" of JSON, a "table", a "text", or "" where we do not read that."""
     suffix, packed = kind(path)
     return "" if packed and not suffix else next((form for form, known in FORMS.items() if suffix in known), "")
 
@@ -56,10 +56,10 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def local_files(corpus: str) -> dict[Path, str]:
-    """The files behind a path, a directory or a glob, sorted, each with its split; empty where it names none.
+    """The files behind a path, a directory or a glob, sorted, each with its split. Empty where nothing has that name.
 
-    Names that begin with a dot or an underscore are left out where a directory or a wildcard stands for them. Links to
-    directories are followed. The split is "" where the files do not say: for a single file, and where all are of one.
+    Names that begin with a dot or an underscore are left out, unless they are written out. Links to directories are
+    followed. The split is "" for a single file, and where all files are of the same split: then nothing is said.
     Errors: `UserError` where nothing is left, for a link to nowhere, and where some files are of no split.
     """
     path = Path(corpus).expanduser()
@@ -81,7 +81,7 @@ def local_files(corpus: str) -> dict[Path, str]:
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    """Each directory once, by whichever name of it is first, so that links which lead back do no harm."""
+    """The files below a directory. Each directory is read once, so that a link which leads back does no harm."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -102,9 +102,9 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 
 def _hidden(path: Path) -> bool:
-    """Names that begin with a dot or an underscore are not data, as Hadoop, Spark and Arrow have it.
+    """Whether a path is no data: its name begins with a dot or an underscore, the custom of Hadoop, Spark and Arrow.
 
-    Neither is what the datasets library writes beside its Arrow files.
+    What the datasets library writes beside its Arrow files is no data either.
     """
     cached = path.match("cache-*.arrow")
     return cached or path.name in ABOUT_DATA or any(part.startswith((".", "_")) for part in path.parts)
@@ -114,10 +114,10 @@ def _hidden(path: Path) -> bool:
 
 
 def _by_name(root: Path, files: list[Path]) -> dict[Path, str]:
-    """The splits of files by their names below `root`, as the datasets library reads them.
+    """The splits of files by their names below `root`, read as the datasets library reads them.
 
-    Unlike there, no file is left out in silence for want of a split: beside files to train on it is an error, else it
-    is for training. Texts about a folder are left out beside data.
+    That library leaves out a file without a split, and says nothing. Here such a file is an error beside files to
+    train on, and otherwise it is for training. Texts about a folder are left out beside data.
     """
     data = _without_about(files)
     splits = {file: _split_in(file.relative_to(root)) for file in data}
@@ -134,7 +134,7 @@ def _by_name(root: Path, files: list[Path]) -> dict[Path, str]:
 
 
 def _without_about(files: list[Path]) -> list[Path]:
-    """Files without those that tell about a folder: a text of the name README, LICENSE or the like."""
+    """The files without those that only tell about the folder: texts with the name README, LICENSE or the like."""
     return [
         file
         for file in files
@@ -143,7 +143,7 @@ def _without_about(files: list[Path]) -> list[Path]:
 
 
 def _split_in(path: Path) -> str:
-    """The split that the folders of a path name, else its own name; of two the one that is farther from training."""
+    """The split that the folders of a path say, else its file name; of two the one that is farther from training."""
     for parts in (path.parts[:-1], path.parts[-1:]):
         words = [word for part in parts for word in SPLIT_WORD.findall(part)]
         if words:
@@ -152,7 +152,7 @@ def _split_in(path: Path) -> str:
 
 
 def _listed(root: Path, files: list[Path]) -> dict[Path, str]:
-    """The splits of a folder whose README.md lists its files, as data sets of the hub do; empty where it does not.
+    """The splits of a folder whose README.md lists its files, as data sets of the hub do. Empty where it lists none.
 
     Files that it does not list are left out. Errors: `UserError` where there are files of several subsets.
     """
@@ -185,15 +185,15 @@ def _subsets(root: Path) -> dict[str, list[tuple[str | None, str]]]:
     try:
         configs: list[dict[str, Any]] = (metadata_load(card) or {}).get("configs") or []
         return {str(each["config_name"]): _patterns(each) for each in configs}
-    except Exception as error:  # of any of the libraries behind it
+    except Exception as error:  # several libraries are behind it, each with errors of its own
         reason = " ".join(str(error).split())
         raise UserError(f"the list of subsets in {card} cannot be read ({reason}); mend it or remove it") from None
 
 
 def _patterns(config: dict[str, Any]) -> list[tuple[str | None, str]]:
-    """Splits and patterns of one subset: "" for a split that is none of ours, None where names of files are to say it.
+    """Splits and patterns of one subset. The split is "" if we do not know it, and None if the file names say it.
 
-    `data_files` is a pattern, a list of them, or says them by split.
+    `data_files` is a pattern, a list of patterns, or patterns by split.
     """
     folder, said = config.get("data_dir", ""), config.get("data_files", "**" if "data_dir" in config else [])
     if isinstance(said, dict):

@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, streamed by split and revision; each of their files is a piece.
 
-Where `$STAGECRAFT_HUB/<owner>/<name>` is a folder, it is read in the place of the hub: a copy for machines without a
+Where `$STAGECRAFT_HUB/<owner>/<name>` is a folder, it is read instead of the hub: a copy for machines without a
 network.
 """
 
@@ -27,12 +27,12 @@ from data.corpus.document import (
 )
 from support.errors import UserError
 
-FILE_BYTES = 1 << 28  # a guess, where a data set does not say how much it holds
+FILE_BYTES = 1 << 28  # of a file, as a guess, where a data set does not say how much it holds
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set of the hub, or the part of one whose `where` field has one value."""
+    """A data set of the hub. `where` is a field and a value, if only the rows that have that value are meant."""
 
     name: str
     subset: str = ""
@@ -80,7 +80,7 @@ class HubPiece:
                 yield Document(f"{self.split}/{self.index}:{number}", text, split_said(own, said))
 
     def _rows(self, problems: Problems) -> Iterator[dict[str, Any]]:
-        """The rows of the file, to its end or to where it cannot be read: the libraries do not go on after that."""
+        """The rows of the file. A place that cannot be read ends them, because the libraries do not go on after it."""
         rows = _load(self.hub, self.split)
         if self.count > 1:
             rows = rows.shard(num_shards=self.count, index=self.index)
@@ -100,7 +100,7 @@ class HubPiece:
 
 
 def hub_pieces(hub: Hub) -> list[HubPiece]:
-    """The files of a data set, its splits one after the other, at the commit that its revision means now.
+    """The files of a data set, one split after the other, at the commit that its revision means now.
 
     Errors: `UserError` where the hub is out of reach, or the data set has no train split.
     """
@@ -118,7 +118,7 @@ def hub_pieces(hub: Hub) -> list[HubPiece]:
 
 
 def _pinned(hub: Hub) -> Hub:
-    """The data set with the commit in the place of a branch or tag, so that all processes read the same."""
+    """The data set at a commit instead of a branch or tag, which may move on: all processes read the same."""
     if Path(_source(hub)).is_dir():
         return hub
     from huggingface_hub import HfApi
@@ -137,7 +137,7 @@ def _source(hub: Hub) -> str:
 
 
 def _splits(hub: Hub) -> list[str]:
-    """The data set's names for train, validation and test, in this order; splits of other names are left out."""
+    """The names that the data set has for train, validation and test, in this order. Other splits are left out."""
     from datasets import get_dataset_split_names
 
     try:
@@ -162,19 +162,20 @@ def _load(hub: Hub, split: str) -> Any:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the hub's libraries raise where a name, a network or a file is wrong; the card of a data set is YAML."""
+    """What the hub's libraries raise where a name, the network or a file is wrong. The card of a data set is YAML."""
     import yaml
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # there are two of it, and this is theirs
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the very module that huggingface_hub uses
 
     return (DatasetsError, httpx.HTTPError, yaml.YAMLError, OSError, ValueError, RuntimeError, EOFError, zlib.error)
 
 
 def _of_content(error: Exception) -> bool:
-    """Whether what a file holds is wrong, and not the network or the machine, which may be well tomorrow."""
+    """Whether a file holds what is wrong. Else it is the network or the machine, and another try may do."""
     from datasets.exceptions import DatasetsError
 
-    if isinstance(error, OSError):  # Arrow's are plain ones; those of the network are classes of their own
+    # Arrow raises plain OSErrors for bad content; errors of the network are classes of their own.
+    if isinstance(error, OSError):
         return type(error) in (OSError, gzip.BadGzipFile) and not of_the_machine(error)
     return isinstance(error, (DatasetsError, ValueError, EOFError, zlib.error))
 

@@ -1,7 +1,8 @@
-"""Local files as pieces, each read in one go by one process, and the documents of a piece.
+"""Local files as pieces, and the documents of a piece. One process reads a piece from beginning to end.
 
-A piece is a file, or a range of bytes of a large plain one: JSON lines and plain text are cut where a line ends. What
-the pieces are depends on the files alone, so that any number of processes reads the same documents in the same order.
+A piece is a file, or a range of bytes of a large one that is not packed: JSON lines and plain text are cut where a line
+ends. What the pieces are depends on the files alone, so any number of processes reads the same documents in the same
+order.
 """
 
 import json
@@ -22,14 +23,14 @@ from data.corpus.files import FORMS, PLAIN, form, kind, open_bytes
 from data.corpus.files import local_files as local_files
 from support.errors import UserError
 
-UNPACKED_RATIO = 4  # text expands about so much; it only serves to guess how much there is to do
-TEXT_BYTES = 1 << 22  # a plain text file is cut into documents of about this (up to twice), so that memory stays flat
-PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 21, 1 << 32  # of a corpus, and of a piece
+UNPACKED_RATIO = 4  # unpacked text is about so much larger; only a guess, to say how much there is to do
+TEXT_BYTES = 1 << 22  # a long plain text becomes documents of this or up to twice as much, so that memory stays flat
+PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 21, 1 << 32  # about so many pieces a corpus, and the sizes of a piece
 
 
 @dataclass(frozen=True)
 class FilePiece:
-    """The bytes from `start` to `stop` of a file of `size` bytes, last changed at `mtime_ns`; `split` is its own."""
+    """The bytes from `start` to `stop` of a file. `size`, `mtime_ns` and `split` are the file's."""
 
     path: Path
     field: str
@@ -64,7 +65,7 @@ class FilePiece:
             reason = f"corpus file {self.path} cannot be read: {error}; check that it is whole"
             problems.report(KIND["file"], reason)
         except ValueError as error:
-            self._check_unchanged("while it was read")  # the likelier cause of a line that ends too soon
+            self._check_unchanged("while it was read")  # a file that is still being written is the likelier cause
             if not type(error).__module__.startswith("pyarrow"):
                 raise
             reason = str(error).splitlines()[0]
@@ -81,17 +82,17 @@ class FilePiece:
 
 
 def piece_bytes(total: int) -> int:
-    """How much of a corpus of `total` bytes makes a piece: enough pieces for many processes, few enough files.
+    """How many bytes of a corpus of `total` bytes make a piece: many processes get some, and shards are not too many.
 
-    A power of two, so that a corpus that grows a little is cut as before.
+    It is a power of two, so that a corpus that grows a little is cut as before.
     """
     return max(LEAST_BYTES, min(MOST_BYTES, 1 << max(total // PIECES, 1).bit_length()))
 
 
 def file_pieces(files: Mapping[Path, str], text_field: str) -> list[FilePiece]:
-    """Files, each with its split, as pieces: those that can be cut in several, the others in one each.
+    """Files, each with its split, as pieces. A large file that can be cut makes several, every other file makes one.
 
-    What cannot be read comes first, so that it is told before any work is done.
+    Files that cannot be read come first, so that they are told before any work is done.
     """
     stats = {path: path.stat() for path in sorted(files, key=lambda path: bool(form(path)))}
     most = piece_bytes(sum(stat.st_size for stat in stats.values()))
@@ -162,7 +163,7 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
                 continue
             except (ValueError, RecursionError) as error:
                 deep = isinstance(error, RecursionError)
-                # A ValueError that is none of json's own: Python makes no integer of over 4,300 digits.
+                # A ValueError without `msg` is not json's own: Python makes no integer of over 4,300 digits.
                 reason = getattr(error, "msg", "nested too deeply" if deep else "a number of too many digits")
                 problem("json", position, f"is not JSON ({reason}); mend the line, or go on with --on-error skip")
                 continue
@@ -202,7 +203,10 @@ def _utf16(path: Path) -> str:
 
 
 def _line_number(path: Path, position: int) -> int:
-    """Counted only for a message: the number of the line that begins at a position of the unpacked file."""
+    """The number of the line that begins at a position of the unpacked file.
+
+    It is counted when a message needs it: a piece does not know how many lines are before it.
+    """
     number, left = 1, position
     with open_bytes(path) as stream:
         while left and (block := stream.read(min(left, 1 << 20))):
@@ -211,11 +215,11 @@ def _line_number(path: Path, position: int) -> int:
 
 
 def _read_text(piece: FilePiece, problems: Problems) -> Iterator[Document]:
-    """One document a piece; of a packed file, one for every `TEXT_BYTES`, cut where a line ends."""
+    """A piece is one document. A packed file is one piece, and makes a document of every `TEXT_BYTES`."""
     with open_bytes(piece.path) as stream:
         if kind(piece.path)[1]:
             begin = 0
-            for raw in _parts(stream):
+            for raw in _texts(stream):
                 yield from _text(piece, raw, begin, problems)
                 begin += len(raw)
         else:
@@ -224,7 +228,8 @@ def _read_text(piece: FilePiece, problems: Problems) -> Iterator[Document]:
             yield from _text(piece, stream.read(end - begin), begin, problems)
 
 
-def _parts(stream: IO[bytes]) -> Iterator[bytes]:
+def _texts(stream: IO[bytes]) -> Iterator[bytes]:
+    """What a stream holds, in texts of `TEXT_BYTES` or a little more, cut where a line ends."""
     beyond = b""
     while held := beyond + stream.read(TEXT_BYTES - len(beyond)):
         more, beyond = _to_cut(stream, held[-1:])
@@ -232,7 +237,7 @@ def _parts(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _cut_at(stream: IO[bytes], position: int, size: int) -> int:
-    """Where a file of `size` bytes is cut that is to be cut at `position`: there or up to `TEXT_BYTES` later."""
+    """Where to cut a file of `size` bytes that should be cut at `position`: there, or up to `TEXT_BYTES` later."""
     if position in (0, size):
         return position
     stream.seek(position - 1)
@@ -240,10 +245,10 @@ def _cut_at(stream: IO[bytes], position: int, size: int) -> int:
 
 
 def _to_cut(stream: IO[bytes], before: bytes) -> tuple[bytes, bytes]:
-    """What follows the byte `before` up to a cut, and what was read beyond it.
+    """Read from behind the byte `before` to the next good place for a cut. Returns that, and what was read beyond it.
 
-    A cut is where a line ends; where none does for `TEXT_BYTES`, after a space; where there is none, between two
-    characters. So a document is at most twice as long, whatever a file holds.
+    A good place is where a line ends. If no line ends for `TEXT_BYTES`, it is after a space, and if there is no space,
+    between two characters. So a document is at most twice as long as `TEXT_BYTES`, whatever a file holds.
     """
     line = b"" if before == b"\n" else stream.readline(TEXT_BYTES)
     if line.endswith(b"\n") or len(line) < TEXT_BYTES:

@@ -1,6 +1,5 @@
-"""Texts out of Parquet and Arrow, some rows at a time."""
+"""Texts out of Parquet and Arrow tables, some rows at a time."""
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from typing import Any
 
 from data.corpus.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, fault, split_said
 from data.corpus.files import PACKED, kind, open_bytes
-from support.errors import UserError
+from support.files import NO_ROOM, NoRoomError
 
-ROWS = 128  # of a table read together
+ROWS = 128  # of a table are read together
 
 
 def read(path: Path, column: str, split: str, problems: Problems) -> Iterator[Document]:
-    """The documents of a table; a column "split", where there is one, says the split of each row."""
+    """The documents of a table. Its column "split", if it has one, says the split of each row."""
     row = 0
     with _unpacked(path) as plain, _batches(plain, kind(path)[0], column) as batches:
         if isinstance(batches, str):
@@ -43,9 +42,9 @@ def _fault(text: Any, said: object, column: str) -> tuple[str, str] | None:
 
 
 def _values(column: Any) -> Iterator[Any]:
-    """The values of a column; in the place of one that is not UTF-8 the error, for Arrow does not check what it reads.
+    """The values of a column. Arrow does not check that texts are UTF-8: the error stands in the place of a bad one.
 
-    Row by row only where there is such a one: that is slower.
+    A column is read row by row only where it has a bad text, because that is slower.
     """
     try:
         yield from column.to_pylist()
@@ -62,7 +61,7 @@ def _value_or_error(scalar: Any) -> object:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """A table is read from several places, so a packed one is unpacked beside the system's temporary files."""
+    """A file that holds the table unpacked: a table cannot be read from front to back, as a stream of bytes can."""
     if path.suffix.lower() not in PACKED:
         yield path
         return
@@ -72,9 +71,9 @@ def _unpacked(path: Path) -> Iterator[Path]:
             with open_bytes(path) as stream, open(plain, "wb") as unpacked:
                 shutil.copyfileobj(stream, unpacked, 1 << 20)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in NO_ROOM:
                 raise
-            raise UserError(
+            raise NoRoomError(
                 f"no room left in {tempfile.gettempdir()} to unpack corpus file {path}: {error.strerror}; free some, "
                 "or name another folder in $TMPDIR, and run the same command again"
             ) from None
@@ -83,9 +82,9 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _batches(plain: Path, suffix: str, column: str) -> Iterator[Any]:
-    """The columns of texts and of splits in batches, that of splits None where there is none.
+    """The columns of texts and of splits, in batches; a table without splits has None for that column.
 
-    Where there are no texts, the names of the columns that there are.
+    Where the table has no column of texts, a string: the names of the columns that it has.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -112,7 +111,7 @@ def _batches(plain: Path, suffix: str, column: str) -> Iterator[Any]:
 
 
 def _open_arrow(path: Path) -> Any:
-    """Arrow's file format, or the streaming one, which the datasets library keeps its cache in."""
+    """Open Arrow's file format, or its streaming format, in which the datasets library keeps its cache."""
     import pyarrow as pa
 
     source = pa.OSFile(str(path))  # not mapped: a mapped file that shrinks kills its reader

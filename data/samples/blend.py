@@ -1,7 +1,7 @@
-"""Which part of a blend each sample of a run comes from: exact to within one sample at every prefix, with no index.
+"""Which part of a blend each sample of a run comes from: right to within one sample at any time, without an index.
 
-Weights are rational, so the order repeats: one period is worked out (at most a million entries), and a position of the
-run is looked up in it. After k samples a part of weight w has given more than kw - 1 and fewer than kw + 1 of them.
+Weights are rational, so the order repeats. One period of it is worked out, at most a million entries, and a position of
+the run is looked up in it. After k samples a part of weight w has given more than kw - 1 and fewer than kw + 1 of them.
 """
 
 import heapq
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from support.errors import UserError
 
-FINEST = 1_000_000  # weights are kept to a millionth; the period is never longer
+FINEST = 1_000_000  # weights are kept to a millionth, so that a period is never longer than this
 
 
 def shares(weights: Sequence[float]) -> list[int]:
     """Whole numbers in the ratio of `weights`, as small as they can be.
 
-    Weights that need a period beyond `FINEST` are rounded to a millionth of their sum (largest remainders). Errors:
-    `UserError` for one that is less than that.
+    Weights that would need a longer period than `FINEST` are rounded to a millionth of their sum (largest remainders).
+    Errors: `UserError` for a weight that is less than that.
     """
-    exact = [Fraction(repr(weight)) for weight in weights]
+    exact = [Fraction(repr(weight)) for weight in weights]  # 0.1 as people mean it, and not its nearest binary number
     total = sum(exact)
     exact = [weight / total for weight in exact]
     period = int(np.lcm.reduce(np.array([weight.denominator for weight in exact], dtype=object)))
@@ -42,7 +42,7 @@ def shares(weights: Sequence[float]) -> list[int]:
 
 
 class Blend:
-    """An interleaving of parts in the ratio of whole-numbered `shares`."""
+    """An order in which samples of several parts alternate, in the ratio of `shares`, which are whole numbers."""
 
     def __init__(self, shares: Sequence[int]) -> None:
         self._shares = np.asarray(shares, np.int64)
@@ -53,7 +53,7 @@ class Blend:
             self._earlier[self._part == part] = np.arange(share)
 
     def place(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The part that each position of the run reads, and which sample of that part: both of `positions`' shape."""
+        """The part that each position of the run reads, and which sample of that part; both have `positions`' shape."""
         periods, entries = np.divmod(positions, len(self._part))
         parts = self._part[entries].astype(np.int64)
         return parts, periods * self._shares[parts] + self._earlier[entries]
@@ -62,9 +62,9 @@ class Blend:
 def _period(shares: Sequence[int]) -> NDArray[np.uint16]:
     """The parts in order over one period, by the earliest deadline.
 
-    The n-th sample (from 0) of a part with share s of a period D may not come before position nD/s and must have come
-    by (n + 1)D/s: outside of these the part would be a whole sample ahead or behind. Serving the earliest deadline
-    among those that may come meets all of them (Steiner & Yeomans 1993, level schedules for just-in-time processes).
+    Take a part with share s of a period D. Its n-th sample (from 0) may not come before position nD/s, and must have
+    come by (n + 1)D/s: else the part would be a whole sample ahead or behind. To take always the earliest deadline, of
+    those that may come, meets all deadlines (Steiner & Yeomans 1993, level schedules for just-in-time processes).
     """
     period = sum(shares)
     order = np.empty(period, np.uint16)

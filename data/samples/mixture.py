@@ -18,7 +18,7 @@ from data.tokens import prepare
 
 @dataclass(frozen=True)
 class PreparedPart:
-    """A corpus, the folder that holds its shards, and its share of the samples: a whole number beside the others'."""
+    """A corpus, the folder that holds its shards, and its share of the samples, in the ratio to the others' shares."""
 
     corpus: str
     folder: Path
@@ -28,19 +28,19 @@ class PreparedPart:
 class Mixture:
     """One or more prepared parts that were made with the same tokeniser.
 
-    Errors: `UserError` where a folder is not whole, or not what `expected`, an earlier `described`, says of it.
+    Errors: `UserError` where a folder is not whole, or differs from `expected`, which is an earlier `described`.
     """
 
     def __init__(self, parts: Sequence[PreparedPart], expected: dict[str, Any] | None = None) -> None:
         self.parts = tuple(parts)
         before = expected["parts"] if expected else [None] * len(self.parts)
-        # A corpus may stand in a blend more than once: its shards are looked at once.
+        # A corpus may stand in a blend more than once, but its shards are checked once.
         checked = {part.folder: prepare.check(part.folder, then) for part, then in zip(parts, before, strict=True)}
         self.manifests = [checked[part.folder] for part in self.parts]
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a run keeps of its data."""
+        """What a run keeps to know its data again."""
         parts = [
             {"corpus": part.corpus, "share": part.share, "folder": str(part.folder.resolve()), **manifest}
             for part, manifest in zip(self.parts, self.manifests, strict=True)
@@ -49,7 +49,7 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is read: the same on two machines that read the same, wherever their folders are."""
+        """A hash of the data. Two machines that read the same data have the same, wherever their folders are."""
         parts = [
             [
                 part.share,
@@ -63,7 +63,7 @@ class Mixture:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of held-out text that a token stands for, over the blend."""
+        """How many bytes of held-out text a token stands for, averaged over the blend."""
         held_out = [manifest["validation"] for manifest in self.manifests]
         each = [facts["bytes"] / facts["tokens"] for facts in held_out]
         return float(np.average(each, weights=[part.share for part in self.parts]))
@@ -75,7 +75,7 @@ class Mixture:
 
     @property
     def entries(self) -> int:
-        """Ids that the tokeniser can give: those below. No label is above, whatever the model has room for."""
+        """How many ids the tokeniser can give. Every label is below it, even if the model has room for more."""
         return int(self.manifests[0]["vocab_size"])
 
     def training(self, seq_length: int, seed: int) -> BlendedStream:
@@ -89,8 +89,8 @@ class Mixture:
     def held_out(self, seq_length: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """At most `most` samples [N, seq_length + 1] to validate on, and which of their labels count [N, seq_length].
 
-        They come in the ratio of the blend; a part with few held-out samples repeats them rather than weigh less. An
-        end-of-document token stands in front of each part, so that its first token is a label as well.
+        They come in the ratio of the blend. A part with few held-out samples repeats them, so that it does not weigh
+        less. An end-of-document token stands in front of each part, so that the part's first token is a label as well.
         """
         held_out = [prepare.shards(part.folder, "validation").read(0, most * seq_length) for part in self.parts]
         cut = [windows(np.insert(tokens, 0, self.end_of_document), seq_length) for tokens in held_out]
@@ -101,6 +101,6 @@ class Mixture:
 
 
 def reopened(described: dict[str, Any]) -> Mixture:
-    """The mixture that a run kept. Errors: `UserError` where it is not there any more, or changed."""
+    """The mixture that a run kept. Errors: `UserError` where its data are gone or changed."""
     parts = [PreparedPart(part["corpus"], Path(part["folder"]), part["share"]) for part in described["parts"]]
     return Mixture(parts, described)

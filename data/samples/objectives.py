@@ -1,8 +1,8 @@
-"""From packed samples to what is shown and what is to be guessed.
+"""From packed samples to what a model sees and what it has to guess.
 
 Every function takes samples [N, seq_length + 1] at run positions [N] and returns tokens, labels and weights
-[N, seq_length]; the weights of a sample add up to 1. What is drawn at random is a function of (seed, position), so that
-a resumed run and another layout draw the same.
+[N, seq_length]. The weights of a sample add up to 1. What is random is a function of (seed, position), so that a
+resumed run and a run with another layout draw the same.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokens shown, labels to guess, their weights [N, S]; the prefix objective's lengths [N]."""
+    """Tokens to show, labels to guess and their weights, [N, S]. `prefix` [N] are the prefixes' lengths, if any."""
 
     tokens: Ints
     labels: Ints
@@ -27,9 +27,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class Masking:
-    """BERT's masking (Devlin et al. 2019, arXiv:1810.04805, section 3.1): `share` of the tokens are to be guessed.
+    """BERT's masking (Devlin et al. 2019, arXiv:1810.04805, section 3.1): `share` of the tokens have to be guessed.
 
-    Of those `to_mask` become the mask token, `to_random` a random one, and the rest stay as they are.
+    `to_mask` of those become the mask token, `to_random` become a random token, and the rest stay as they are.
     """
 
     share: float = 0.10
@@ -47,7 +47,7 @@ class Masking:
 
 
 def documents(tokens: Ints, end: int) -> Ints:
-    """Which document of its sample each token is of [N, S], from 0; `end` is the last token of a document."""
+    """The number of the document that each token belongs to, from 0 in each sample, [N, S]. `end` closes a document."""
     ends = tokens == end
     return np.cumsum(ends, axis=1) - ends
 
@@ -59,9 +59,9 @@ def causal(samples: Ints) -> Examples:
 
 
 def masked(samples: Ints, positions: Ints, seed: int, masking: Masking, mask_token: int, entries: int) -> Examples:
-    """Guess what was masked. Every sample has as many labels, at least one.
+    """Guess what was masked. Every sample has the same number of labels, at least one.
 
-    Tokens, random ones too, are below `entries`, and so below `mask_token`.
+    All tokens, random ones too, are below `entries`, and `mask_token` is not: so it cannot be confused with a token.
     """
     shown, labels = samples[:, :-1].copy(), samples[:, :-1]
     length = labels.shape[1]
@@ -85,7 +85,7 @@ def prefix(samples: Ints, positions: Ints, seed: int) -> Examples:
     lengths = np.array(
         [np.random.Generator(np.random.Philox(key=[seed, int(p)])).integers(1, length + 1) for p in positions], np.int64
     )
-    # Label i is token i + 1: to be guessed where that is not of the prefix.
+    # Label i is token i + 1. It has to be guessed if that token is behind the prefix.
     counted = np.arange(1, length + 1) >= lengths[:, None]
     weights = counted / counted.sum(1, keepdims=True)
     return Examples(samples[:, :-1], labels, weights.astype(np.float32), lengths)

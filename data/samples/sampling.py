@@ -1,7 +1,7 @@
 """Packed samples in an order that is a pure function of (seed, position).
 
-The documents of a shard, each closed by its end-of-document token, form one stream of tokens. A sample is
-`seq_length + 1` of them, wherever documents begin and end: the first `seq_length` are the inputs, the last ones the
+The documents of the shards, each closed by its end-of-document token, form one stream of tokens. A sample is
+`seq_length + 1` of them, wherever documents begin and end: all but the last are the inputs, all but the first the
 labels. Nothing is remembered between samples, so `consumed_samples` is all the state there is.
 """
 
@@ -18,10 +18,10 @@ from support.errors import UserError
 class SampleOrder:
     """Maps a position in a run to a place in a token stream.
 
-    Each epoch starts its first sample at another offset below `seq_length` (so that small corpora are cut
-    differently every time) and visits its samples in another order. Every token but those
-    before the offset and an incomplete sample at the end is a label once an epoch. `stream` tells the parts of a blend
-    apart. Nothing is stored, however many samples there are.
+    Each epoch cuts the stream at another offset below `seq_length`, so that a small corpus gives other samples every
+    time, and visits the samples in another order. In each epoch every token is a label once, but for the tokens before
+    the offset and an incomplete sample at the end. `stream` is the number of a part in its blend, so that parts have
+    orders of their own. Nothing is stored, however many samples there are.
     """
 
     def __init__(self, num_tokens: int, seq_length: int, seed: int, stream: int = 0) -> None:
@@ -47,9 +47,9 @@ class SampleOrder:
 
 
 def shuffled(indices: NDArray[np.int64], size: int, keys: Sequence[np.uint64]) -> NDArray[np.int64]:
-    """Where a permutation of `range(size)` that is drawn by `keys` sends each of `indices`; its memory is theirs alone.
+    """Where a permutation of `range(size)` sends each of `indices`. `keys` choose the permutation; it is not stored.
 
-    A Feistel network (Luby & Rackoff 1988) permutes the numbers below the next power of two; a number that lands at
+    A Feistel network (Luby & Rackoff 1988) permutes the numbers below the next power of two. A number that lands at
     `size` or above is sent on until it lands below (Black & Rogaway 2002, "cycle walking"): less than twice on average.
     """
     result = indices.astype(np.uint64)
@@ -71,14 +71,14 @@ def _feistel(values: NDArray[np.uint64], bits: int, keys: Sequence[np.uint64]) -
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Every bit of the result depends on every bit of the value (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Mix the bits, so that each depends on all bits of the value (the finaliser of SplitMix64, Steele et al. 2014)."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)
 
 
 class TokenStream:
-    """Samples of shards for training: `samples(positions)` cuts the ones at these positions of its own order."""
+    """The training samples of some shards, in an order of their own."""
 
     def __init__(self, shards: Shards, seq_length: int, seed: int, stream: int = 0) -> None:
         self.shards, self.seq_length = shards, seq_length
@@ -93,9 +93,9 @@ class TokenStream:
 
 
 class BlendedStream:
-    """Samples of several streams in the ratio of `shares`, whole numbers: the token stream of a run.
+    """The samples of a run, from several streams in the ratio of `shares`, which are whole numbers.
 
-    `consumed_samples` is all its state: the samples of a global batch are a function of it and the seed alone.
+    `consumed_samples` is all its state: that number and the seed decide which samples a global batch has.
     """
 
     def __init__(self, streams: Sequence[TokenStream], shares: Sequence[int]) -> None:
@@ -113,10 +113,10 @@ class BlendedStream:
 def windows(tokens: NDArray[np.generic], seq_length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Cut a token stream into consecutive samples for evaluation: every token but the first is a label exactly once.
 
-    What is in front of a text, an end-of-document token, makes all of the text's own tokens labels.
+    A caller that puts an end-of-document token in front of a text makes all of the text's own tokens labels.
 
-    Returns samples [N, seq_length + 1] and a mask [N, seq_length] of the labels that count; only the last sample has
-    labels that do not (they are padding).
+    Returns samples [N, seq_length + 1] and a mask [N, seq_length] of the labels that count. Only the last sample has
+    labels that do not count: they are padding.
     """
     labels = len(tokens) - 1
     count = -(-labels // seq_length)

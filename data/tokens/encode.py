@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from support.errors import UserError
 
 Tokens = NDArray[np.integer[Any]]
-CACHE_BYTES = 64 << 20  # gigatoken remembers every word it met; with this much gained it begins anew
-# What engines have been seen to differ in: contractions, runs of spaces, line ends, digits, scripts without spaces,
+CACHE_BYTES = 64 << 20  # gigatoken remembers every word; when this process has grown by so much, it begins anew
+# Engines have been seen to differ in these: contractions, runs of spaces, line ends, digits, scripts without spaces,
 # combining marks, joined emoji, control characters, ends of words, the names of special tokens.
 TRIALS = (
     "I'll say we've it's HE'S we're", "a  b   c\t\td \n\n e\r\n\r\nf   ", "x=1234567.89e-10", "", " ", "\n",
@@ -32,7 +32,7 @@ TRIALS = (
 
 
 class Encoder(Protocol):
-    """Encodes a batch: the ids of all texts end to end, and how many each text has."""
+    """Encodes a batch. Returns the ids of all texts, one text after the other, and how many ids each text has."""
 
     name: str
 
@@ -40,7 +40,7 @@ class Encoder(Protocol):
 
 
 class Judge:
-    """The tokenizers library."""
+    """The tokenizers library, whose ids count as right."""
 
     def __init__(self, tokeniser: Path) -> None:
         from tokenizers import Tokenizer
@@ -60,13 +60,13 @@ class Judge:
 
 @cache
 def _unassigned() -> NDArray[np.bool_]:
-    """Of every code point whether it is none that Unicode names, as far as this Python knows.
+    """For every code point: whether it is unassigned in the edition of Unicode that this Python knows.
 
-    Engines carry tables of different editions of Unicode: what is a letter in the one and nothing in the other parts
-    words otherwise. An assigned code point keeps its class in later editions.
+    Engines carry tables of different editions. A code point that is a letter in one edition and unassigned in another
+    makes them split words differently. One that is assigned keeps its class in later editions, so it is safe.
     """
     result = np.ones(0x110000, np.bool_)
-    # Planes 4 to 13 are empty, 15 and 16 for private use: looking at each of their points would take the longest.
+    # Planes 4 to 13 are empty, and 15 and 16 are for private use: to look at each of their points would take long.
     for first, end in ((0, 0x40000), (0xE0000, 0xE1000)):
         points = range(first, end)
         result[first:end] = np.fromiter((unicodedata.category(chr(p)) == "Cn" for p in points), np.bool_, len(points))
@@ -75,7 +75,7 @@ def _unassigned() -> NDArray[np.bool_]:
 
 
 def holds_unassigned(text: str) -> bool:
-    """Whether a text has a code point on whose class engines may differ."""
+    """Whether a text has a code point that engines may take for different things."""
     if text.isascii():
         return False
     points = np.frombuffer(text.encode("utf-32-le"), np.int32)
@@ -83,9 +83,9 @@ def holds_unassigned(text: str) -> bool:
 
 
 class Gigatoken:
-    """The gigatoken library, and the judge for the rare texts with code points that are unassigned.
+    """The gigatoken library. The judge encodes the rare texts that have unassigned code points.
 
-    gigatoken's memory of words grows with the corpus, so it is dropped when it has grown too far.
+    gigatoken remembers the words that it has met. That memory grows with the corpus, so it is dropped now and then.
     """
 
     def __init__(self, tokeniser: Path) -> None:
@@ -96,7 +96,7 @@ class Gigatoken:
         described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
         self._described = json.dumps(described)
         self._begin()
-        _unassigned()  # now and not in the first text
+        _unassigned()  # it takes a moment: now, while the process starts, and not in the first text
 
     def _begin(self) -> None:
         import gigatoken
@@ -127,8 +127,8 @@ ENGINES: dict[str, Callable[[Path], Encoder]] = {"gigatoken": Gigatoken, "tokeni
 def choose(tokeniser: Path, sample: Sequence[str], wanted: str = "auto") -> tuple[str, str]:
     """The engine to encode a corpus with, by its key in `ENGINES`, and a line that says why.
 
-    With "auto", gigatoken where it gives the judge's ids on `sample`, texts of the corpus, and on our own trials.
-    Errors: `UserError` where gigatoken was asked for and cannot do it.
+    With "auto" it is gigatoken where that gives the judge's ids on `sample`, texts of the corpus, and on our own
+    trials. Errors: `UserError` where gigatoken was asked for and cannot do it.
     """
     if wanted == "tokenizers":
         return wanted, f"encoding with {Judge(tokeniser).name}, as asked for"
@@ -136,7 +136,7 @@ def choose(tokeniser: Path, sample: Sequence[str], wanted: str = "auto") -> tupl
         fast: Encoder = Gigatoken(tokeniser)
     except (ImportError, importlib.metadata.PackageNotFoundError):
         reason = "gigatoken is not installed (pip install gigatoken)"
-    except Exception as error:  # whatever it raises for a tokeniser that it does not know
+    except Exception as error:  # gigatoken documents no error for a tokeniser that it cannot read
         reason = f"gigatoken does not read this tokeniser ({str(error).splitlines()[0]})"
     else:
         judge = Judge(tokeniser)

@@ -2,10 +2,9 @@
 
 A prepared folder holds `tokeniser/`, the shards of each split and, written last, `manifest.json` with what it was made
 from, its counts and the fingerprints of its shards. While it is made it is called `….partial` and holds the shards and
-records of the tasks that are finished; whoever runs the same command again goes on from there.
+records of the tasks that are finished. If the work is interrupted, the same command goes on from there.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,32 +23,34 @@ from data.corpus import corpora
 from data.corpus.corpora import split_of
 from data.corpus.sources import SPLITS, Problems
 from data.tokens import encode
-from data.tokens.shards import PARTIAL, Shards, digest, token_dtype, with_suffix
-from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, enough_room, tasks_of, write_whole
+from data.tokens.shards import Shards, digest, token_dtype, with_suffix
+from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of
 from support.errors import UserError
+from support.files import PARTIAL, enough_room, give_name, locked, whole_folder, write, write_json
 from support.terminal import Say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENISER_SAMPLE_CHARACTERS = 100_000_000  # a BPE is trained on at most this much of a corpus
-# Of a corpus too small for the split by document, or whose source has no validation split; a few million tokens do.
+# How much is held out of a corpus of which nothing falls to validation: it is small, or its source has splits, but no
+# such split. A few million tokens are enough to validate on.
 HELD_OUT_SHARE, MOST_HELD_OUT_BYTES = 0.05, 100_000_000
-TRIAL_SHARE, MOST_TRIAL_BYTES = 0.005, 2_000_000  # of a corpus, that engines are compared on
-TRIAL_PIECES = 16
+TRIAL_SHARE, MOST_TRIAL_BYTES = 0.005, 2_000_000  # how much of a corpus the engines are compared on
+TRIAL_PIECES = 16  # from so many places of the corpus
 
 
 class OthersUnfinished(UserError):  # noqa: N818
-    """This node's part is done and other nodes' are not."""
+    """This node has done its tasks, and other nodes have not done theirs."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the work is done; none of it changes a byte of the shards but `skip`, where input is bad, and `shard_tokens`.
+    """How the work is done. Only `skip` (where input is bad) and `shard_tokens` can change a byte of the shards.
 
-    Of `nodes` machines this is number `node`; each does the tasks that fall to it. `workers` 0 is one a core. With
-    `skip`, input that cannot be read is skipped and counted; with None it is an error, but a folder that was made
-    without such input will do.
+    `nodes` machines share the tasks, and this is number `node` of them. `workers` are processes; 0 means one a core.
+    `skip` says what happens to input that cannot be read: with True it is skipped and counted, with False it is an
+    error. With None it is an error too, but an existing folder that lacks such input is taken.
     """
 
     workers: int = 0
@@ -89,15 +90,15 @@ def prepare(
     options = options or Options()
     source = _source(corpus, tokeniser)
     slug = re.sub(r"[^\w.-]+", "-", f"{Path(corpus).name}-{Path(tokeniser).name}").strip("-")
-    # A folder that lacks what was skipped has a name of its own: who does not want that never meets it.
+    # A folder that lacks what was skipped has a name of its own, so that a call that skips nothing does not take it.
     whole, lacking = (root / f"{slug}-{_short_hash(each)}" for each in (source, {**source, "skipped": True}))
     accepted = [whole] if options.skip is False else [whole, lacking]
     if not _made(accepted):
-        # Without the state of the files: what was finished before one of them was mended is still good.
+        # The name of the scratch folder does not depend on the state of the files: when a bad file is mended, the
+        # tasks of the other files, which were finished before, are still good.
         unfinished = {key: value for key, value in source.items() if key != "files"}
         scratch = root / f"{slug}-{_short_hash(unfinished)}{PARTIAL}"
-        root.mkdir(parents=True, exist_ok=True)
-        with enough_room(scratch), _locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
+        with enough_room(scratch), locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
             if not _made(accepted):
                 _Preparation(
                     corpus, tokeniser, vocab_size, source, scratch, whole, lacking, accepted, say, options
@@ -116,12 +117,11 @@ def _made(folders: Sequence[Path]) -> Path | None:
 def shared_tokeniser(
     names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None, skip: bool | None = False
 ) -> str:
-    """A tokeniser for several corpora: `spec` itself, or where it is to be trained, the folder of one of them all."""
+    """A tokeniser for several corpora: `spec` itself, or the folder of one that was trained on all of them."""
     if len(names) == 1 or not spec.startswith("bpe:"):
         return spec
     folder = root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}"
-    root.mkdir(parents=True, exist_ok=True)
-    with enough_room(folder), _locked(root / f".{folder.name}.lock"):
+    with enough_room(folder), locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"tokeniser: {spec} of {len(names)} corpora")
             budget = TOKENISER_SAMPLE_CHARACTERS // len(names)
@@ -134,10 +134,9 @@ def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path, say: Say) -> 
     """Obtain a tokeniser, into a folder that appears whole."""
     from data.tokens import tokenisers
 
-    scratch = folder.with_name(folder.name + PARTIAL)
     tokeniser = tokenisers.obtain(spec, texts, say)
-    tokenisers.save(tokeniser, scratch)
-    os.replace(scratch, folder)
+    with whole_folder(folder) as scratch:
+        tokenisers.save(tokeniser, scratch)
     return tokeniser
 
 
@@ -168,8 +167,8 @@ def shards(folder: Path, split: str) -> Shards:
 def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any]:
     """Check that the shards are the ones the manifest describes, and the same as `expected`, an earlier manifest.
 
-    Sizes are compared always; a fingerprint is computed again only of a shard that was written after the manifest, so
-    that this stays fast. Returns the manifest.
+    Sizes are always compared. A fingerprint is computed again only for a shard that was written after the manifest:
+    hashing terabytes at every start of a run would take hours. Returns the manifest.
     """
     found = manifest(folder)
     finished_at = (folder / "manifest.json").stat().st_mtime_ns
@@ -209,23 +208,15 @@ def _short_hash(value: Any) -> str:
 
 
 def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
-    """What identifies the input: names, the state of local files, the content of a tokeniser's folder."""
+    """What identifies the input: the names, the state of local files, the content of a tokeniser's folder."""
     files = sorted(Path(tokeniser).glob("*.json")) if Path(tokeniser).is_dir() else []
     vocabulary = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
     return {"corpus": corpus, **corpora.state(corpus), "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, of this machine and, where the file system's locks reach that far, of others."""
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @dataclass
 class _Preparation:
-    """One corpus on its way into one folder: `lacking` where something of it was skipped, else `whole`."""
+    """The work on one corpus. The result is the folder `lacking` where input was skipped, else the folder `whole`."""
 
     corpus: str
     tokeniser: str
@@ -240,19 +231,20 @@ class _Preparation:
     tasks: list[Task] = field(default_factory=list)
 
     def run(self) -> None:
-        """Do this node's tasks; where those were the last ones, give the folder its name."""
+        """Do this node's tasks. If no other node has tasks left, put all together and give the folder its name."""
         gone = corpora.CORPORA[self.corpus].gone if self.corpus in corpora.CORPORA else ""
         if gone:
             self.say(f"corpus {self.corpus}: {gone}")
         try:
             self._run()
         except Exception:
-            # Another node may put all together at any moment; then the scratch folder is gone, and the work is done.
+            # Another node may put all together at any moment. Then the scratch folder is gone, which makes an error
+            # here, but the work is done.
             if not self._is_made():
                 raise
         finally:
             if self.options.nodes == 1 and not list(self.scratch.glob("task-*.json")):
-                shutil.rmtree(self.scratch, ignore_errors=True)  # nothing in it is worth a second start
+                shutil.rmtree(self.scratch, ignore_errors=True)  # it holds no finished task to go on from
 
     def _run(self) -> None:
         self.tasks = tasks_of(corpora.pieces(self.corpus))
@@ -273,27 +265,26 @@ class _Preparation:
             self._put_together(job)
 
     def _is_made(self) -> bool:
-        """Whether the folder is whole, for another node was here first."""
+        """Whether the folder is there already, because another node was faster."""
         return bool(_made(self.accepted))
 
-    def _alone(self) -> Any:
-        return _locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
+    def _alone(self) -> AbstractContextManager[None]:
+        """Hold the lock that all nodes share."""
+        return locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
 
     def _job(self) -> Job:
-        """Obtain the tokeniser, which all nodes share."""
+        """Obtain the tokeniser, or load the one that another node or an earlier start has obtained."""
         from data.tokens import tokenisers
 
         options, home, made_for = self.options, self.scratch / "tokeniser", self.scratch / "tokeniser.source"
         self.say(f"tokeniser: {self.tokeniser}")
-        wanted = _short_hash(self.source)  # one that was trained before a file was mended is trained again
+        wanted = _short_hash(self.source)  # if a file was mended since, the tokeniser is trained again
         if home.exists() and made_for.exists() and made_for.read_text() == wanted:
             tokeniser = tokenisers.load(str(home))
         else:
-            shutil.rmtree(home, ignore_errors=True)
-            self.scratch.mkdir(parents=True, exist_ok=True)
             texts = _training_texts(self.corpus, TOKENISER_SAMPLE_CHARACTERS, options.skip)
             tokeniser = _save_tokeniser(self.tokeniser, texts, home, self.say)
-            write_whole(made_for, wanted)
+            write(made_for, wanted)
         entries = tokenisers.entries(tokeniser)
         _check_vocabulary(self.tokeniser, entries, self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
@@ -316,7 +307,7 @@ class _Preparation:
             workers.do(list(zip(todo, fingerprints, strict=True)), replace(job, engine=engine), options.report)
 
     def _sample(self) -> list[str]:
-        """Texts from all over the corpus, to compare engines on."""
+        """Beginnings of texts from places all over the corpus, to compare the engines on."""
         whole = sum(task.num_bytes for task in self.tasks)
         chosen = self.tasks[:: -(-len(self.tasks) // TRIAL_PIECES)]
         share = min(int(whole * TRIAL_SHARE), MOST_TRIAL_BYTES) // len(chosen) + 1
@@ -336,7 +327,7 @@ class _Preparation:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def _record(self, job: Job, task: Task) -> dict[str, Any] | None:
-        """The record of a task that is finished, made from the same input, and whose shards are there."""
+        """The record of a task, or None where it has to be done: its input changed, or its shards are not there."""
         try:
             record: dict[str, Any] = json.loads(job.record_path(task).read_text())
         except (OSError, json.JSONDecodeError):
@@ -346,7 +337,7 @@ class _Preparation:
         return record if all(self._whole(job, entry) for split in SPLITS for entry in record[split]) else None
 
     def _whole(self, job: Job, entry: dict[str, Any]) -> bool:
-        """Whether a shard is there, as long as it was when its task was finished."""
+        """Whether a shard is there and has as many bytes as when its task was finished."""
         tokens, index = (with_suffix(self.scratch / entry["name"], suffix) for suffix in (".bin", ".idx"))
         size = entry["tokens"] * np.dtype(token_dtype(job.vocab_size)).itemsize
         return tokens.exists() and index.exists() and tokens.stat().st_size == size
@@ -355,7 +346,7 @@ class _Preparation:
         return [task for task in tasks if self._record(job, task) is None]
 
     def _put_together(self, job: Job) -> None:
-        """Write the manifest, give the folder its name, drop what does not belong."""
+        """Write the manifest, give the folder its name, and remove the records and what killed processes left."""
         described = self._described(job)
         if not any(described[split]["tokens"] for split in SPLITS):
             raise UserError(f"corpus {self.corpus} holds no text; give another path")
@@ -371,12 +362,11 @@ class _Preparation:
             raise UserError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
-        write_whole(self.scratch / "manifest.json", json.dumps(described, indent=2) + "\n")
+        write_json(self.scratch / "manifest.json", described)
         folder = self.lacking if described["skipped"] else self.whole
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(self.scratch, folder)
+        give_name(self.scratch, folder)
         belongs = {"manifest", *(entry["name"] for split in SPLITS for entry in described[split]["shards"])}
-        for path in folder.iterdir():  # only now: whoever is stopped before this still has all records
+        for path in folder.iterdir():  # only now: a process that is stopped earlier needs the records to go on
             if path.is_file() and path.stem not in belongs:
                 path.unlink()
 
@@ -386,7 +376,7 @@ class _Preparation:
         return [record for record in records if record]
 
     def _described(self, job: Job) -> dict[str, Any]:
-        """The manifest: what the records of all tasks say together."""
+        """The manifest, which sums up the records of all tasks."""
         records = self._records(job)
         skipped: Counter[str] = Counter()
         first: dict[str, str] = {}
@@ -411,8 +401,11 @@ class _Preparation:
         }
 
     def _hold_out(self, job: Job, taken: list[str]) -> None:
-        """No document fell to validation, or none to training: the end of those for training does, of as many tasks as
-        it takes. `taken` are the splits whose documents are for training."""
+        """Hold out the end of the training text, where no document fell to validation, or none to training.
+
+        `taken` are the splits whose documents are for training. As many tasks as necessary are done again, from the
+        last one on.
+        """
         records = self._records(job)
         sizes = [sum(entry["bytes"] for split in taken for entry in record[split]) for record in records]
         left = min(int(sum(sizes) * HELD_OUT_SHARE) + 1, MOST_HELD_OUT_BYTES)

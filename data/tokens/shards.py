@@ -8,9 +8,7 @@ Here a sequence is a document. Source: Megatron-LM, megatron/core/datasets/index
 
 import hashlib
 import itertools
-import os
 import resource
-import socket
 import struct
 from array import array
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.errors import UserError
+from support.files import give_name, scratch_beside
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -32,7 +31,6 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 MOST_TOKENS = np.iinfo(np.int32).max  # of a document: its length is an i32
 BLOCK = 1 << 16
 MANY_SHARDS = 64
-PARTIAL = ".partial"  # how the names of files end that are not finished
 AGAIN = "remove its folder and prepare the data again"
 
 Ints = NDArray[np.int64]
@@ -60,7 +58,8 @@ def digest(prefix: Path) -> str:
 def write_index(path: Path, dtype: np.dtype[np.generic], lengths: NDArray[np.int32]) -> str:
     """Write an `.idx` for documents of these lengths in tokens; return its SHA-256.
 
-    In blocks that stay in the processor's cache: arrays of ten million documents would be paid for in page faults.
+    It works in blocks that stay in the processor's cache. Whole arrays of ten million documents would be new memory,
+    and the page faults would take longer than the work.
     """
     count, hashed = len(lengths), hashlib.sha256()
     with open(path, "wb") as index:
@@ -82,20 +81,19 @@ def write_index(path: Path, dtype: np.dtype[np.generic], lengths: NDArray[np.int
 
 
 class ShardWriter:
-    """Writes one shard. Use as a context manager; a shard that was not finished leaves nothing behind.
+    """Writes one shard. Use as a context manager: where the block ends with an error, nothing is left behind.
 
-    `prefix` is the path without suffix. Both files are written under names of this process and renamed at the end,
-    `.idx` last: a shard whose `.idx` exists is whole, and processes that write the same shard do no harm.
+    `prefix` is the path without suffix. Both files are written under scratch names of this process and renamed at the
+    end, `.idx` last. So a shard whose `.idx` exists is whole, and processes that write the same shard do no harm.
     """
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
         self.prefix, self.vocab_size = prefix, vocab_size
         self.dtype = np.dtype(token_dtype(vocab_size))
         self.num_tokens = 0
-        self.sha256 = ""  # as `digest` gives it, once it is finished
+        self.sha256 = ""  # what `digest` returns, once the shard is finished
         self._lengths = array("i")
-        unfinished = f".{socket.gethostname()}-{os.getpid()}{PARTIAL}"
-        self._bin_path, self._idx_path = (with_suffix(prefix, suffix + unfinished) for suffix in (".bin", ".idx"))
+        self._bin_path, self._idx_path = (scratch_beside(with_suffix(prefix, suffix)) for suffix in (".bin", ".idx"))
         self._bin = open(self._bin_path, "wb")  # noqa: SIM115
         self._hash = hashlib.sha256()
 
@@ -103,7 +101,7 @@ class ShardWriter:
         return self
 
     def add(self, tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> None:
-        """Append documents of these lengths, whose tokens lie end to end.
+        """Append documents. `tokens` holds theirs, one document after the other; `lengths` says how many each has.
 
         Errors: `UserError` for an id outside the vocabulary and for a document longer than Megatron's format can say.
         """
@@ -140,23 +138,20 @@ class ShardWriter:
             self._idx_path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the shard its name; nothing can be added any more."""
+        """Write the index and give the shard its name. Nothing can be added any more."""
         if self.sha256:
             return
         self._bin.close()
         index = write_index(self._idx_path, self.dtype, np.frombuffer(self._lengths, np.int32))
-        for path in (self._bin_path, self._idx_path):
-            with open(path, "rb+") as stream:
-                os.fsync(stream.fileno())
         self.sha256 = hashlib.sha256(self._hash.digest() + bytes.fromhex(index)).hexdigest()
-        os.replace(self._bin_path, with_suffix(self.prefix, ".bin"))
-        os.replace(self._idx_path, with_suffix(self.prefix, ".idx"))
+        give_name(self._bin_path, with_suffix(self.prefix, ".bin"))
+        give_name(self._idx_path, with_suffix(self.prefix, ".idx"))
 
 
 class Shard:
-    """A memory-mapped shard: `tokens` [num_tokens] and `lengths` [num_documents], both read from the file as needed.
+    """A memory-mapped shard: `tokens` [num_tokens] and `lengths` [num_documents]; the system reads what is looked at.
 
-    Errors: `UserError` where a file is missing, is no index, or the two do not belong together.
+    Errors: `UserError` where a file is missing, where `.idx` is no index, and where the two do not belong together.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -188,7 +183,7 @@ class Shard:
         self.tokens: NDArray[np.generic] = np.memmap(bin_path, self.dtype, "r").view(np.ndarray)
 
     def _check_bin(self, path: Path, offsets: Ints) -> None:
-        """The sizes of the two files, without reading all of the index."""
+        """Check that `.bin` ends where its index says: the last entry tells, so the whole index need not be read."""
         ends = int(offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize if len(offsets) else 0
         size = path.stat().st_size
         if size != ends:
@@ -230,7 +225,7 @@ class Shards:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.generic]:
-        """The tokens from `start` to `stop`, at most to the end; a view of the file where they lie in one shard."""
+        """The tokens from `start` to `stop` or to the end; a view of the file where one shard holds them all."""
         stop = self.num_tokens if stop is None else min(stop, self.num_tokens)
         parts = []
         for home in range(int(np.searchsorted(self.ends, start, side="right")), len(self.shards)):
@@ -247,10 +242,10 @@ class Shards:
         return int(self.ends[home]) - self.shards[home].num_tokens
 
     def gather(self, starts: Ints, length: int, dtype: "type[np.generic] | None" = np.int64) -> NDArray[Any]:
-        """The `length` tokens from each start on, across shards: [len(starts), length].
+        """The `length` tokens from each start on, across the ends of shards: [len(starts), length].
 
-        In `dtype`, or with None in the shards' own, which is a quarter of the bytes to move to a device that widens
-        them there. Errors: `UserError` for a start from which there are not that many.
+        They are of type `dtype`; with None they keep the type of the shards, which is a quarter of the bytes to move
+        to a device that widens them there. Errors: `UserError` for a start with fewer tokens behind it.
         """
         if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) <= self.num_tokens - length:
             raise UserError(
@@ -270,7 +265,7 @@ class Shards:
 
 
 def _allow_open_files() -> None:
-    """Every mapped file holds a descriptor, and the usual limit of 1,024 may be raised."""
+    """Raise the limit on open files, often 1,024, as far as the system lets us: every mapped file counts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 1 << 20 if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < most:

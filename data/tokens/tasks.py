@@ -1,25 +1,17 @@
 """The work of preparing, cut into tasks, and the processes that do them.
 
-A task is some pieces of a corpus, read, encoded and written as shards of its own by one process. What the tasks are
-depends on the corpus alone; so the shards are the same for any number of processes, and after an interruption only the
-tasks that were not finished are done again. A task is finished when its record exists.
+A task is some pieces of a corpus. One process reads them, encodes them and writes them as shards of their own. What the
+tasks are depends on the corpus alone. So the shards are the same for any number of processes, and after an interruption
+only the tasks that were not finished are done again. A task is finished when its record exists.
 """
 
 import ctypes
-import errno
-import json
 import multiprocessing
-import multiprocessing.connection
-import os
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +20,20 @@ import numpy as np
 from data.corpus.corpora import hold_out_end, split_of
 from data.corpus.sources import SPLITS, Document, Piece, Problems, piece_bytes, read_pieces
 from data.tokens.encode import ENGINES, Encoder, Tokens
-from data.tokens.shards import PARTIAL, ShardWriter
-from support.errors import UserError
+from data.tokens.shards import ShardWriter
+from support.files import enough_room, write_json
+from support.workers import Pool
 
-BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # encoded together
-SHARD_TOKENS = 1 << 30
-POLL_SECONDS = 0.5
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # as much is encoded in one call
+SHARD_TOKENS = 1 << 30  # of a shard, about; 2 or 4 GiB
 
 
 @dataclass(frozen=True)
 class Task:
-    """Pieces that make shards of their own. `hold_out` is as `hold_out_end` takes it, where no split has validation."""
+    """Pieces that make shards of their own.
+
+    `hold_out` are the arguments of `hold_out_end`, or None: only where no document falls to validation are they needed.
+    """
 
     number: int
     pieces: tuple[Piece, ...]
@@ -50,7 +44,7 @@ class Task:
         return sum(piece.num_bytes for piece in self.pieces)
 
     def identity(self) -> list[object]:
-        """What its shards depend on, besides the job."""
+        """All that its shards depend on, beside the job."""
         return [[piece.identity() for piece in self.pieces], self.hold_out]
 
     def documents(self, problems: Problems) -> Iterator[Document]:
@@ -59,7 +53,7 @@ class Task:
 
 
 def tasks_of(pieces: Sequence[Piece]) -> list[Task]:
-    """Neighbouring pieces together, until there is enough to be worth a shard."""
+    """Put neighbouring pieces together until they are worth a shard: a million small files make no million shards."""
     enough = piece_bytes(sum(piece.num_bytes for piece in pieces))
     groups: list[list[Piece]] = []
     held = enough
@@ -94,7 +88,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: text in bytes (the total is a guess for packed files), and the seconds since it began."""
+    """How far a job is, in bytes of text, documents and tokens, and the seconds since it began.
+
+    `total_bytes` is a guess where files are packed. `done_bytes` fits to it and serves to guess the time that is left;
+    `text_bytes` is the text that was really encoded.
+    """
 
     done_bytes: int
     total_bytes: int
@@ -113,14 +111,14 @@ class Progress:
 
 
 class Stopped(Exception):  # noqa: N818
-    """Another process met an error."""
+    """This process ends its task early, because another one met an error."""
 
 
 # --- One task --------------------------------------------------------------------------------------------------------
 
 
 class Counters:
-    """Numbers that all processes of a job share."""
+    """Numbers in shared memory, which all processes of a job add to."""
 
     NAMES = ("done", "text", "documents", "tokens", "ready", "stop")
 
@@ -138,7 +136,7 @@ class Counters:
 
 @dataclass
 class SplitShards:
-    """The shards that one task writes of one split, each at most about `shard_tokens` long."""
+    """The shards that one task writes for one split. Each holds about `shard_tokens` tokens at most."""
 
     job: Job
     stem: str
@@ -176,7 +174,7 @@ class SplitShards:
 def do_task(
     task: Task, job: Job, encoder: Encoder, counters: Counters, fingerprint: str, tick: Callable[[], None] | None = None
 ) -> None:
-    """Read, encode and write the documents of a task; its record is written last. `tick` is called now and then.
+    """Read, encode and write the documents of a task, then write its record. `tick` is called after every batch.
 
     Errors: `UserError` for input that cannot be read, and where the disk is full.
     """
@@ -184,10 +182,10 @@ def do_task(
     done = 0
     with enough_room(job.folder):
         with ExitStack() as open_shards:
-            parts = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
+            outputs = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
             for batch in _batches(task.documents(problems), problems):
                 size = sum(len(raw) for _, raw in batch)
-                tokens = _encode(batch, parts, job, encoder)
+                tokens = _encode(batch, outputs, job, encoder)
                 step = min(size, task.num_bytes - done)
                 done += step
                 counters.add(done=step, text=size, documents=len(batch), tokens=tokens)
@@ -195,37 +193,21 @@ def do_task(
                     raise Stopped
                 if tick:
                     tick()
-            for part in parts.values():
-                part.finish()
-        counters.add(done=task.num_bytes - done)
+            for output in outputs.values():
+                output.finish()
+        counters.add(done=task.num_bytes - done)  # the size of a packed file was a guess; now it is done
         record = {
             "fingerprint": fingerprint,
             "skipped": dict(problems.counts),
             "first": problems.first,
             "engine": encoder.name,
-            **{split: part.shards for split, part in parts.items()},
+            **{split: output.shards for split, output in outputs.items()},
         }
-        write_whole(job.record_path(task), json.dumps(record, indent=1))
-
-
-@contextmanager
-def enough_room(folder: Path) -> Iterator[None]:
-    """Errors: `UserError` where what is done meanwhile finds no room to write to."""
-    try:
-        yield
-    except Exception as error:  # libraries in Rust raise a bare one, with the number in its words
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
-        if number not in NO_ROOM:
-            raise
-        raise UserError(
-            f"no room left to write {folder}: {os.strerror(number)}; free some and run the same command again, what is "
-            "finished is kept"
-        ) from None
+        write_json(job.record_path(task), record)
 
 
 def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list[tuple[Document, bytes]]]:
-    """Documents with their UTF-8, so many that encoding them together pays."""
+    """Documents with their UTF-8, in batches that are large enough to be encoded fast."""
     batch: list[tuple[Document, bytes]] = []
     size = 0
     for document in documents:
@@ -243,8 +225,8 @@ def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list
         yield batch
 
 
-def _encode(batch: list[tuple[Document, bytes]], parts: dict[str, SplitShards], job: Job, encoder: Encoder) -> int:
-    """Encode a batch, close every document, hand each split its own; returns the number of tokens."""
+def _encode(batch: list[tuple[Document, bytes]], outputs: dict[str, SplitShards], job: Job, encoder: Encoder) -> int:
+    """Encode a batch, end each document, and give every split its documents. Returns the number of tokens."""
     found, lengths = encoder([document.text for document, _ in batch])
     tokens = np.insert(found, np.cumsum(lengths), job.end_of_document)
     lengths = lengths + 1
@@ -253,20 +235,10 @@ def _encode(batch: list[tuple[Document, bytes]], parts: dict[str, SplitShards], 
     for number, split in enumerate(SPLITS):
         mine = splits == number
         if mine.all():
-            parts[split].add(tokens, lengths, int(sizes.sum()))
+            outputs[split].add(tokens, lengths, int(sizes.sum()))
         elif mine.any():
-            parts[split].add(tokens[np.repeat(mine, lengths)], lengths[mine], int(sizes[mine].sum()))
+            outputs[split].add(tokens[np.repeat(mine, lengths)], lengths[mine], int(sizes[mine].sum()))
     return len(tokens)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    with open(scratch, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(scratch, path)
 
 
 # --- All of them -----------------------------------------------------------------------------------------------------
@@ -276,33 +248,26 @@ _counters: Counters | None = None  # of a worker process
 
 
 class Workers:
-    """Processes that do tasks, this one where one is enough. They start and load their engine while the caller goes on.
+    """Processes that do tasks, or this process where `count` is 1. They load their engine while the caller goes on.
 
     Use as a context manager.
     """
 
     def __init__(self, tokeniser: Path, engine: str, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.counters = Counters(context)
-        self._pool: ProcessPoolExecutor | None = None
-        if count > 1:
-            arguments = (tokeniser, engine, self.counters)
-            self._pool = ProcessPoolExecutor(count, context, _start_worker, arguments)
-            for _ in range(count):
-                self._pool.submit(os.getpid)  # a pool starts a process only when it has something to do
+        self.counters = Counters(multiprocessing.get_context("spawn"))
+        self._pool = Pool(count, _start_worker, tokeniser, engine, self.counters)
 
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool:
-            self.counters.add(stop=1)
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *exit_facts: object) -> None:
+        self.counters.add(stop=1)  # tasks that are being done end at their next batch
+        self._pool.__exit__(*exit_facts)
 
     def do(self, tasks: Sequence[tuple[Task, str]], job: Job, report: Callable[[Progress], None] | None = None) -> None:
         """Do tasks, each with its fingerprint, and report now and then.
 
-        Errors: `UserError` as `do_task`, from the first that fails; what is finished stays.
+        Errors: that of the first task that fails, as `do_task`. What is finished stays.
         """
         total, began = sum(task.num_bytes for task, _ in tasks), time.monotonic()
 
@@ -311,27 +276,12 @@ class Workers:
                 done, text, documents, tokens = (self.counters[name] for name in Counters.NAMES[:4])
                 report(Progress(done, total, text, documents, tokens, time.monotonic() - began))
 
-        if self._pool is None:
+        if self._pool.count == 1:  # here `tell` is called within a task
             for task, fingerprint in tasks:
                 do_task(task, job, _encoder(job.engine, job.tokeniser), self.counters, fingerprint, tell)
             return
-        pending = {self._pool.submit(_work, task, job, fingerprint) for task, fingerprint in tasks}
-        while pending:
-            finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
-            tell()
-            _raise_first(finished)
-
-
-def _raise_first(finished: set[Future[None]]) -> None:
-    for future in finished:
-        error = future.exception()
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(
-                "a worker process was ended from outside, perhaps for want of memory; run the same command again with "
-                "fewer --workers, what is finished is kept"
-            )
-        if error:
-            raise error
+        for _ in self._pool.run(partial(_work, job), tasks, len(tasks), tell):
+            pass  # a task leaves shards and a record behind; it returns nothing
 
 
 def _encoder(engine: str, tokeniser: Path) -> Encoder:
@@ -345,24 +295,14 @@ def _encoder(engine: str, tokeniser: Path) -> Encoder:
 def _start_worker(tokeniser: Path, engine: str, counters: Counters) -> None:
     global _counters
     _counters = counters
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _encoder(engine, tokeniser)(["warm"])
-    except Exception:  # it is loaded again for the first task, which says what is wrong
+    except Exception:  # an error here would break the pool without a reason; the first task meets it again and says it
         _encoders.clear()
     counters.add(ready=1)
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for tasks for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _work(task: Task, job: Job, fingerprint: str) -> None:
+def _work(job: Job, given: tuple[Task, str]) -> None:
     assert _counters
+    task, fingerprint = given
     do_task(task, job, _encoder(job.engine, job.tokeniser), _counters, fingerprint)

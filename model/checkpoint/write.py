@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from model.engine.engine import Trainer
 from model.parallel import Slice, slice_of
 from support.errors import UserError
+from support.files import give_name, sync
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -142,7 +142,7 @@ def _write_flats(trainer: Trainer, chosen: dict[int, Flat], file: Path) -> None:
         for f in mine:
             index.append([number, f.name, f.start, f.numel, f.offset, f.shape, f.cut and dataclasses.astuple(f.cut)])
     save_file({k: v.flatten().cpu() for k, v in tensors.items()}, file, {"fragments": json.dumps(index)})
-    _sync(file)
+    sync(file)
 
 
 def _is_writer(trainer: Trainer, fragment: Fragment) -> bool:
@@ -158,20 +158,8 @@ def _is_writer(trainer: Trainer, fragment: Fragment) -> bool:
 def _commit(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
     path = partial / "manifest.json"
     path.write_text(json.dumps({"manifest": manifest, "sha256": _manifest_digest(manifest)}, indent=1) + "\n")
-    _sync(path)
-    _sync(partial)
-    if final.exists():  # the same step again, from a resumed run
-        shutil.rmtree(final)
-    os.rename(partial, final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
+    give_name(partial, final)  # a resumed run may take the same step again
 
 
 def _attempt(write: Callable[[], Any]) -> str:

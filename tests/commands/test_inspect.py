@@ -28,7 +28,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def described(folders: list[Path], shares: list[int], seq_length: int = 32) -> dict[str, Any]:
     parts = [mixture.PreparedPart(f.name, f, share) for f, share in zip(folders, shares, strict=True)]
-    return inspect.describe(inspect.Data(mixture.Mixture(parts), seq_length, 1), 4)
+    return inspect.describe(inspect.Inspected(mixture.Mixture(parts), seq_length, 1), 4)
 
 
 def test_parts_stand_beside_their_weights(folders: list[Path]) -> None:

@@ -45,8 +45,8 @@ def stage(report: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaning, "PART_CHARACTERS", 4000)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "CHUNK_CHARACTERS", 4000)
 
 
 def test_what_is_dropped_is_counted_and_shown(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def assert_same(one: Path, two: Path) -> None:
     assert filecmp.cmpfiles(one, two, names, shallow=False)[1:] == ([], [])
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_chunks")
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     settings = Settings(many(tmp_path / "a.jsonl"), (*ALL, f"decontaminate:{write(tmp_path / 'e.jsonl', [prose(3)])}"))
     report = clean(settings, tmp_path / "one", workers=1)
@@ -99,7 +99,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     assert_same(tmp_path / "one", tmp_path / "three")
 
 
-def test_duplicates_are_found_across_parts(tmp_path: Path, small_parts: None) -> None:
+def test_duplicates_are_found_across_chunks(tmp_path: Path, small_chunks: None) -> None:
     report = clean(Settings(many(tmp_path / "a.jsonl"), ("exact", "near")), tmp_path / "out")
     kept = read(tmp_path / "out")
     assert stage(report, "exact")["dropped"] == 15 + 4 and stage(report, "near")["dropped"] == 10
@@ -123,15 +123,15 @@ def stop_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return counted
 
 
-@pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("step", ["_filter_part", "_finish_part", "_decide", "_finish"])
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("step", ["_filter_chunk", "_finish_chunk", "_decide", "_finish"])
 def test_what_was_interrupted_goes_on_to_the_same_end(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(many(tmp_path / "a.jsonl"))
     clean(settings, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(cleaning, step, stop_after(3 if "part" in step else 0, getattr(cleaning, step)))
+        patched.setattr(cleaning, step, stop_after(3 if "chunk" in step else 0, getattr(cleaning, step)))
         with pytest.raises(StopError):
             clean(settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -157,7 +157,7 @@ def test_killed_while_at_work(tmp_path: Path) -> None:
     corpus = write(tmp_path / "a.jsonl", [prose(seed, 600) for seed in range(120)])
     code = (
         "import sys; from pathlib import Path; from data.cleaning import clean, stages\n"
-        "clean.PART_CHARACTERS = 50_000\n"
+        "clean.CHUNK_CHARACTERS = 50_000\n"
         "if __name__ == '__main__':\n"
         "    clean.clean(stages.Settings(sys.argv[1]), Path(sys.argv[2]), workers=2)\n"
     )
@@ -277,7 +277,7 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
         clean(settings, tmp_path / "out", workers=0)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_chunks")
 def test_work_of_other_settings_or_files_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = many(tmp_path / "a.jsonl")
     with monkeypatch.context() as patched:
@@ -300,7 +300,9 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path: Path, monkeypatch: pytes
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(OSError, match="goes on from there"):
+        with pytest.raises(
+            ValueError, match=r"no room left to write .*out\.partial: File too large; .* what is finished is kept"
+        ):
             clean(Settings(corpus), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

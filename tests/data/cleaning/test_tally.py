@@ -1,7 +1,8 @@
 import itertools
 import json
 
-from data.cleaning.tally import SAMPLES, Count, Tally, size
+from data.cleaning.tally import SAMPLES, Count, Tally
+from data.corpus.document import utf8_bytes
 
 
 def tally(names: range) -> Tally:
@@ -36,4 +37,4 @@ def test_a_detail_is_worked_out_for_samples_only() -> None:
 
 
 def test_sizes_are_bytes() -> None:
-    assert (size("abc"), size("é漢")) == (3, 5)
+    assert (utf8_bytes("abc"), utf8_bytes("é漢")) == (3, 5)

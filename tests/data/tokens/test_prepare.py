@@ -23,7 +23,6 @@ from data.tokens.prepare import Options, OthersUnfinished
 from data.tokens.shards import ShardWriter
 from data.tokens.tasks import Progress
 from tests.data.tokens.test_tokenisers import with_gap
-from tests.patience import ended, wait_until
 
 LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
 
@@ -365,12 +364,12 @@ def test_a_killed_run_is_gone_on_with(files: Path, tmp_path: Path, tokeniser: st
 def test_a_run_stopped_while_it_puts_all_together_keeps_its_shards(
     files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    write, rename = tasks.write_whole, os.replace
+    write, rename = prepare.write_json, os.replace
 
-    def stop_writing(path: Path, text: str) -> None:
+    def stop_writing(path: Path, value: Any) -> None:
         if path.name == target:
             raise KeyboardInterrupt
-        write(path, text)
+        write(path, value)
 
     def stop_renaming(source: Path, place: Path) -> None:
         if target == "replace" and Path(place).parent == out:
@@ -379,7 +378,7 @@ def test_a_run_stopped_while_it_puts_all_together_keeps_its_shards(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "write_whole", stop_writing)
+        patched.setattr(prepare, "write_json", stop_writing)
         patched.setattr(os, "replace", stop_renaming)
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
@@ -389,28 +388,6 @@ def test_a_run_stopped_while_it_puts_all_together_keeps_its_shards(
     assert left_in(out) == [folder.name]
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".bin", ".idx", ".json"}
     assert not list(folder.glob("task-*"))
-
-
-def test_a_worker_ends_with_its_parent(files: Path, tmp_path: Path, tokeniser: str) -> None:
-    code = (
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "from data.tokens.tasks import Workers\n"
-        "if __name__ == '__main__':\n"
-        "    workers = Workers(Path(sys.argv[1]), 'tokenizers', 2)\n"
-        "    print(workers._pool.submit(os.getpid).result(), flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    root = Path(__file__).resolve().parents[3]
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, str(script), tokeniser]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout
-        worker = int(process.stdout.readline())
-        process.kill()
-    wait_until(lambda: ended(worker), worker)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_shard(
@@ -453,13 +430,13 @@ def test_no_room_for_the_tokeniser_is_one_line(corpus: Path, tmp_path: Path, siz
 def test_no_room_for_the_manifest_is_one_line(
     corpus: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = tasks.write_whole
+    write = prepare.write_json
 
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, value: Any) -> None:
         with files_of_at_most(10 if path.name == "manifest.json" else 1 << 30):
-            write(path, text)
+            write(path, value)
 
-    monkeypatch.setattr(prepare, "write_whole", full)
+    monkeypatch.setattr(prepare, "write_json", full)
     with pytest.raises(ValueError, match=r"no room left to write .*partial: File too large; free some"):
         prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
 
