@@ -11,6 +11,7 @@ from planner.planning import cluster_machine, own_step, plan
 from planner.ranks import check_ranks
 from planner.show import show
 from planner.timing import Machine
+from planner.values import Plan
 from recipes.recipe import Recipe
 from recipes.registry import ROOT, load, names
 from recipes.settings import override
@@ -78,7 +79,7 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
     return dataclasses.replace(recipe, cluster=cluster), machine
 
 
-def with_costs(values: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def with_costs(values: Plan, args: argparse.Namespace) -> Plan:
     """Adds what depends on a price and on the storage."""
     values["storage_gb_s"] = STORAGE if args.storage is None else args.storage
     values["save_seconds"] = values["checkpoint_bytes"] / values["storage_gb_s"] / GIGA
@@ -118,9 +119,9 @@ def main() -> None:
             return values
         show(values)
         if args.verify:
-            from planner.verify import show as show_verified
+            from planner.verify import show_proof
 
-            show_verified(values["verified"])
+            show_proof(values["verified"])
         if args.plot:
             print(f"  picture                   {args.plot}")
         if "remedy" in values:

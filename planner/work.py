@@ -1,39 +1,73 @@
 """What a rank is asked to do in one training step, as plain numbers: the model's shape, its cut, its batch, its engine.
 
-Every field is a number or a numpy array, one element a candidate layout or a row of a table, and so is everything that
-is computed from it: a single prediction and a search over a hundred thousand layouts are the same lines of code.
-Imports no torch.
+Every field is a number or a numpy array. An array has one element for each candidate layout or each row of a table.
+So one prediction and a search over a hundred thousand layouts are the same lines of code. Imports no torch.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config import GPTConfig
 from model.engine import config as engine_config
 from model.layout import Layout, stage_boundaries
+from support.json_object import JsonObject
 
-Number = Any  # a float or a numpy array of them
+Array = NDArray[np.float64]
+Number = float | Array  # flags too: 0 or 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What published runs do in another way than this project. The defaults are this project's way.
+
+    Only `planner.published` sets these fields.
+
+    virtual_stages  chunks of an interleaved pipeline that a rank holds
+    fused           attention never stores its scores; with a causal mask it skips half of them
+    regathered      the backward pass gathers again what sequence parallelism gathered; otherwise it is kept
+    early_stop      recomputation ends before a block's last product, as torch's non-reentrant checkpoints do
+    lean_bucket     gradients are sent from a copy in the weights' type, not in the type that is sent
+    logit_bytes     bytes of a logit and of what the loss keeps of it: half precision, fp32, its softmax
+    fp8             matrix products of the blocks are computed in fp8
+    ffn_matrices    matrices of a feed-forward layer: 3 where it is gated
+    kv_size         width of the keys, 0: the hidden size
+    tied            the head shares the embedding's weights
+    biases          linear layers and norms have biases
+    """
+
+    virtual_stages: Number = 1
+    fused: Number = True
+    regathered: Number = False
+    early_stop: Number = True
+    lean_bucket: Number = False
+    logit_bytes: Number = 10
+    fp8: Number = False
+    ffn_matrices: Number = 2
+    kv_size: Number = 0
+    tied: Number = True
+    biases: Number = True
 
 
 @dataclass(frozen=True)
 class Work:
     """One training step. Counts are per model where nothing else is said.
 
-    `last_blocks` blocks are in the last pipeline stage, the others spread evenly over the stages before it, the earlier
-    ones having one more where they do not divide. `full` and `selective` are the shares of the blocks that recompute
-    everything, or the attention's core alone; `early_stop`: recomputation ends where the last needed tensor is there,
-    before a block's last product, as torch's non-reentrant checkpoints do. Bytes an element: `weight_bytes` of the
-    weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
-    ranks send of them, `bucket_bytes` of the copy that they send from, `master_bytes` of what the optimiser has besides
-    its two fp32 moments, `logit_bytes` of a logit and what the loss keeps of it (half precision, fp32, its softmax;
-    less in a fused loss). `fused` attention never stores its scores, and with a `causal` mask skips half of them;
-    `dropout` keeps its masks; what sequence parallelism gathers is `regathered` in the backward pass, or kept.
-    `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it), `position_rows`
-    the learned positions, `biases` 0 where linear layers have none. `nvme`: offloaded optimizer states are in files;
-    `hpz` ranks of a node share a second copy of stage 3's weights, from which the backward pass gathers (ZeRO++'s hpZ,
-    Wang et al. 2023, arXiv:2306.10209; 1: none).
+    last_blocks     blocks of the last pipeline stage. The stages before it share the others evenly; where they do not
+                    divide, the earlier stages have one more.
+    full            share of the blocks that recompute everything
+    selective       share of the blocks that recompute the attention's core alone
+    weight_bytes    bytes of a weight in forward and backward
+    gradient_bytes  bytes of everything that is kept of a gradient
+    reduce_bytes    bytes that data ranks send of a gradient
+    master_bytes    bytes that the optimiser keeps of a parameter besides its two fp32 moments
+    causal          attention has a causal mask
+    dropout         the masks of dropout are kept
+    position_rows   learned positions
+    nvme            offloaded optimizer states are in files
+    hpz             ranks of a node that share a second copy of stage 3's weights, from which the backward pass gathers
+                    (ZeRO++'s hpZ, Wang et al. 2023, arXiv:2306.10209); 1: none
     """
 
     num_layers: Number
@@ -50,31 +84,21 @@ class Work:
     ulysses: Number = 1
     sequence_parallel: Number = False
     last_blocks: Number = 0
-    virtual_stages: Number = 1
     zero_stage: Number = 1
     full: Number = 0.0
     selective: Number = 0.0
     weight_bytes: Number = 2
     gradient_bytes: Number = 2
     reduce_bytes: Number = 2
-    bucket_bytes: Number = 2
     master_bytes: Number = 4
-    fused: Number = True
     causal: Number = True
     dropout: Number = False
-    regathered: Number = False
-    fp8: Number = False
-    ffn_matrices: Number = 2
-    kv_size: Number = 0
     position_rows: Number = 0
-    biases: Number = 1
-    tied: Number = True
     offload_optimizer: Number = False
     offload_weights: Number = False
     nvme: Number = False
     hpz: Number = 1
-    early_stop: Number = True
-    logit_bytes: Number = 10
+    variant: Variant = Variant()
 
     @property
     def micro_batches(self) -> Number:
@@ -99,7 +123,12 @@ class Work:
     @property
     def keys(self) -> Number:
         """Width of the keys, and of the values."""
-        return np.where(np.asarray(self.kv_size) > 0, self.kv_size, self.hidden_size)
+        return np.where(np.asarray(self.variant.kv_size) > 0, self.variant.kv_size, self.hidden_size)
+
+    @property
+    def bucket_bytes(self) -> Number:
+        """Bytes an element of the copy from which data ranks send gradients."""
+        return np.where(self.variant.lean_bucket, self.weight_bytes, self.reduce_bytes)
 
     def blocks(self, stage: Number) -> Number:
         """Blocks of a stage."""
@@ -113,17 +142,17 @@ class Work:
     def block_matrices(self) -> Number:
         """Elements of a block's matrices, unsliced."""
         h = self.hidden_size
-        return 2 * h * h + 2 * h * self.keys + self.ffn_matrices * h * self.ffn_hidden_size
+        return 2 * h * h + 2 * h * self.keys + self.variant.ffn_matrices * h * self.ffn_hidden_size
 
     def parameters(self, stage: Number) -> Number:
         """Parameters of a rank of a stage. Exact for this project's model, which `planner.verify` proves."""
-        h, t = self.hidden_size, self.tp
-        sliced_bias = (h + 2 * self.keys + (self.ffn_matrices - 1) * self.ffn_hidden_size) / t
-        block = self.block_matrices / t + self.biases * (sliced_bias + 2 * h) + 2 * (1 + self.biases) * h
+        h, t, biases = self.hidden_size, self.tp, self.variant.biases
+        sliced_bias = (h + 2 * self.keys + (self.variant.ffn_matrices - 1) * self.ffn_hidden_size) / t
+        block = self.block_matrices / t + biases * (sliced_bias + 2 * h) + 2 * (1 + biases) * h
         embedding = self.vocab_rows * h / t
         first, last = stage == np.asarray(0), stage == np.asarray(self.pp) - 1
-        head = np.where(self.tied, last & ~first, last) * embedding
-        ends = first * (embedding + self.position_rows * h) + last * (1 + self.biases) * h + head
+        head = np.where(self.variant.tied, last & ~first, last) * embedding
+        ends = first * (embedding + self.position_rows * h) + last * (1 + biases) * h + head
         return self.blocks(stage) * block + ends
 
     @property
@@ -142,7 +171,7 @@ class Work:
         return self.model_flops + tokens * again
 
 
-def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: int) -> Work:
+def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int) -> Work:
     """The step of a recipe under a resolved DeepSpeed JSON."""
     recompute, zero = engine.get("activation_checkpointing", {}), engine.get("zero_optimization", {})
     kind, stage = engine_config.precision(engine), zero.get("stage", 0)
@@ -174,7 +203,6 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         weight_bytes=4 if kind == "fp32" else 2,
         gradient_bytes=kept,
         reduce_bytes=sent,
-        bucket_bytes=sent,
         # An fp16 step has its share of the gradients in fp32 too.
         master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
@@ -190,7 +218,7 @@ def last_blocks(cuts: list[int]) -> int:
     return cuts[-1] - cuts[-2] - (4 if len(cuts) == 2 else 2)
 
 
-def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
+def gradient_bytes(engine: JsonObject, stage: int) -> tuple[int, int]:
     """Bytes that are kept of a gradient, and sent of it, in a ZeRO stage (DeepSpeed 0.19.8).
 
     In stage 1 bf16 gradients that are to be summed in fp32 have an optimizer of their own (runtime/bf16_optimizer.py):
