@@ -12,7 +12,7 @@ from model.engine import config as engine_config
 from model.layout import Layout, stage_boundaries
 from planner.hardware import GIGA, GPU, TERA
 from planner.memory import peak_bytes, rank_bytes
-from planner.planning import USABLE, check_precision, own_step
+from planner.planning import USABLE_SHARE, check_precision, own_step
 from planner.timing import Machine, StepTime, step_time
 from planner.values import Candidate, Found, Own, Refused
 from planner.work import Array, Number, Work, gradient_bytes, last_blocks, work
@@ -137,7 +137,7 @@ def judge(step: Work, machine: Machine) -> Judged:
 
 def usable_bytes(gpu: GPU) -> float:
     """What a run may take of a GPU's memory."""
-    return USABLE * gpu.memory_gb * GIGA
+    return USABLE_SHARE * gpu.memory_gb * GIGA
 
 
 def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
