@@ -72,7 +72,7 @@ def stage_seconds(step: Work, machine: Machine) -> tuple[Array, Array]:
 
 
 def draw(step: Work, machine: Machine | None, memory: MemoryPlan, title: str, path: Path) -> None:
-    """Write the picture. Errors: `UserError` where matplotlib cannot write that kind of file."""
+    """Write the picture. Errors: `UserError` where matplotlib cannot write that kind of file, or no file there."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -89,8 +89,12 @@ def draw(step: Work, machine: Machine | None, memory: MemoryPlan, title: str, pa
     if machine is not None:
         _draw_schedule(axes[0][0], step, machine)
     _draw_memory(axes[-1][0], memory)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise UserError(f"--plot {path}: {error.strerror}; give a file in a folder that you can write to") from None
+    finally:
+        plt.close(figure)
 
 
 def _draw_schedule(axis: "Axes", step: Work, machine: Machine) -> None:

@@ -94,6 +94,7 @@ def _runnable(space: Space, tp: Ints, pp: Ints, dp: Ints, micro: Ints, every: In
         "last_blocks": np.array([last[stages] for stages in pp.tolist()]),
         "gradient_bytes": space.gradients[zero, 0],
         "reduce_bytes": space.gradients[zero, 1],
+        "bucket_bytes": space.gradients[zero, 1],
     }
     return stretch(dataclasses.replace(base, **varied), len(tp))
 

@@ -28,7 +28,6 @@ class Variant:
     fused           attention never stores its scores; with a causal mask it skips half of them
     regathered      the backward pass gathers again what sequence parallelism gathered; otherwise it is kept
     early_stop      recomputation ends before a block's last product, as torch's non-reentrant checkpoints do
-    lean_bucket     gradients are sent from a copy in the weights' type, not in the type that is sent
     logit_bytes     bytes of a logit and of what the loss keeps of it: half precision, fp32, its softmax
     fp8             matrix products of the blocks are computed in fp8
     ffn_matrices    matrices of a feed-forward layer: 3 where it is gated
@@ -41,7 +40,6 @@ class Variant:
     fused: Number = True
     regathered: Number = False
     early_stop: Number = True
-    lean_bucket: Number = False
     logit_bytes: Number = 10
     fp8: Number = False
     ffn_matrices: Number = 2
@@ -61,6 +59,7 @@ class Work:
     weight_bytes    bytes of a weight in forward and backward
     gradient_bytes  bytes of everything that is kept of a gradient
     reduce_bytes    bytes that data ranks send of a gradient
+    bucket_bytes    bytes an element of the copy from which they send it
     master_bytes    bytes that the optimiser keeps of a parameter besides its two fp32 moments
     causal          attention has a causal mask
     dropout         the masks of dropout are kept
@@ -90,6 +89,7 @@ class Work:
     weight_bytes: Number = 2
     gradient_bytes: Number = 2
     reduce_bytes: Number = 2
+    bucket_bytes: Number = 2
     master_bytes: Number = 4
     causal: Number = True
     dropout: Number = False
@@ -124,11 +124,6 @@ class Work:
     def keys(self) -> Number:
         """Width of the keys, and of the values."""
         return np.where(np.asarray(self.variant.kv_size) > 0, self.variant.kv_size, self.hidden_size)
-
-    @property
-    def bucket_bytes(self) -> Number:
-        """Bytes an element of the copy from which data ranks send gradients."""
-        return np.where(self.variant.lean_bucket, self.weight_bytes, self.reduce_bytes)
 
     def blocks(self, stage: Number) -> Number:
         """Blocks of a stage."""
@@ -203,6 +198,7 @@ def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int)
         weight_bytes=4 if kind == "fp32" else 2,
         gradient_bytes=kept,
         reduce_bytes=sent,
+        bucket_bytes=sent,
         # An fp16 step has its share of the gradients in fp32 too.
         master_bytes={"bf16": 4, "fp16": 8, "fp32": 0}[kind],
         offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none") != "none",
