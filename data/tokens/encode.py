@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from support.errors import UserError
 
-Tokens = NDArray[np.integer[Any]]
+Tokens = NDArray[np.integer]
 CACHE_BYTES = 64 << 20  # gigatoken remembers every word it met; with this much gained it begins anew
 # What engines have been seen to differ in: contractions, runs of spaces, line ends, digits, scripts without spaces,
 # combining marks, joined emoji, control characters, ends of words, the names of special tokens.
