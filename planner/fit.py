@@ -10,12 +10,12 @@ from planner.published.rows import Measurement
 from planner.timing import Machine, step_time
 from planner.work import Array, Variant, Work
 
-# How far a rate may reasonably lie from its prior, as a factor's logarithm.
+# How far a rate may reasonably lie from its prior: the logarithm of a factor, so 0.15 is some 15%.
 LOG_WIDTHS = Rates(
     matmul=0.15, narrow=0.2, memory=0.25, attention=0.5, link=0.3, network=0.5, gather=1.0, overlap=0.5, fp8=0.2,
     kernel_seconds=0.7, collective_seconds=0.7, step_seconds=1.0,
 )  # fmt: skip
-LOG_NOISE = 0.06  # of a published step time, as a factor's logarithm; larger residuals count less
+LOG_NOISE = 0.06  # of a published step time, a logarithm too; larger errors count less
 MOST_SHARE = 0.97  # no share of a peak is more
 
 
@@ -59,7 +59,8 @@ def fit(rows: list[Measurement], kind: str) -> Rates:
         return Rates(**dict(zip(names, np.exp(np.minimum(point, most)).tolist(), strict=True)))
 
     def residuals(point: Array) -> Array:
-        """Of the rows, each in units of its noise and bent so that outliers count less, and of the priors."""
+        """What is to become small: each row's error in units of its noise, bent so that outliers count less, and each
+        rate's distance from its prior."""
         wrong = (np.log(predict(rows, {kind: rates(point)})) - measured) / LOG_NOISE
         return np.concatenate([2 * np.arcsinh(wrong / 2), (point - prior) / width])
 

@@ -20,8 +20,8 @@ def block_bytes(work: Work) -> tuple[Number, Number]:
 
     Korthikanti et al. 2022, equations 1 to 4: s b h (34 + 5 a s / h) on one rank; with tensor parallelism 10 of the 34
     stay whole, 2 of them masks of dropout, unless the sequence is split too. The 24 sliced ones are queries, keys,
-    values, attention's output and the feed-forward layer's 16 at four times the width. Returned are the two terms;
-    fused attention lacks the second.
+    values, attention's output and the feed-forward layer's 16 at four times the width. The two terms are returned
+    apart; with fused attention the second is 0.
     """
     half = work.weight_bytes / 2  # elements of 2 bytes in the formulas; masks have one
     masks = np.where(work.dropout, 1.0, 0.0)

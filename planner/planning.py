@@ -20,7 +20,7 @@ from recipes.recipe import Batch, Cluster, Recipe, steps_for
 from support.errors import UserError
 
 SECONDS_PER_HOUR = 3600.0
-USABLE_SHARE = 0.95  # of a GPU's memory: the driver's own share, and what is not counted
+USABLE_SHARE = 0.95  # of a GPU's memory; the driver takes some, and the formulas do not count everything
 
 
 def cluster_machine(cluster: Cluster, network_gb_s: float | None = None) -> Machine | None:
@@ -43,8 +43,8 @@ def ramp_steps(recipe: Recipe, batch: Batch) -> list[tuple[int, int]]:
     return [*result, (batch.global_batch, steps_for(recipe.train_samples, batch) - before)]
 
 
-def memory(step: Work, gpu: GPU | None) -> MemoryPlan:
-    """Bytes of a rank of every pipeline stage by part; the worst stage, and whether it fits."""
+def plan_memory(step: Work, gpu: GPU | None) -> MemoryPlan:
+    """Bytes by part of a rank of every pipeline stage; which stage holds most, and whether it fits."""
     stages = np.arange(float(step.pp))
     parts = {name: np.broadcast_to(size, stages.shape) for name, size in rank_bytes(step, stages).items()}
     totals = np.sum(list(parts.values()), axis=0)
@@ -73,8 +73,8 @@ def memory(step: Work, gpu: GPU | None) -> MemoryPlan:
     return result
 
 
-def duration(recipe: Recipe, step: Work, machine: Machine) -> TimePlan:
-    """Seconds of a step by part, and what follows from it for the token budget, the ramp's smaller steps counted."""
+def plan_time(recipe: Recipe, step: Work, machine: Machine) -> TimePlan:
+    """Seconds of a step by part, and what follows for all tokens of the recipe. The ramp's smaller steps count too."""
     timed, gpu = step_time(step, machine), machine.gpu
     seconds, gpus = float(timed.seconds), int(step.gpus)
     model, hardware = float(step.model_flops), float(step.hardware_flops)
@@ -150,13 +150,13 @@ def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | 
         "zero_stage": config.get("zero_optimization", {}).get("stage", 0),
         "layout": dataclasses.asdict(recipe.layout),
         "data_degree": degree,
-        "memory": memory(step, machine.gpu if machine else None),
+        "memory": plan_memory(step, machine.gpu if machine else None),
         "checkpoint_bytes": CHECKPOINT_BYTES * recipe.model.num_parameters,
         "deviations": list(resolved.deviations),
     }
     if machine is not None:
         check_precision(machine.gpu, resolved.dtype)
         values["gpu"] = machine.gpu.name
-        values["time"] = duration(recipe, step, machine)
+        values["time"] = plan_time(recipe, step, machine)
     values["saving"] = saves(recipe, world_size, values["time"]["step_seconds"] if machine is not None else 0.0)
     return values

@@ -1,4 +1,4 @@
-"""What would be better? Every layout of a recipe on a cluster, timed and weighed at once by the planner's formulas."""
+"""What would be better? The planner's formulas time and weigh every layout of a recipe on a cluster at once."""
 
 import dataclasses
 import time
@@ -51,7 +51,7 @@ def space(recipe: Recipe, path: Path) -> Space:
 
 
 def candidates(space: Space, world: int) -> Work | None:
-    """Every layout that this project can run on `world` ranks, as arrays; nothing where there is none."""
+    """Every layout that this project can run on `world` ranks, as arrays; None where there is none."""
     stages = np.arange(1, min(space.recipe.model.num_layers, world) + 1)
     tp, pp, micro, every, zero = _grid(
         TENSOR_DEGREES, stages[world % stages == 0], MICRO_BATCHES, INTERVALS, range(1, 4)
@@ -70,10 +70,11 @@ def _grid(*axes: Iterable[int]) -> list[Ints]:
 
 
 def _runnable(space: Space, tp: Ints, pp: Ints, dp: Ints, micro: Ints, every: Ints, zero: Ints) -> Work | None:
-    """Those of the layouts that this project can run, nothing where there is none.
+    """The layouts that this project can run; None where there is none.
 
-    The limits are those of `Layout.check`, `engine_config.check_layout` and the batch arithmetic; a pipeline goes with
-    ZeRO stage 1 and without offload, hpZ without tensor slices, files with stage 3. Ulysses stays as the recipe has it.
+    The limits are those of `Layout.check`, of `engine_config.check_layout` and of the batch arithmetic. A pipeline
+    needs ZeRO stage 1 and no offload. hpZ needs tensor degree 1. Offload to files needs stage 3. The Ulysses degree is
+    the recipe's.
     """
     recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
     good = (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
@@ -164,8 +165,10 @@ def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
 
 
 def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
-    """One line for a layout or a cluster that does not do: whether another layout fits here, else what binds; and the
-    smallest cluster where some layout fits."""
+    """One line for a layout that does not fit, or a cluster that is too small.
+
+    It says whether another layout fits here, else what takes most memory; and the smallest cluster where one fits.
+    """
     step, nodes = candidates(space(recipe, path), world), smallest(recipe, path, machine)
     per_node, name = int(machine.gpus_per_node), machine.gpu.name
     tail = f"the smallest cluster of {name} where a layout of {recipe.name} fits is {nodes} node{'s' * (nodes > 1)} of "
@@ -189,8 +192,8 @@ def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
 def smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
     """Nodes of the smallest cluster on which some layout fits, 0 where there is none.
 
-    Which clusters the layouts and the batch divide has no order in it, so all are weighed: a data degree divides the
-    global batch. A larger micro-batch never takes less memory.
+    A cluster that is larger may divide worse, so all are weighed; they are not too many, because a data degree divides
+    the global batch. The micro-batch is 1: a larger one never takes less memory.
     """
     free = space(recipe, path)
     batch, blocks = int(free.base.global_batch), recipe.model.num_layers
@@ -209,7 +212,7 @@ def describe(judged: Judged, index: int) -> Candidate:
     step, seconds = pick(judged.step, index), float(judged.seconds[index])
     blocks = int(step.num_layers)
     recomputed = round(float(step.full) * blocks)
-    # The interval that recomputes as many: every fourth of 5 blocks is 2 of them, as is every third.
+    # Several intervals may recompute equally many: every third of 5 blocks is 2 of them, and so is every fourth.
     every = next((n for n in range(1, blocks + 1) if -(-blocks // n) == recomputed), 0)
     return {
         "tp": int(step.tp),

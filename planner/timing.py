@@ -62,10 +62,10 @@ def matmul_seconds(
 ) -> Number:
     """`batch` products [rows, depth] x [depth, columns] at a `peak` in FLOP/s, of elements of `size` bytes.
 
-    A product is computed in tiles, so many at a time as the GPU has processors: the last wave and the tiles at the
-    edges are partly idle, short inner dimensions do not fill the pipeline, dimensions that are no multiple of 64
-    elements load slowly (BigScience's chronicle of its 176B model found 30%), and those that are no multiple of 8 miss
-    the tensor cores. It is never faster than its operands can be read.
+    A GPU computes a product in tiles, one on each processor at a time. So the last wave and the tiles at the edges are
+    partly idle. Short inner dimensions do not fill the pipeline. Dimensions that are no multiple of 64 elements load
+    slowly (BigScience's chronicle of its 176B model found 30%), and those that are no multiple of 8 miss the tensor
+    cores. A product is never faster than its operands can be read.
     """
     used: Number = 0.0
     for tile_rows, tile_columns, share in TILES:
@@ -110,7 +110,7 @@ def axis_rate(machine: Machine, degree: Number, stride: Number, share: float) ->
 
 
 def hidden(gpu: GPU, computation: Number, communication: Number) -> Number:
-    """Seconds of both where they overlap: the longer one if they differ much, more if they are alike."""
+    """Seconds of both where they overlap: about the longer one if they differ much, more than it if they are alike."""
     k = gpu.rates.overlap
     return (computation**k + communication**k) ** (1 / k)
 
@@ -219,8 +219,8 @@ def gather_seconds(work: Work, machine: Machine) -> Number:
 def accumulation_seconds(work: Work, gpu: GPU) -> Number:
     """Adding a block's gradients to an fp32 sum that stands beside them, as DeepSpeed's bf16 optimizer does.
 
-    The gradient is read, the sum read and written. Where there is one copy only, the matrix product adds to it, and the
-    rate of matrix products has that in it.
+    The gradient is read, the sum is read and written. Where there is one copy only, the matrix product adds to it: the
+    rate of matrix products covers that.
     """
     beside = np.asarray(work.gradient_bytes) > 4
     seconds = work.block_matrices / work.tp * (work.weight_bytes + 8.0) / memory_rate(gpu)
@@ -307,8 +307,8 @@ def optimizer_seconds(work: Work, machine: Machine) -> Number:
 
 
 def message_seconds(work: Work, machine: Machine) -> Number:
-    """Point-to-point, a micro-batch: an activation forward and a gradient back, each tensor rank its part, for every
-    chunk of an interleaved pipeline."""
+    """What a stage sends of a micro-batch: an activation forward and a gradient back, for every chunk of an interleaved
+    pipeline. Each tensor rank sends its part."""
     rate = axis_rate(machine, 2, work.tp * work.copies, machine.gpu.rates.network)
     message = work.weight_bytes * work.tokens * work.hidden_size / work.tp / rate + machine.gpu.rates.collective_seconds
     return np.where(np.asarray(work.pp) > 1, 2 * work.variant.virtual_stages * message, 0.0)
@@ -327,7 +327,7 @@ def step_time(work: Work, machine: Machine) -> StepTime:
     bubble = np.where(single, 0.0, (whole - slowest + (work.pp - 1) * sent) / v)
     gathers = np.where(np.asarray(work.zero_stage) == 3, gather_seconds(work, machine), 0.0)
     covered = np.where(work.reduction_hidden, slowest, 0.0)
-    # What the slowest stage computes, said in the proportions of the whole model.
+    # The slowest stage's time is divided among the parts as the whole model's is.
     share = m * slowest / whole
     layers = work.num_layers * share
     return StepTime(
