@@ -14,21 +14,21 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 from commands import cli
 from data.cleaning import decontamination, duplicates, filters
 from data.cleaning.ngrams import word_hashes
 from data.corpus.corpora import documents
+from support.json_object import JsonObject
 
-Work = Callable[[list[str]], object]
+Timed = Callable[[list[str]], object]
 ROUNDS = 3
 
 
-def stages(evaluation: decontamination.Evaluation) -> dict[str, tuple[Work, str, Callable[[], Work]]]:
+def stages(evaluation: decontamination.Evaluation) -> dict[str, tuple[Timed, str, Callable[[], Timed]]]:
     """Our work for each stage, the peer's name, and a way to get the peer's."""
 
-    def each(look: Callable[[str], object]) -> Work:
+    def each(look: Callable[[str], object]) -> Timed:
         return lambda texts: [look(text) for text in texts]
 
     return {
@@ -42,11 +42,11 @@ def stages(evaluation: decontamination.Evaluation) -> dict[str, tuple[Work, str,
     }
 
 
-def _no_peer() -> Work:
+def _no_peer() -> Timed:
     raise ImportError
 
 
-def _datatrove(kind: str) -> Work:
+def _datatrove(kind: str) -> Timed:
     module = importlib.import_module(f"datatrove.pipeline.filters.gopher_{kind}_filter")
     document = importlib.import_module("datatrove.data").Document
     module.split_into_words = lambda text, language: text.split()  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def _datatrove(kind: str) -> Work:
     return lambda texts: [look.filter(document(text=text, id="")) for text in texts]
 
 
-def _datasketch() -> Work:
+def _datasketch() -> Timed:
     minhash = importlib.import_module("datasketch").MinHash
 
     def work(texts: list[str]) -> object:
@@ -69,12 +69,12 @@ def _datasketch() -> Work:
     return work
 
 
-def measure(texts: list[str]) -> list[dict[str, Any]]:
+def measure(texts: list[str]) -> list[JsonObject]:
     """Median MB/s of every stage and of its peer, None where that is not installed."""
     size = sum(len(text.encode()) for text in texts) / 1e6
     rows = []
     for stage, (ours, name, find) in stages(decontamination.Evaluation.of(texts[::50])).items():
-        works: list[Work] = [ours]
+        works: list[Timed] = [ours]
         try:
             works.append(find())
         except ImportError:

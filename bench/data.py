@@ -17,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from commands import cli
 from data.corpus import corpora
@@ -35,10 +36,15 @@ from data.tokens.tasks import Job, Workers, tasks_of
 from recipes.registry import ROOT, load
 from support.errors import UserError
 
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
+    from multiprocessing.queues import SimpleQueue
+
 TEXT_BYTES = 16_000_000
 DOCUMENTS = 10_000_000
 SAMPLE, SAMPLES, STREAM = 2049, 512, 100_000_000
 Row = tuple[str, float, str]  # a name, a figure, its unit
+Order = Callable[[Path], Callable[[], object]]  # given a scratch folder, what is timed
 
 
 # --- JSON lines to shards --------------------------------------------------------------------------------------------
@@ -65,7 +71,7 @@ if __name__ == "__main__":
 """
 
 
-def _started(code: str, scratch: Path, arguments: list[Any]) -> "subprocess.Popen[bytes]":
+def _started(code: str, scratch: Path, arguments: Sequence[object]) -> "subprocess.Popen[bytes]":
     """A Python process of its own; a file, because the processes that it starts read it too."""
     script = scratch / "script.py"
     script.write_text(code)
@@ -172,7 +178,7 @@ class Tokenising:
         builder.finalize(str(self.out / "megatron.idx"))
         return time.perf_counter() - began
 
-    def _pool(self) -> Any:
+    def _pool(self) -> "Pool":
         return multiprocessing.get_context("fork").Pool(self.workers, _load_peers, (self.tokeniser, self.end))
 
     def _texts(self) -> list[str]:
@@ -197,7 +203,7 @@ def _load_peers(tokeniser: Path, end: int) -> None:
         _peers["end"] = end
 
 
-def _tiktoken_line(line: bytes) -> Any:
+def _tiktoken_line(line: bytes) -> NDArray[np.uint16]:
     return np.array([*_peers["tiktoken"].encode_ordinary(json.loads(line)["text"]), _peers["end"]], np.uint16)
 
 
@@ -277,7 +283,7 @@ def samples(scratch: Path, rounds: int) -> list[Row]:
     shards.read().sum()
     draw = np.random.default_rng(1)
 
-    def timed(read: Callable[[Any], Any]) -> Callable[[], float]:
+    def timed(read: Callable[[NDArray[np.int64]], object]) -> Callable[[], float]:
         def way() -> float:
             starts = draw.integers(0, STREAM - SAMPLE, SAMPLES)
             began = time.perf_counter()
@@ -286,7 +292,7 @@ def samples(scratch: Path, rounds: int) -> list[Row]:
 
         return way
 
-    def megatron(starts: Any) -> None:
+    def megatron(starts: NDArray[np.int64]) -> None:
         for start in starts.tolist():
             documents = range(start // 1000, (start + SAMPLE - 1) // 1000 + 1)
             parts = [theirs.get(number) for number in documents]
@@ -318,14 +324,14 @@ def blend(scratch: Path, rounds: int) -> list[Row]:
                     "megatron-core": _their_blend}, scratch, rounds)  # fmt: skip
 
 
-def _orders(ways: dict[str, Any], scratch: Path, rounds: int) -> list[Row]:
+def _orders(ways: dict[str, Order], scratch: Path, rounds: int) -> list[Row]:
     """megatron-core builds arrays and saves them; here a position is computed when it is wanted."""
     seconds = alternate({name: partial(_alone, way, scratch) for name, way in ways.items()}, rounds)
     rows = [(name, statistics.median(each), "s") for name, each in seconds.items()]
     return rows + [(name, max(1.0, _alone(way, scratch, peak=True)), "MB") for name, way in ways.items()]
 
 
-def _alone(way: Any, scratch: Path, peak: bool = False) -> float:
+def _alone(way: Order, scratch: Path, peak: bool = False) -> float:
     """Seconds, or the most MB, that an order takes in a process of its own."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -336,7 +342,7 @@ def _alone(way: Any, scratch: Path, peak: bool = False) -> float:
     return float(most if peak else seconds)
 
 
-def _measured(way: Any, scratch: Path, queue: Any) -> None:
+def _measured(way: Order, scratch: Path, queue: "SimpleQueue[tuple[float, float]]") -> None:
     import resource
     import warnings
 

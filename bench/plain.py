@@ -13,7 +13,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,6 +26,7 @@ from recipes.recipe import Recipe
 from recipes.registry import load
 from recipes.settings import override
 from run.prepared import recipe_data
+from support.json_object import JsonObject
 
 CLIP = 1.0  # as the shipped JSON
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> dict[str, Any]:
+    def job() -> JsonObject:
         recipe = override(load(args.recipe), args.settings)
         steps = args.steps or recipe.train_steps
         data = recipe_data(recipe, lambda line: None)

@@ -9,7 +9,7 @@ from planner import planning, search
 from recipes.registry import ROOT, load
 from support.errors import UserError
 
-WANTED = 100_000
+WANTED_LAYOUTS = 100_000
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         free = search.space(recipe, ROOT / recipe.engine)
         judged = fitting = nodes = 0
         began = time.perf_counter()
-        while judged < WANTED:
+        while judged < WANTED_LAYOUTS:
             nodes += 1
             step = search.candidates(free, nodes * recipe.cluster.gpus_per_node)
             if step is not None:

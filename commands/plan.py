@@ -9,9 +9,10 @@ from commands import cli
 from planner.hardware import CATALOGUE, find
 from planner.planning import cluster_machine, own_step, plan, saves
 from planner.ranks import check_ranks
-from planner.saving import STORAGE
+from planner.saving import STORAGE_GB_S
 from planner.show import show
 from planner.timing import Machine
+from planner.values import Plan
 from recipes.recipe import Recipe
 from recipes.registry import ROOT, load, names
 from recipes.settings import override
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seq-length", type=int, help="by default the recipe's")
     parser.add_argument("--network", type=float, metavar="GB/S", help="of a node; by default usual for the GPU")
     parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
-    parser.add_argument("--storage", type=float, metavar="GB/S", help=f"speed of saving a checkpoint, else {STORAGE:g}")
+    parser.add_argument("--storage", type=float, metavar="GB/S", help=f"speed of a save, else {STORAGE_GB_S:g}")
     parser.add_argument(
         "--verify", action="store_true", help="build every distinct rank on the meta device and compare"
     )
@@ -79,10 +80,10 @@ def wanted(args: argparse.Namespace) -> tuple[Recipe, Machine | None]:
     return dataclasses.replace(recipe, cluster=cluster), machine
 
 
-def with_costs(values: dict[str, Any], recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
+def with_costs(values: Plan, recipe: Recipe, args: argparse.Namespace) -> Plan:
     """Adds what depends on a price and on the storage."""
     if args.storage is not None:
-        step_seconds = values.get("time", {}).get("step_seconds", 0.0)
+        step_seconds = values["time"]["step_seconds"] if "time" in values else 0.0
         values["saving"] = saves(recipe, values["world_size"], step_seconds, args.storage)
     if args.price is not None and "time" in values:
         values |= {"price": args.price, "cost": args.price * values["time"]["gpu_hours"]}
@@ -120,9 +121,9 @@ def main() -> None:
             return values
         show(values)
         if args.verify:
-            from planner.verify import show as show_verified
+            from planner.verify import show_proof
 
-            show_verified(values["verified"])
+            show_proof(values["verified"])
         if args.plot:
             print(f"  picture                   {args.plot}")
         if "remedy" in values:

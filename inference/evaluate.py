@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from data.corpus.sources import SPLITS
 from inference.export import load_model, load_tokeniser
 from run.directory import read_recipe
 from run.report import bits_per_byte, perplexity
 from support.errors import UserError
+from support.json_object import JsonObject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ BATCH_TOKENS = 16_384  # tokens evaluated at once: large enough to keep a GPU bu
 BATCH_DOCUMENTS = 64  # encoded together: text of at most 4 MiB each
 
 
-def evaluate(run: Path, data: str) -> dict[str, Any]:
+def evaluate(run: Path, data: str) -> JsonObject:
     """Loss of a run on `data`: "validation" (the run's own), a prepared split or shard by its path, or any corpus.
 
     An end-of-document token stands in front, as in training, and long texts are cut into consecutive windows of the
@@ -122,10 +123,10 @@ def mean_loss(model: "GPT", text: Text, vocabulary: Vocabulary, separate: bool) 
     length, device = model.config.seq_length, next(model.parameters()).device
     total = torch.zeros(2, dtype=torch.float64, device=device)
     step = max(1, BATCH_TOKENS // length) * length
-    last: Any = vocabulary.end
+    last = vocabulary.end
     for first in range(0, text.num_tokens, step):
         tokens = np.insert(text.read(first, first + step), 0, last)
-        last = tokens[-1]
+        last = int(tokens[-1])
         if int(tokens.max()) >= vocabulary.entries:
             raise UserError(
                 f"{text.name} holds token {tokens.max()} but the run's tokeniser has {vocabulary.entries}: another "
@@ -213,7 +214,7 @@ def _encoded(run: Path, data: str) -> "tuple[NDArray[np.generic], int]":
     return np.concatenate(parts), size
 
 
-def show(values: dict[str, Any]) -> None:
+def show(values: JsonObject) -> None:
     """Print what `evaluate` found."""
     print(
         f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}, "

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from run.directory import newest
 from support.errors import UserError
+from support.json_object import JsonObject
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -54,7 +55,7 @@ def new_tokens(prompt_tokens: int, context: int, asked: int | None) -> int:
     return asked
 
 
-def sampling(args: argparse.Namespace) -> dict[str, Any]:
+def sampling(args: argparse.Namespace) -> JsonObject:
     """The arguments of transformers' `generate`. Errors: `UserError` for values outside their range."""
     checks = {
         "--temperature": (args.temperature > 0, "above 0 (use --greedy for the likeliest text)"),
@@ -66,7 +67,7 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
     for flag, (good, rule) in checks.items():
         if not good:
             raise UserError(f"{flag} must be {rule}")
-    values: dict[str, Any] = {"do_sample": not args.greedy, "repetition_penalty": args.repetition_penalty}
+    values: JsonObject = {"do_sample": not args.greedy, "repetition_penalty": args.repetition_penalty}
     if not args.greedy:
         values |= {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
     return values
@@ -89,7 +90,7 @@ def prompts(args: argparse.Namespace) -> str:
         raise UserError(f"standard input is not UTF-8 at byte {error.start}; convert it") from None
 
 
-def generate(args: argparse.Namespace) -> dict[str, Any]:
+def generate(args: argparse.Namespace) -> JsonObject:
     """Write `args.samples` texts, streamed as they come unless they go out as JSON; return prompt and texts."""
     settings, prompt = sampling(args), prompts(args)
     import torch

@@ -22,6 +22,8 @@ from recipes.settings import override, spelled
 from run.directory import runs_root
 from run.metrics import read_metrics
 from support.errors import UserError
+from support.json_object import JsonObject
+from support.terminal import Say
 
 STEPS = 10
 KILL_AFTER = 6  # steps; the checkpoint before it is of step 4
@@ -58,7 +60,7 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
     tokens = STEPS * batch * SEQ_LENGTH
     real = recipe.schedule
     corpus = tuple(Part(CORPUS, part.weight) for part in recipe.data.parts) if len(recipe.data.parts) > 1 else CORPUS
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "model.num_layers": 2 * pp,
         "model.hidden_size": heads * HEAD_SIZE,
         "model.num_attention_heads": heads,
@@ -145,11 +147,11 @@ def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
     return int(read_metrics(metrics)[-1]["step"])
 
 
-def _numbers(path: Path) -> list[dict[str, Any]]:
+def _numbers(path: Path) -> list[JsonObject]:
     return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(path)]
 
 
-def rehearse(recipe: Recipe, processes: int, say: Any) -> dict[str, Any]:
+def rehearse(recipe: Recipe, processes: int, say: Say) -> JsonObject:
     """Walk the recipe and return what came out. Errors: `UserError` where a step of the road does not hold."""
     began = time.monotonic()
     plan = narrow(recipe, processes)

@@ -1,8 +1,9 @@
-"""GPUs that runs are planned for: their data sheets, and what is achieved of them.
+"""GPUs that runs are planned for: their data sheets, and which share of them real training reaches.
 
-Data sheets are the vendors'. `Rates` says which share of a peak real training gets; the rates of the A100 and the H100
-were fitted on published runs (`python -m bench.planner --fit`, docs/planner.md), those of the others are theirs or
-priors, as each entry says. Units: FLOP/s, bytes and seconds; GB is 1e9 bytes. Imports nothing heavy.
+The vendors' data sheets give the peaks. `Rates` says which share of a peak training reaches. The rates of the A100 and
+the H100 were fitted to published runs (`python -m bench.planner --fit`, docs/planner.md). The other GPUs take one of
+these two sets, or priors; each entry says which. Units: FLOP/s, bytes and seconds; GB is 1e9 bytes. Imports nothing
+heavy.
 """
 
 import difflib
@@ -16,20 +17,20 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class Rates:
-    """What is achieved; every one is a physical quantity.
+    """What training reaches. Each rate is a physical quantity.
 
     matmul             share of the peak that a large, aligned matrix product reaches
-    narrow             what a product keeps of that where a dimension is no multiple of 64 elements (128 bytes)
+    narrow             share of `matmul` that is left where a dimension is no multiple of 64 elements (128 bytes)
     memory             share of the memory bandwidth that element-wise kernels reach
     attention          share of the peak that fused attention reaches at head width 128
     link               share of the intra-node link's peak that a large collective reaches
     network            share of the node's network that collectives and point-to-point reach
     gather             share of the node's network that ZeRO stage 3's gathers of single layers reach
     overlap            how well communication hides behind computation, see `planner.timing.hidden`
-    fp8                share of the fp8 peak, relative to `matmul`: what casting costs
-    kernel_seconds     what a kernel costs besides its work
-    collective_seconds what a collective costs besides its bytes
-    step_seconds       what a step costs besides all that: data loading, logging, clipping, stragglers
+    fp8                share of the fp8 peak, relative to `matmul`: casting costs the rest
+    kernel_seconds     time of a kernel besides its work
+    collective_seconds time of a collective besides its bytes
+    step_seconds       time of a step besides all that: data loading, logging, clipping, stragglers
     """
 
     matmul: float
@@ -83,8 +84,13 @@ class GPU:
     fused_attention: bool = True  # what software of its time uses where a source does not say
     bf16: bool = True
 
+    @property
+    def kind(self) -> str:
+        """The name without the memory: rates are those of a kind."""
+        return self.name.split("-")[0]
 
-# Fitted by `python -m bench.planner --fit` to bench/published/throughput.csv, 2026-11-22.
+
+# Fitted by `python -m bench.planner --fit` to planner/published/throughput.csv, 2026-11-22.
 A100 = Rates(
     matmul=0.72,
     narrow=0.917,
@@ -113,9 +119,9 @@ H100 = Rates(
     collective_seconds=2e-05,
     step_seconds=0.0469,
 )
-# Priors, the share of matrix products chosen so that few published figures are met: the V100's 39 TFLOP/s for 1.2B
-# parameters on one GPU (arXiv:1909.08053, section 5.1), the MI250X's 38.4, 36.1 and 32.0% of peak for 22B, 175B and 1T
-# (arXiv:2312.12705, abstract), as remembered. The MI300X has none.
+# These are priors: too few runs are published to fit more. `matmul` is chosen so that the planner meets the V100's 39
+# TFLOP/s for 1.2B parameters on one GPU (arXiv:1909.08053, section 5.1), and the MI250X's 38.4, 36.1 and 32.0% of peak
+# for 22B, 175B and 1T (arXiv:2312.12705, abstract). The figures are quoted from memory. The MI300X has no such figure.
 V100 = replace(PRIOR, matmul=0.50)
 MI250X = replace(PRIOR, matmul=0.40, attention=0.25)
 MI300X = replace(PRIOR, matmul=0.50, attention=0.25)
@@ -164,22 +170,22 @@ CATALOGUE = {gpu.name: gpu for gpu in _CATALOGUE}
 def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GPU:
     """The GPU of that name, however it is spelt (`A100-80GB-SXM`, `h100`, `NVIDIA A100`, `8xA100SXM4`).
 
-    Of a kind with several memories the one of `memory_gb`, or of the memory in the name, or the one nearest to it where
-    `nearest` says so; else the first listed.
+    A kind may have several memories. `memory_gb`, or else the memory in the name, chooses one; `nearest` also takes one
+    of another size. Without a stated memory it is the first in the catalogue.
     Errors: `UserError` that names the nearest.
     """
-    kinds = list(dict.fromkeys(gpu.name.split("-")[0] for gpu in _CATALOGUE))
-    # A maker, a count, a missing x and a board's form are no other GPU; any other letter or digit is one.
+    kinds = list(dict.fromkeys(gpu.kind for gpu in _CATALOGUE))
+    # A maker, a count, a missing x or a form of the board makes no other GPU. Any other letter or digit does: GH200.
     maker, form = r"(\d+x|dgx|hgx|nvidia|tesla|amd|instinct)", r"(sxm\d?|pcie|nvl|oam|x\d+|\d+gb)"
     spelt = {kind: rf"(?<![a-z\d]){maker}*{kind.removesuffix('x')}x?{form}*(?![a-z\d])" for kind in kinds}
     kind = next((kind for kind in kinds if re.search(spelt[kind], name.lower())), None)
     if kind is None:
-        # Of "a100-80gb" and "a100" one is enough.
+        # "a100" is left out where "a100-80gb" is named.
         close = difflib.get_close_matches(name.lower(), [*CATALOGUE, *kinds], n=6, cutoff=0.4)
         close = [found for found in dict.fromkeys(close) if not any(other.startswith(f"{found}-") for other in close)]
         hint = f"did you mean {' or '.join(close[:3])}?" if close else f"there are {', '.join(CATALOGUE)}"
         raise UserError(f"there is no GPU {name!r} in planner/hardware.py; {hint}")
-    same = [gpu for gpu in _CATALOGUE if gpu.name.split("-")[0] == kind]
+    same = [gpu for gpu in _CATALOGUE if gpu.kind == kind]
     board = re.search(r"pcie|nvl(?!ink)", name.lower())
     if board:
         raise UserError(

@@ -5,7 +5,6 @@ The formulas are in `planner/memory.py` and `planner/timing.py`; how good they a
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,14 +12,15 @@ from model.engine import config as engine_config
 from planner.hardware import GIGA, GPU, TERA, find
 from planner.memory import rank_bytes
 from planner.resolve import data_degree, resolve_engine
-from planner.saving import CHECKPOINT, STORAGE, saving
+from planner.saving import CHECKPOINT_BYTES, STORAGE_GB_S, saving
 from planner.timing import Machine, step_time
+from planner.values import MemoryPlan, Plan, SavingPlan, TimePlan
 from planner.work import Work, work
 from recipes.recipe import Batch, Cluster, Recipe, steps_for
 from support.errors import UserError
 
-HOURS = 3600.0
-USABLE = 0.95  # of a GPU's memory: the driver's own share, and what is not counted
+SECONDS_PER_HOUR = 3600.0
+USABLE_SHARE = 0.95  # of a GPU's memory; the driver takes some, and the formulas do not count everything
 
 
 def cluster_machine(cluster: Cluster, network_gb_s: float | None = None) -> Machine | None:
@@ -43,37 +43,38 @@ def ramp_steps(recipe: Recipe, batch: Batch) -> list[tuple[int, int]]:
     return [*result, (batch.global_batch, steps_for(recipe.train_samples, batch) - before)]
 
 
-def memory(step: Work, gpu: GPU | None) -> dict[str, Any]:
-    """Bytes of a rank of every pipeline stage by part; the worst stage, and whether it fits."""
-    stages = np.arange(int(step.pp))
+def plan_memory(step: Work, gpu: GPU | None) -> MemoryPlan:
+    """Bytes by part of a rank of every pipeline stage; which stage holds most, and whether it fits."""
+    stages = np.arange(float(step.pp))
     parts = {name: np.broadcast_to(size, stages.shape) for name, size in rank_bytes(step, stages).items()}
     totals = np.sum(list(parts.values()), axis=0)
     worst = int(np.argmax(totals))
     largest = max(parts, key=lambda name: float(parts[name][worst]))
     parameters = np.broadcast_to(step.parameters(stages), stages.shape)
-    result: dict[str, Any] = {
+    blocks = np.broadcast_to(step.blocks(stages), stages.shape)
+    result: MemoryPlan = {
         "stages": [
             {
-                "blocks": int(np.broadcast_to(step.blocks(stages), stages.shape)[stage]),
+                "blocks": int(blocks[stage]),
                 "parameters": int(parameters[stage]),
                 "bytes": {name: float(size[stage]) for name, size in parts.items()},
                 "total_bytes": float(totals[stage]),
             }
-            for stage in stages
+            for stage in range(len(stages))
         ],
         "worst_stage": worst,
         "peak_bytes": float(totals[worst]),
         "largest_part": largest,
     }
     if gpu is not None:
-        usable = USABLE * gpu.memory_gb * GIGA
-        result |= {"usable_bytes": usable, "headroom_bytes": usable - float(totals[worst])}
+        result["usable_bytes"] = USABLE_SHARE * gpu.memory_gb * GIGA
+        result["headroom_bytes"] = result["usable_bytes"] - result["peak_bytes"]
         result["fits"] = result["headroom_bytes"] >= 0
     return result
 
 
-def duration(recipe: Recipe, step: Work, machine: Machine) -> dict[str, Any]:
-    """Seconds of a step by part, and what follows from it for the token budget, the ramp's smaller steps counted."""
+def plan_time(recipe: Recipe, step: Work, machine: Machine) -> TimePlan:
+    """Seconds of a step by part, and what follows for all tokens of the recipe. The ramp's smaller steps count too."""
     timed, gpu = step_time(step, machine), machine.gpu
     seconds, gpus = float(timed.seconds), int(step.gpus)
     model, hardware = float(step.model_flops), float(step.hardware_flops)
@@ -88,27 +89,24 @@ def duration(recipe: Recipe, step: Work, machine: Machine) -> dict[str, Any]:
         "hardware_tflops_per_gpu": hardware / seconds / gpus / TERA,
         "mfu": model / seconds / gpus / gpu.half_tflops / TERA,
         "run_seconds": run_seconds,
-        "days": run_seconds / HOURS / 24,
-        "gpu_hours": run_seconds / HOURS * gpus,
-        "megawatt_hours": run_seconds / HOURS * gpus * gpu.node_watts / gpu.gpus_per_node / 1e6,
+        "days": run_seconds / SECONDS_PER_HOUR / 24,
+        "gpu_hours": run_seconds / SECONDS_PER_HOUR * gpus,
+        "megawatt_hours": run_seconds / SECONDS_PER_HOUR * gpus * gpu.node_watts / gpu.gpus_per_node / 1e6,
     }
 
 
-def saves(recipe: Recipe, world_size: int, step_seconds: float, storage_gb_s: float = STORAGE) -> dict[str, Any]:
+def saves(recipe: Recipe, world_size: int, step_seconds: float, storage_gb_s: float = STORAGE_GB_S) -> SavingPlan:
     """How often a run saves, and what saves and failures cost. Without a step's time (0) what follows from it is left
     out."""
     planned = saving(recipe.model, recipe.intervals, world_size, step_seconds, storage_gb_s)
-    result: dict[str, Any] = {
+    result: SavingPlan = {
         "storage_gb_s": storage_gb_s,
         "save_seconds": planned.save_seconds,
-        "hours_between_failures": planned.failure_seconds / HOURS,
+        "hours_between_failures": planned.failure_seconds / SECONDS_PER_HOUR,
     }
     if planned.interval_seconds:
-        result |= {
-            "save_minutes": planned.interval_seconds / 60,
-            "save_share": planned.save_share,
-            "lost_share": planned.lost_share,
-        }
+        result["save_minutes"] = planned.interval_seconds / 60
+        result["save_share"], result["lost_share"] = planned.save_share, planned.lost_share
     if step_seconds:
         result["save_steps"] = planned.interval_seconds / step_seconds
     return result
@@ -126,7 +124,7 @@ def own_step(recipe: Recipe, config_path: Path, world_size: int) -> Work:
     return work(recipe.model, recipe.layout, resolved.json, data_degree(recipe, world_size))
 
 
-def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | None = None) -> dict[str, Any]:
+def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | None = None) -> Plan:
     """A recipe at a world size; with a machine also its memory's limit and its time.
 
     Errors: `UserError` where recipe, JSON and world size do not go together.
@@ -135,7 +133,7 @@ def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | 
     resolved = resolve_engine(recipe, config, config_path, world_size)
     degree = data_degree(recipe, world_size)
     step = work(recipe.model, recipe.layout, resolved.json, degree)
-    values = {
+    values: Plan = {
         "recipe": recipe.name,
         "status": recipe.status,
         "parameters": recipe.model.num_parameters,
@@ -152,13 +150,13 @@ def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | 
         "zero_stage": config.get("zero_optimization", {}).get("stage", 0),
         "layout": dataclasses.asdict(recipe.layout),
         "data_degree": degree,
-        "memory": memory(step, machine.gpu if machine else None),
-        "checkpoint_bytes": CHECKPOINT * recipe.model.num_parameters,
+        "memory": plan_memory(step, machine.gpu if machine else None),
+        "checkpoint_bytes": CHECKPOINT_BYTES * recipe.model.num_parameters,
         "deviations": list(resolved.deviations),
     }
     if machine is not None:
         check_precision(machine.gpu, resolved.dtype)
         values["gpu"] = machine.gpu.name
-        values["time"] = duration(recipe, step, machine)
+        values["time"] = plan_time(recipe, step, machine)
     values["saving"] = saves(recipe, world_size, values["time"]["step_seconds"] if machine is not None else 0.0)
     return values

@@ -1,4 +1,4 @@
-"""Which clusters go with a recipe's own layout and batch."""
+"""Which clusters a recipe runs on as it is. Imports no torch."""
 
 from pathlib import Path
 

@@ -1,15 +1,15 @@
-"""Recipe and DeepSpeed JSON together, for a world size."""
+"""Recipe and JSON together: the numbers of one in the other, for a world size. Imports no torch."""
 
 from pathlib import Path
-from typing import Any
 
 from model.engine import config as engine_config
 from recipes.recipe import Recipe
 from recipes.registry import short_name
 from support.errors import UserError
+from support.json_object import JsonObject
 
 
-def resolve_engine(recipe: Recipe, config: dict[str, Any], path: Path, world_size: int) -> engine_config.Resolved:
+def resolve_engine(recipe: Recipe, config: JsonObject, path: Path, world_size: int) -> engine_config.Resolved:
     """The recipe's numbers in a JSON, for a world size. Errors: `UserError` where the two do not go together."""
     engine_config.check_layout(config, recipe.layout, str(path))
     return engine_config.resolve(

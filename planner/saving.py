@@ -12,8 +12,8 @@ from model.config import GPTConfig
 from planner.hardware import GIGA
 from recipes.recipe import Intervals
 
-CHECKPOINT = 12  # bytes a parameter: fp32 weights and two moments
-STORAGE = 20.0  # GB/s that all ranks together write with: an assumption
+CHECKPOINT_BYTES = 12  # of one parameter: fp32 weights and two moments
+STORAGE_GB_S = 20.0  # that all ranks together write with: an assumption
 # Hours that one GPU runs between two failures: 419 unexpected interruptions in 54 days of Llama 3's 16,384 H100
 # (arXiv:2407.21783, section 3.3.4) are one in 50,700.
 FAILURE_HOURS = 50_000.0
@@ -39,10 +39,10 @@ class Saving:
 
 
 def saving(
-    model: GPTConfig, intervals: Intervals, gpus: int, step_seconds: float = 0.0, storage_gb_s: float = STORAGE
+    model: GPTConfig, intervals: Intervals, gpus: int, step_seconds: float = 0.0, storage_gb_s: float = STORAGE_GB_S
 ) -> Saving:
     """The saves of a run on `gpus` ranks: by `intervals.save_every` or `save_minutes`, else by Young's formula."""
-    save = CHECKPOINT * model.num_parameters / storage_gb_s / GIGA
+    save = CHECKPOINT_BYTES * model.num_parameters / storage_gb_s / GIGA
     failure = FAILURE_HOURS * 3600 / gpus
     if intervals.save_every:
         return Saving(save, intervals.save_every * step_seconds, failure)

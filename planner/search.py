@@ -1,36 +1,42 @@
-"""What would be better? Every layout of a recipe on a cluster, timed and weighed at once by the planner's formulas."""
+"""What would be better? The planner's formulas time and weigh every layout of a recipe on a cluster at once."""
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.engine import config as engine_config
 from model.layout import Layout, stage_boundaries
-from planner.hardware import GIGA, GPU
+from planner.hardware import GIGA, GPU, TERA
 from planner.memory import peak_bytes, rank_bytes
-from planner.planning import USABLE, check_precision, own_step
+from planner.planning import USABLE_SHARE, check_precision, own_step
 from planner.timing import Machine, StepTime, step_time
-from planner.work import Work, bucket_bytes, gradient_bytes, last_blocks, overlaps, work
+from planner.values import Candidate, Found, Own, Refused
+from planner.work import Array, Number, Work, bucket_bytes, gradient_bytes, last_blocks, overlaps, work
 from recipes.recipe import Recipe
 from support.errors import UserError
 
-TENSOR = (1, 2, 4, 8, 16)
-MICRO = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-EVERY = (0, 1, 2, 3, 4)  # every n-th block is recomputed; 0: none
+TENSOR_DEGREES = (1, 2, 4, 8, 16)
+MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # sequences
+INTERVALS = (0, 1, 2, 3, 4)  # every n-th block is recomputed; 0: none
+
+Ints = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What all layouts of a recipe have in common. `gradients` has a row for each ZeRO stage: the bytes kept of a
-    gradient, sent of it and in buckets, and whether it is sent while the backward pass computes."""
+    """What all layouts of a recipe have in common.
+
+    `gradients` [4, 4], a row for each ZeRO stage: bytes kept of a gradient, sent of it, in buckets; 1 where it is sent
+    while the backward pass computes.
+    """
 
     recipe: Recipe
     base: Work
-    gradients: Any
+    gradients: Ints
 
 
 def space(recipe: Recipe, path: Path) -> Space:
@@ -45,25 +51,30 @@ def space(recipe: Recipe, path: Path) -> Space:
 
 
 def candidates(space: Space, world: int) -> Work | None:
-    """Every layout that this project can run on `world` ranks, as arrays; nothing where there is none."""
+    """Every layout that this project can run on `world` ranks, as arrays; None where there is none."""
     stages = np.arange(1, min(space.recipe.model.num_layers, world) + 1)
-    tp, pp, micro, every, zero = _grid(TENSOR, stages[world % stages == 0], MICRO, EVERY, range(1, 4))
+    tp, pp, micro, every, zero = _grid(
+        TENSOR_DEGREES, stages[world % stages == 0], MICRO_BATCHES, INTERVALS, range(1, 4)
+    )
     cut = tp * pp * space.recipe.layout.ulysses
     whole = world % cut == 0
     dp = world // cut
     return _runnable(space, *(axis[whole] for axis in (tp, pp, dp, micro, every, zero)))
 
 
-def _grid(*axes: Iterable[int]) -> list[Any]:
+def _grid(*axes: Iterable[int]) -> list[Ints]:
     """Every combination of the axes' values, flat."""
-    return [axis.ravel() for axis in np.meshgrid(*(np.array(list(axis), dtype=int) for axis in axes), indexing="ij")]
+    return [
+        axis.ravel() for axis in np.meshgrid(*(np.array(list(axis), dtype=np.int64) for axis in axes), indexing="ij")
+    ]
 
 
-def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, zero: Any) -> Work | None:
-    """Those of the layouts that this project can run, nothing where there is none.
+def _runnable(space: Space, tp: Ints, pp: Ints, dp: Ints, micro: Ints, every: Ints, zero: Ints) -> Work | None:
+    """The layouts that this project can run; None where there is none.
 
-    The limits are those of `Layout.check`, `engine_config.check_layout` and the batch arithmetic; a pipeline goes with
-    ZeRO stage 1 and without offload, hpZ without tensor slices, files with stage 3. Ulysses stays as the recipe has it.
+    The limits are those of `Layout.check`, of `engine_config.check_layout` and of the batch arithmetic. A pipeline
+    needs ZeRO stage 1 and no offload. hpZ needs tensor degree 1. Offload to files needs stage 3. The Ulysses degree is
+    the recipe's.
     """
     recipe, base, model, ulysses = space.recipe, space.base, space.recipe.model, space.recipe.layout.ulysses
     good = (model.num_attention_heads % (tp * ulysses) == 0) & (model.ffn_hidden_size % tp == 0)
@@ -97,12 +108,18 @@ def _runnable(space: Space, tp: Any, pp: Any, dp: Any, micro: Any, every: Any, z
 
 def stretch(step: Work, length: int) -> Work:
     """The same with an array of that length in every field."""
-    return Work(**{f.name: np.broadcast_to(getattr(step, f.name), length) for f in dataclasses.fields(Work)})
+    return _each(step, lambda value: np.broadcast_to(np.asarray(value, dtype=np.float64), length))
 
 
-def pick(step: Work, index: Any) -> Work:
-    """Some of the candidates, or one."""
-    return Work(**{f.name: getattr(step, f.name)[index] for f in dataclasses.fields(Work)})
+def pick(step: Work, index: int | Ints) -> Work:
+    """Some of the candidates, or one. Every field of `step` is an array, see `stretch`."""
+    return _each(step, lambda value: np.asarray(value)[index])
+
+
+def _each(step: Work, change: Callable[[Number], Number]) -> Work:
+    """The step with every field changed but `variant`, which is this project's and the same in all candidates."""
+    names = [field.name for field in dataclasses.fields(Work) if field.name != "variant"]
+    return Work(variant=step.variant, **{name: change(getattr(step, name)) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,24 +128,24 @@ class Judged:
 
     step: Work
     timed: StepTime
-    seconds: Any
-    peak: Any
-    usable: float
+    seconds: Array
+    peak: Array  # bytes of the fullest rank
+    usable: float  # bytes
 
     @property
-    def fits(self) -> Any:
+    def fits(self) -> NDArray[np.bool_]:
         return self.peak <= self.usable
 
 
 def judge(step: Work, machine: Machine) -> Judged:
     """Time and weigh candidates."""
     timed = step_time(step, machine)
-    return Judged(step, timed, timed.seconds, peak_bytes(step), usable_bytes(machine.gpu))
+    return Judged(step, timed, np.asarray(timed.seconds), np.asarray(peak_bytes(step)), usable_bytes(machine.gpu))
 
 
 def usable_bytes(gpu: GPU) -> float:
     """What a run may take of a GPU's memory."""
-    return USABLE * gpu.memory_gb * GIGA
+    return USABLE_SHARE * gpu.memory_gb * GIGA
 
 
 def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
@@ -148,15 +165,17 @@ def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
 
 
 def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
-    """One line for a layout or a cluster that does not do: whether another layout fits here, else what binds; and the
-    smallest cluster where some layout fits."""
+    """One line for a layout that does not fit, or a cluster that is too small.
+
+    It says whether another layout fits here, else what takes most memory; and the smallest cluster where one fits.
+    """
     step, nodes = candidates(space(recipe, path), world), smallest(recipe, path, machine)
     per_node, name = int(machine.gpus_per_node), machine.gpu.name
     tail = f"the smallest cluster of {name} where a layout of {recipe.name} fits is {nodes} node{'s' * (nodes > 1)} of "
     tail = f"{tail}{per_node}" if nodes else f"no cluster of {name} holds {recipe.name} with its global batch"
     if step is None:
         return f"no layout of {recipe.name} divides {world:,} ranks and its global batch; {tail}"
-    peak, usable = peak_bytes(step), usable_bytes(machine.gpu)
+    peak, usable = np.asarray(peak_bytes(step)), usable_bytes(machine.gpu)
     if (peak <= usable).any():
         return f"other layouts fit these {world:,} {name}, --search says which; {tail}"
     least = pick(step, int(np.argmin(peak)))
@@ -164,8 +183,8 @@ def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
     parts = {part: float(size) for part, size in rank_bytes(least, worst).items()}
     binds = max(parts, key=lambda part: parts[part])
     return (
-        f"{recipe.name} fits on no layout of {world:,} {name}: the leanest (tensor {least.tp} x pipeline "
-        f"{least.pp} x data {least.dp}) takes {float(np.min(peak)) / GIGA:,.1f} GB a rank of "
+        f"{recipe.name} fits on no layout of {world:,} {name}: the leanest (tensor {least.tp:g} x pipeline "
+        f"{least.pp:g} x data {least.dp:g}) takes {float(np.min(peak)) / GIGA:,.1f} GB a rank of "
         f"{usable / GIGA:,.1f} GB usable, {parts[binds] / GIGA:,.1f} GB of it {binds}; {tail}"
     )
 
@@ -173,27 +192,27 @@ def remedy(recipe: Recipe, path: Path, world: int, machine: Machine) -> str:
 def smallest(recipe: Recipe, path: Path, machine: Machine) -> int:
     """Nodes of the smallest cluster on which some layout fits, 0 where there is none.
 
-    Which clusters the layouts and the batch divide has no order in it, so all are weighed: a data degree divides the
-    global batch. A larger micro-batch never takes less memory.
+    A cluster that is larger may divide worse, so all are weighed; they are not too many, because a data degree divides
+    the global batch. The micro-batch is 1: a larger one never takes less memory.
     """
     free = space(recipe, path)
     batch, blocks = int(free.base.global_batch), recipe.model.num_layers
     degrees = [degree for degree in range(1, batch + 1) if batch % degree == 0]
-    tp, pp, dp, every, zero = _grid(TENSOR, range(1, blocks + 1), degrees, EVERY, range(1, 4))
+    tp, pp, dp, every, zero = _grid(TENSOR_DEGREES, range(1, blocks + 1), degrees, INTERVALS, range(1, 4))
     whole = tp * pp * dp * recipe.layout.ulysses % int(machine.gpus_per_node) == 0
     step = _runnable(free, *(axis[whole] for axis in (tp, pp, dp, np.ones_like(tp), every, zero)))
     if step is None:
         return 0
-    fitting = step.gpus[peak_bytes(step) <= usable_bytes(machine.gpu)]
+    fitting = np.asarray(step.gpus)[peak_bytes(step) <= usable_bytes(machine.gpu)]
     return int(fitting.min()) // int(machine.gpus_per_node) if len(fitting) else 0
 
 
-def describe(judged: Judged, index: int) -> dict[str, Any]:
+def describe(judged: Judged, index: int) -> Candidate:
     """One candidate as plain values."""
     step, seconds = pick(judged.step, index), float(judged.seconds[index])
     blocks = int(step.num_layers)
     recomputed = round(float(step.full) * blocks)
-    # The interval that recomputes as many: every fourth of 5 blocks is 2 of them, as is every third.
+    # Several intervals may recompute equally many: every third of 5 blocks is 2 of them, and so is every fourth.
     every = next((n for n in range(1, blocks + 1) if -(-blocks // n) == recomputed), 0)
     return {
         "tp": int(step.tp),
@@ -203,21 +222,21 @@ def describe(judged: Judged, index: int) -> dict[str, Any]:
         "zero_stage": int(step.zero_stage),
         "recompute_every": every,
         "step_seconds": seconds,
-        "model_tflops_per_gpu": float(step.model_flops) / seconds / float(step.gpus) / 1e12,
+        "model_tflops_per_gpu": float(step.model_flops) / seconds / float(step.gpus) / TERA,
         "peak_bytes": float(judged.peak[index]),
         "fits": bool(judged.fits[index]),
     }
 
 
-def comparison(recipe: Recipe, path: Path, world: int, machine: Machine, judged: Judged) -> dict[str, Any]:
+def comparison(recipe: Recipe, path: Path, world: int, machine: Machine, judged: Judged) -> Own | Refused:
     """Where the recipe's own layout stands, and which parts of its step cost more than the best one's."""
     try:
         own = judge(stretch(own_step(recipe, path, world), 1), machine)
     except UserError as error:
         return {"runs": False, "reason": str(error)}
     fitting = np.flatnonzero(judged.fits)
-    best = {name: float(value[fitting[0]]) for name, value in judged.timed.parts.items()}
-    more = {name: float(value[0]) - best[name] for name, value in own.timed.parts.items()}
+    best = {name: float(np.asarray(value)[fitting[0]]) for name, value in judged.timed.parts.items()}
+    more = {name: float(np.asarray(value)[0]) - best[name] for name, value in own.timed.parts.items()}
     return {
         "runs": True,
         **describe(own, 0),
@@ -227,7 +246,7 @@ def comparison(recipe: Recipe, path: Path, world: int, machine: Machine, judged:
     }
 
 
-def _words(row: dict[str, Any]) -> str:
+def _words(row: Candidate) -> str:
     every = row["recompute_every"]
     recompute = "none" if not every else "all" if every == 1 else f"1 of {every}"
     return (
@@ -236,7 +255,7 @@ def _words(row: dict[str, Any]) -> str:
     )
 
 
-def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int, quiet: bool) -> dict[str, Any]:
+def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int, quiet: bool) -> Found:
     """Search, print unless `quiet`, and return what was found."""
     if machine is None:
         raise UserError(f"{recipe.name} is planned for no GPU of the catalogue; give --gpu")
@@ -245,12 +264,19 @@ def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: in
     took = time.perf_counter() - began
     own = comparison(recipe, path, world, machine, judged)
     rows = [describe(judged, int(index)) for index in np.flatnonzero(judged.fits)[:top]]
-    counts = {"candidates": len(judged.seconds), "fitting": int(judged.fits.sum()), "seconds": took}
-    found = {"recipe": recipe.name, "world_size": world, **counts, "layouts": rows, "own": own}
+    found: Found = {
+        "recipe": recipe.name,
+        "world_size": world,
+        "candidates": len(judged.seconds),
+        "fitting": int(judged.fits.sum()),
+        "seconds": took,
+        "layouts": rows,
+        "own": own,
+    }
     if quiet:
         return found
     print(
-        f"{recipe.name} on {world:,} {machine.gpu.name}: {counts['candidates']:,} layouts, {counts['fitting']:,} fit, "
+        f"{recipe.name} on {world:,} {machine.gpu.name}: {found['candidates']:,} layouts, {found['fitting']:,} fit, "
         f"{took:.2f} s"
     )
     print("tensor pipeline  data micro-batch recompute  ZeRO    step s TFLOP/s/GPU    GB/rank")
@@ -261,8 +287,8 @@ def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: in
     return found
 
 
-def _why(own: dict[str, Any]) -> Iterable[str]:
-    if not own["runs"]:
+def _why(own: Own | Refused) -> Iterable[str]:
+    if own["runs"] is False:
         yield f"the recipe's own layout does not run here: {own['reason']}"
         return
     yield _words(own) + "  the recipe's own" + ("" if own["fits"] else ", which does not fit")

@@ -1,9 +1,9 @@
-"""A plan as lines on a terminal."""
+"""A plan on a terminal."""
 
-from typing import Any
+from planner.values import Plan, SavingPlan
 
 
-def show(values: dict[str, Any]) -> None:
+def show(values: Plan) -> None:
     """Print a plan."""
     layout, held = values["layout"], values["memory"]
     worst = held["stages"][held["worst_stage"]]
@@ -40,7 +40,7 @@ def show(values: dict[str, Any]) -> None:
         print(f"  deviates from the recipe: {deviation}")
 
 
-def _stage(values: dict[str, Any]) -> str:
+def _stage(values: Plan) -> str:
     held, stages = values["memory"], values["layout"]["pp"]
     worst = held["worst_stage"]
     if stages == 1:
@@ -49,7 +49,7 @@ def _stage(values: dict[str, Any]) -> str:
     return f"pipeline stage {worst + 1} of {stages} ({held['stages'][worst]['blocks']} blocks, {why})"
 
 
-def _saving_rows(saving: dict[str, Any]) -> dict[str, str]:
+def _saving_rows(saving: SavingPlan) -> dict[str, str]:
     rows = {"a save": f"{saving['save_seconds']:,.1f} s at {saving['storage_gb_s']:g} GB/s"}
     if "save_minutes" in saving:
         steps = f" = {saving['save_steps']:,.0f} steps" if "save_steps" in saving else ""
@@ -61,7 +61,7 @@ def _saving_rows(saving: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _time_rows(values: dict[str, Any]) -> dict[str, str]:
+def _time_rows(values: Plan) -> dict[str, str]:
     if "time" not in values:
         return {"time": "not predicted: no GPU of the catalogue; give --gpu"}
     time = values["time"]

@@ -6,7 +6,6 @@ step: the gradients' reduction and the optimiser. Units: seconds, bytes, FLOP/s.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,22 +14,25 @@ from planner.work import Number, Work
 
 # Shapes of the output tiles of a matrix product, and what the smaller ones keep of the larger ones' speed.
 TILES = ((256, 128, 1.0), (128, 128, 0.92), (64, 64, 0.65))
-TILE_DEPTH = 128  # elements of the inner dimension that filling and draining a tile costs
+TILE_DEPTH_ELEMENTS = 128  # of the inner dimension that filling and draining a tile costs
 # Element-wise traffic of a block's forward pass, bytes a token and unit of width (each kernel reads and writes 2 bytes
 # an element): on every tensor rank the norms (2 x 4) and the residual additions with dropout (2 x 6); of sliced
 # activations the queries, keys and values (6 + 2), and per unit of feed-forward width the activation function (4).
-WHOLE, SLICED, FORWARD = 20.0, 8.0, 4.0
-# Unfused attention: bytes a score in the forward pass: product 2, scale, mask and softmax 4, dropout 5, product 2.
-SCORES = 13.0
-FUSED_BACKWARD = 2.5  # five matrix products for two (Dao et al. 2022, arXiv:2205.14135)
-LOSS = 2.4  # times that what is kept of the logits is read or written, forward and backward
-KERNELS = 14  # kernels of a block's forward pass beside its matrix products
-OPTIMIZER = 30.0  # bytes a parameter: fp32 weights and two moments read and written, gradient read, weights written
-BACKWARD = 2 / 3  # of a micro-batch's time
-PCIE, HOST = 20 * GIGA, 150 * GIGA  # bytes/s a GPU to its host, and of a node's memory: offload
-# bytes/s of a node's NVMe drives: 1.6 GB/s for each of a DGX-2's 16 GPUs (ZeRO-Infinity, arXiv:2104.07857, figure 2b).
-DISK = 25.6 * GIGA
-SWAPPED = 32.0  # bytes a parameter: fp32 weights, two moments and gradient, read and written
+WHOLE_BYTES, SLICED_BYTES, ACTIVATION_BYTES = 20.0, 8.0, 4.0
+# Unfused attention: bytes that its forward pass moves for one score: product 2, scale, mask and softmax 4, dropout 5,
+# product 2.
+SCORE_BYTES = 13.0
+FUSED_BACKWARD_RATIO = 2.5  # of the forward pass: five matrix products for two (Dao et al. 2022, arXiv:2205.14135)
+LOSS_PASSES = 2.4  # how often forward and backward read or write what is kept of the logits
+BLOCK_KERNELS = 14  # of a block's forward pass, besides its matrix products
+# What an update moves for one parameter: fp32 weight and two moments read and written, gradient read, weight written.
+OPTIMIZER_BYTES = 30.0
+BACKWARD_SHARE = 2 / 3  # of a micro-batch's time
+# For offload: from a GPU to its host, and of a node's memory.
+PCIE_BYTES_PER_SECOND, HOST_BYTES_PER_SECOND = 20 * GIGA, 150 * GIGA
+# A node's NVMe drives: 1.6 GB/s for each of a DGX-2's 16 GPUs (ZeRO-Infinity, arXiv:2104.07857, figure 2b).
+DISK_BYTES_PER_SECOND = 25.6 * GIGA
+SWAPPED_BYTES = 32.0  # of one parameter: fp32 weight, two moments and gradient, read and written
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,15 @@ class StepTime:
 
 def matmul_seconds(
     gpu: GPU, rows: Number, columns: Number, depth: Number, peak: Number, batch: Number = 1.0, size: Number = 2
-) -> Any:
+) -> Number:
     """`batch` products [rows, depth] x [depth, columns] at a `peak` in FLOP/s, of elements of `size` bytes.
 
-    A product is computed in tiles, so many at a time as the GPU has processors: the last wave and the tiles at the
-    edges are partly idle, short inner dimensions do not fill the pipeline, dimensions that are no multiple of 64
-    elements load slowly (BigScience's chronicle of its 176B model found 30%), and those that are no multiple of 8 miss
-    the tensor cores. It is never faster than its operands can be read.
+    A GPU computes a product in tiles, one on each processor at a time. So the last wave and the tiles at the edges are
+    partly idle. Short inner dimensions do not fill the pipeline. Dimensions that are no multiple of 64 elements load
+    slowly (BigScience's chronicle of its 176B model found 30%), and those that are no multiple of 8 miss the tensor
+    cores. A product is never faster than its operands can be read.
     """
-    used = 0.0
+    used: Number = 0.0
     for tile_rows, tile_columns, share in TILES:
         tiles = batch * np.ceil(rows / tile_rows) * np.ceil(columns / tile_columns)
         waves = np.ceil(tiles / gpu.processors)
@@ -74,7 +76,7 @@ def matmul_seconds(
     rates = gpu.rates
     peak = peak * rates.matmul * np.where(aligned >= 64, 1, np.where(aligned >= 16, rates.narrow**0.5, rates.narrow))
     peak = np.where(aligned < 8, gpu.vector_tflops * TERA * rates.matmul, peak)
-    compute = 2.0 * batch * rows * columns * depth / (peak * used * depth / (depth + TILE_DEPTH))
+    compute = 2.0 * batch * rows * columns * depth / (peak * used * depth / (depth + TILE_DEPTH_ELEMENTS))
     traffic = size * batch * (rows * depth + depth * columns + rows * columns)
     return np.maximum(compute, traffic / memory_rate(gpu)) + rates.kernel_seconds
 
@@ -84,19 +86,19 @@ def memory_rate(gpu: GPU) -> float:
     return gpu.memory_tb_s * TERA * gpu.rates.memory
 
 
-def collective_seconds(machine: Machine, size: Number, ranks: Number, bandwidth: Number, passes: Number) -> Any:
+def collective_seconds(machine: Machine, size: Number, ranks: Number, bandwidth: Number, passes: Number) -> Number:
     """A ring over `ranks`: `passes` times (n - 1) / n of `size` bytes; 2 is an all-reduce, 1 a gather or a scatter."""
     alone = np.asarray(ranks) <= 1
     seconds = passes * (ranks - 1) / ranks * size / bandwidth + machine.gpu.rates.collective_seconds
     return np.where(alone, 0.0, seconds)
 
 
-def link_rate(machine: Machine) -> float:
+def link_rate(machine: Machine) -> Number:
     """Bytes/s of a large collective inside a node."""
     return machine.link * machine.gpu.rates.link
 
 
-def axis_rate(machine: Machine, degree: Number, stride: Number, share: float) -> Any:
+def axis_rate(machine: Machine, degree: Number, stride: Number, share: float) -> Number:
     """Bytes/s of a ring over `degree` ranks that lie `stride` apart, all rings of that axis busy at once.
 
     Inside a node it is the link. Across nodes, the ring has as many network adapters as it has ranks in a node.
@@ -107,40 +109,42 @@ def axis_rate(machine: Machine, degree: Number, stride: Number, share: float) ->
     return np.where(inside, link_rate(machine), np.minimum(across, link_rate(machine)))
 
 
-def hidden(gpu: GPU, computation: Number, communication: Number) -> Any:
-    """Seconds of both where they overlap: the longer one if they differ much, more if they are alike."""
+def hidden(gpu: GPU, computation: Number, communication: Number) -> Number:
+    """Seconds of both where they overlap: about the longer one if they differ much, more than it if they are alike."""
     k = gpu.rates.overlap
     return (computation**k + communication**k) ** (1 / k)
 
 
 def product(
     work: Work, gpu: GPU, rows: Number, columns: Number, depth: Number, batch: Number = 1.0, fp8: Number = False
-) -> Any:
+) -> Number:
     """Seconds of `batch` products in the step's precision; fp32 ones go past the tensor cores."""
     half = np.where(fp8, gpu.fp8_tflops * gpu.rates.fp8, gpu.half_tflops)
     peak = np.where(np.asarray(work.weight_bytes) == 4, gpu.vector_tflops, half) * TERA
     return matmul_seconds(gpu, rows, columns, depth, peak, batch, work.weight_bytes)
 
 
-def products_seconds(work: Work, gpu: GPU) -> tuple[Any, Any, Any]:
+def products_seconds(work: Work, gpu: GPU) -> tuple[Number, Number, Number]:
     """Matrix products of one block and micro-batch: forward, backward (for inputs and weights), recomputed."""
     h, t, tokens = work.hidden_size, work.tp, work.tokens
     shapes = (
         ((h + 2 * work.keys) / t, h, 1),
         (h, h / t, 1),
-        (work.ffn_hidden_size / t, h, work.ffn_matrices - 1),
+        (work.ffn_hidden_size / t, h, work.variant.ffn_matrices - 1),
         (h, work.ffn_hidden_size / t, 1),
     )
-    forward = backward = last = 0.0
+    forward: Number = 0.0
+    backward: Number = 0.0
+    last: Number = 0.0
     for outputs, inputs, count in shapes:
-        last = product(work, gpu, tokens, outputs, inputs, fp8=work.fp8)
+        last = product(work, gpu, tokens, outputs, inputs, fp8=work.variant.fp8)
         forward = forward + count * last
-        backward = backward + count * product(work, gpu, tokens, inputs, outputs, fp8=work.fp8)
-        backward = backward + count * product(work, gpu, outputs, inputs, tokens, fp8=work.fp8)
-    return forward, backward, forward - last * work.early_stop
+        backward = backward + count * product(work, gpu, tokens, inputs, outputs, fp8=work.variant.fp8)
+        backward = backward + count * product(work, gpu, outputs, inputs, tokens, fp8=work.variant.fp8)
+    return forward, backward, forward - last * work.variant.early_stop
 
 
-def attention_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
+def attention_seconds(work: Work, gpu: GPU) -> tuple[Number, Number]:
     """Attention's core of one block and micro-batch: forward, backward."""
     s, heads = work.seq_length, work.num_attention_heads / (work.tp * work.ulysses)
     width = work.hidden_size / work.num_attention_heads
@@ -151,22 +155,22 @@ def attention_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
     fused = np.where(work.causal, 2.0, 4.0) * scores * width / peak + gpu.rates.kernel_seconds
     products = product(work, gpu, s, s, width, work.micro_batch * heads)
     products = products + product(work, gpu, s, width, s, work.micro_batch * heads)
-    elementwise = SCORES * work.weight_bytes / 2 * scores / memory_rate(gpu) + 3 * gpu.rates.kernel_seconds
-    forward = np.where(work.fused, fused, products + elementwise)
-    backward = np.where(work.fused, FUSED_BACKWARD * fused, 2.0 * products + 1.5 * elementwise)
+    elementwise = SCORE_BYTES * work.weight_bytes / 2 * scores / memory_rate(gpu) + 3 * gpu.rates.kernel_seconds
+    forward = np.where(work.variant.fused, fused, products + elementwise)
+    backward = np.where(work.variant.fused, FUSED_BACKWARD_RATIO * fused, 2.0 * products + 1.5 * elementwise)
     return forward, backward
 
 
-def elementwise_seconds(work: Work, gpu: GPU) -> tuple[Any, Any]:
+def elementwise_seconds(work: Work, gpu: GPU) -> tuple[Number, Number]:
     """Norms, residual additions, activation function of one block and micro-batch: forward, backward."""
     whole = np.where(work.sequence_parallel, work.tp, 1)
-    size = work.hidden_size * (WHOLE / whole + SLICED / work.tp)
-    size = size + FORWARD * work.ffn_hidden_size * (work.ffn_matrices - 1) / work.tp
-    seconds = work.tokens * size * work.weight_bytes / 2 / memory_rate(gpu) + KERNELS * gpu.rates.kernel_seconds
+    size = work.hidden_size * (WHOLE_BYTES / whole + SLICED_BYTES / work.tp)
+    size = size + ACTIVATION_BYTES * work.ffn_hidden_size * (work.variant.ffn_matrices - 1) / work.tp
+    seconds = work.tokens * size * work.weight_bytes / 2 / memory_rate(gpu) + BLOCK_KERNELS * gpu.rates.kernel_seconds
     return seconds, 1.5 * seconds
 
 
-def tensor_seconds(work: Work, machine: Machine) -> Any:
+def tensor_seconds(work: Work, machine: Machine) -> Number:
     """What tensor and Ulysses ranks send in one block's forward pass, and again in its backward pass.
 
     Two all-reduces of [micro-batch, sequence, hidden] (Shoeybi et al. 2019, section 3), or with sequence parallelism
@@ -184,15 +188,19 @@ def tensor_seconds(work: Work, machine: Machine) -> Any:
     return reduce + 2 * collective_seconds(machine, sent / 2, work.ulysses, rate, 1)
 
 
-def head_seconds(work: Work, gpu: GPU) -> Any:
+def head_seconds(work: Work, gpu: GPU) -> Number:
     """Logits, loss and their backward pass for one micro-batch."""
     h, rows, tokens = work.hidden_size, work.vocab_rows / work.tp, work.tokens
     products = product(work, gpu, tokens, rows, h) + product(work, gpu, tokens, h, rows)
     products = products + product(work, gpu, rows, h, tokens)
-    return products + LOSS * work.logit_bytes * tokens * rows / memory_rate(gpu) + 6 * gpu.rates.kernel_seconds
+    return (
+        products
+        + LOSS_PASSES * work.variant.logit_bytes * tokens * rows / memory_rate(gpu)
+        + 6 * gpu.rates.kernel_seconds
+    )
 
 
-def gather_seconds(work: Work, machine: Machine) -> Any:
+def gather_seconds(work: Work, machine: Machine) -> Number:
     """ZeRO stage 3, a micro-batch: weights gathered in forward and backward, gradients scattered; where the weights are
     on the host, each rank's share comes from there twice. With hpZ the backward pass gathers from a node's own copy.
     """
@@ -202,15 +210,17 @@ def gather_seconds(work: Work, machine: Machine) -> Any:
     ring = collective_seconds(machine, size, work.copies, rate, 1)
     near_rate = axis_rate(machine, work.hpz, work.tp, machine.gpu.rates.gather)
     ring = ring + collective_seconds(machine, parameters * work.weight_bytes, work.hpz, near_rate, 1)
-    host = np.where(work.offload_weights, 2.0 * work.weight_bytes * parameters / work.copies / PCIE, 0.0)
+    host = np.where(
+        work.offload_weights, 2.0 * work.weight_bytes * parameters / work.copies / PCIE_BYTES_PER_SECOND, 0.0
+    )
     return ring + host + 3 * work.num_layers * machine.gpu.rates.collective_seconds
 
 
-def accumulation_seconds(work: Work, gpu: GPU) -> Any:
+def accumulation_seconds(work: Work, gpu: GPU) -> Number:
     """Adding a block's gradients to an fp32 sum that stands beside them, as DeepSpeed's bf16 optimizer does.
 
-    The gradient is read, the sum read and written. Where there is one copy only, the matrix product adds to it, and the
-    rate of matrix products has that in it.
+    The gradient is read, the sum is read and written. Where there is one copy only, the matrix product adds to it: the
+    rate of matrix products covers that.
     """
     beside = np.asarray(work.gradient_bytes) > 4
     seconds = work.block_matrices / work.tp * (work.weight_bytes + 8.0) / memory_rate(gpu)
@@ -248,7 +258,7 @@ def pieces(work: Work, machine: Machine) -> Pieces:
         attention=attention * (1 + again + work.selective) + attention_back,
         elementwise=elementwise * (1 + again) + elementwise_back,
         # The second of a block's two collectives comes after the last product.
-        tensor=tensor * (2 + again * np.where(work.early_stop, 0.5, 1.0)),
+        tensor=tensor * (2 + again * np.where(work.variant.early_stop, 0.5, 1.0)),
         forward=products + attention + elementwise + tensor,
         accumulation=accumulation_seconds(work, gpu),
         head=head_seconds(work, gpu),
@@ -256,7 +266,7 @@ def pieces(work: Work, machine: Machine) -> Pieces:
     )
 
 
-def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
+def data_seconds(work: Work, machine: Machine, behind: Number) -> Number:
     """What data ranks send once a step: gradients scattered, and weights gathered (ZeRO 1, 2) or gradients (ZeRO 0).
 
     Without a pipeline it can hide behind the last micro-batch's backward pass, `behind` seconds. ZeRO stage 2 gives
@@ -271,39 +281,44 @@ def data_seconds(work: Work, machine: Machine, behind: Number) -> Any:
     back = np.where(zero == 0, work.reduce_bytes, work.weight_bytes)
     gather = collective_seconds(machine, parameters * back, work.copies, rate, 1)
     gather = np.where((zero == 0) & (passes == 2), 0.0, gather)  # every rank has them all already
-    late = np.where(work.gather_hidden, 0.0, gather)
+    late = np.where(work.variant.gather_hidden, 0.0, gather)
     exposed = hidden(machine.gpu, behind, scatter + gather - late) - behind + late
     every = work.micro_batches * (hidden(machine.gpu, behind, scatter) - behind) + gather
     seconds = np.where(np.asarray(work.pp) > 1, scatter + gather, np.where(zero == 2, every, exposed))
     return np.where(zero == 3, 0.0, seconds)
 
 
-def optimizer_seconds(work: Work, machine: Machine) -> Any:
+def optimizer_seconds(work: Work, machine: Machine) -> Number:
     """The update of the parameters that a rank owns, on the GPU or, offloaded, at the speed of the host's memory and,
     where the states are in files, of the node's drives."""
     parameters = work.parameters(0)
     owned = parameters / np.where(np.asarray(work.zero_stage) >= 1, work.copies, 1)
-    update = owned * OPTIMIZER / memory_rate(machine.gpu)
-    offloaded = owned * (OPTIMIZER / (HOST / machine.gpus_per_node) + 2.0 * work.weight_bytes / PCIE)
-    offloaded = offloaded + np.where(work.nvme, owned * SWAPPED / (DISK / machine.gpus_per_node), 0.0)
+    update = owned * OPTIMIZER_BYTES / memory_rate(machine.gpu)
+    offloaded = owned * (
+        OPTIMIZER_BYTES / (HOST_BYTES_PER_SECOND / machine.gpus_per_node)
+        + 2.0 * work.weight_bytes / PCIE_BYTES_PER_SECOND
+    )
+    offloaded = offloaded + np.where(
+        work.nvme, owned * SWAPPED_BYTES / (DISK_BYTES_PER_SECOND / machine.gpus_per_node), 0.0
+    )
     held = np.where(np.asarray(work.zero_stage) >= 2, owned, parameters)
     clipping = 2.0 * held * work.gradient_bytes / memory_rate(machine.gpu)
     return np.where(work.offload_optimizer, offloaded, update) + clipping
 
 
-def message_seconds(work: Work, machine: Machine) -> Any:
-    """Point-to-point, a micro-batch: an activation forward and a gradient back, each tensor rank its part, for every
-    chunk of an interleaved pipeline."""
+def message_seconds(work: Work, machine: Machine) -> Number:
+    """What a stage sends of a micro-batch: an activation forward and a gradient back, for every chunk of an interleaved
+    pipeline. Each tensor rank sends its part."""
     rate = axis_rate(machine, 2, work.tp * work.copies, machine.gpu.rates.network)
     message = work.weight_bytes * work.tokens * work.hidden_size / work.tp / rate + machine.gpu.rates.collective_seconds
-    return np.where(np.asarray(work.pp) > 1, 2 * work.virtual_stages * message, 0.0)
+    return np.where(np.asarray(work.pp) > 1, 2 * work.variant.virtual_stages * message, 0.0)
 
 
 def step_time(work: Work, machine: Machine) -> StepTime:
     """One optimiser step: the slowest pipeline stage sets the pace of all micro-batches; filling and draining passes
     every other stage once (Narayanan et al. 2021, arXiv:2104.04473, section 2.2: (p - 1) / (v m) of the ideal time)."""
     gpu, piece = machine.gpu, pieces(work, machine)
-    m, v, single = work.micro_batches, work.virtual_stages, np.asarray(work.pp) == 1
+    m, v, single = work.micro_batches, work.variant.virtual_stages, np.asarray(work.pp) == 1
     ends = piece.head + piece.embedding
     whole = work.num_layers * piece.block + ends
     first, last = work.blocks(0) * piece.block + piece.embedding, work.last_blocks * piece.block + piece.head
@@ -312,7 +327,7 @@ def step_time(work: Work, machine: Machine) -> StepTime:
     bubble = np.where(single, 0.0, (whole - slowest + (work.pp - 1) * sent) / v)
     gathers = np.where(np.asarray(work.zero_stage) == 3, gather_seconds(work, machine), 0.0)
     covered = np.where(work.reduction_hidden, slowest, 0.0)
-    # What the slowest stage computes, said in the proportions of the whole model.
+    # The slowest stage's time is divided among the parts as the whole model's is.
     share = m * slowest / whole
     layers = work.num_layers * share
     return StepTime(
@@ -326,7 +341,7 @@ def step_time(work: Work, machine: Machine) -> StepTime:
             "pipeline bubble": bubble,
             "pipeline messages": m * sent,
             "stage 3 gathers": m * (hidden(gpu, covered, gathers) - covered),
-            "data ranks": data_seconds(work, machine, slowest * BACKWARD),
+            "data ranks": data_seconds(work, machine, slowest * BACKWARD_SHARE),
             "optimizer": optimizer_seconds(work, machine),
             "the rest": gpu.rates.step_seconds + 0.0 * m,
         }

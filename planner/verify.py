@@ -6,18 +6,19 @@ pipeline, on torch's meta device and over a process group that is the full world
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from model.engine import config as engine_config
 from planner.planning import own_step
 from planner.resolve import resolve_engine
+from planner.values import BuiltRank, Proof
 from recipes.recipe import Recipe
 from support.errors import UserError
+from support.json_object import JsonObject
 
 
-def verify(recipe: Recipe, path: Path, world: int) -> dict[str, Any]:
+def verify(recipe: Recipe, path: Path, world: int) -> Proof:
     """Parameters and bytes of the weights of each distinct rank, beside the closed form's.
 
     Tensor and data ranks of a pipeline stage hold slices of the same shapes, so one of each stage is built. Errors:
@@ -26,28 +27,28 @@ def verify(recipe: Recipe, path: Path, world: int) -> dict[str, Any]:
     resolved = resolve_engine(recipe, engine_config.read(path), path, world)
     layout, step = recipe.layout, own_step(recipe, path, world)
     per_stage = world // layout.pp
-    began, stages = time.perf_counter(), []
+    began, ranks = time.perf_counter(), list[BuiltRank]()
     for stage in range(layout.pp):
         count, size = _build(recipe, resolved.json, world, stage * per_stage, resolved.dtype)
         expected = round(float(step.parameters(np.asarray(stage))))
-        row = {
+        row: BuiltRank = {
             "rank": stage * per_stage,
             "identical_ranks": per_stage,
             "parameters": count,
             "planned_parameters": expected,
             "weight_bytes": size,
-            "planned_weight_bytes": expected * step.weight_bytes,
+            "planned_weight_bytes": expected * int(step.weight_bytes),
         }
         if count != expected or size != row["planned_weight_bytes"]:
             raise UserError(
                 f"rank {row['rank']} (pipeline stage {stage + 1}) holds {count:,} parameters in {size:,} bytes where "
                 f"{expected:,} in {row['planned_weight_bytes']:,} were planned; planner/work.py has to be mended"
             )
-        stages.append(row)
-    return {"world_size": world, "built": len(stages), "seconds": time.perf_counter() - began, "ranks": stages}
+        ranks.append(row)
+    return {"world_size": world, "built": len(ranks), "seconds": time.perf_counter() - began, "ranks": ranks}
 
 
-def _build(recipe: Recipe, engine: dict[str, Any], world: int, rank: int, dtype: str) -> tuple[int, int]:
+def _build(recipe: Recipe, engine: JsonObject, world: int, rank: int, dtype: str) -> tuple[int, int]:
     """Parameters of a rank's part of the model and their bytes."""
     import torch
 
@@ -63,9 +64,9 @@ def _build(recipe: Recipe, engine: dict[str, Any], world: int, rank: int, dtype:
     return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
 
 
-def show(verified: dict[str, Any]) -> None:
+def show_proof(proof: Proof) -> None:
     """Print what was built."""
     print(
-        f"  verified                  built all {verified['built']} distinct ranks of {verified['world_size']:,} in "
-        f"{verified['seconds']:.1f} s: each holds exactly the planned parameters and bytes of weights"
+        f"  verified                  built all {proof['built']} distinct ranks of {proof['world_size']:,} in "
+        f"{proof['seconds']:.1f} s: each holds exactly the planned parameters and bytes of weights"
     )

@@ -1,41 +1,75 @@
 """What a rank is asked to do in one training step, as plain numbers: the model's shape, its cut, its batch, its engine.
 
-Every field is a number or a numpy array, one element a candidate layout or a row of a table, and so is everything that
-is computed from it: a single prediction and a search over a hundred thousand layouts are the same lines of code.
-Imports no torch.
+Every field is a number or a numpy array. An array has one element for each candidate layout or each row of a table.
+So one prediction and a search over a hundred thousand layouts are the same lines of code. Imports no torch.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config import GPTConfig
 from model.engine import config as engine_config
 from model.layout import Layout, stage_boundaries
+from support.json_object import JsonObject
 
-Number = Any  # a float or a numpy array of them
+Array = NDArray[np.float64]
+Number = float | Array  # flags too: 0 or 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What published runs do in another way than this project. The defaults are this project's way.
+
+    Only `planner.published` sets these fields.
+
+    virtual_stages  chunks of an interleaved pipeline that a rank holds
+    fused           attention never stores its scores; with a causal mask it skips half of them
+    regathered      the backward pass gathers again what sequence parallelism gathered; otherwise it is kept
+    early_stop      recomputation ends before a block's last product, as torch's non-reentrant checkpoints do
+    logit_bytes     bytes of a logit and of what the loss keeps of it: half precision, fp32, its softmax
+    fp8             matrix products of the blocks are computed in fp8
+    ffn_matrices    matrices of a feed-forward layer: 3 where it is gated
+    kv_size         width of the keys, 0: the hidden size
+    tied            the head shares the embedding's weights
+    biases          linear layers and norms have biases
+    gather_hidden   the weights that stage 1 gathers are sent while a rank computes, not when the update is done
+    """
+
+    virtual_stages: Number = 1
+    fused: Number = True
+    regathered: Number = False
+    early_stop: Number = True
+    logit_bytes: Number = 10
+    fp8: Number = False
+    ffn_matrices: Number = 2
+    kv_size: Number = 0
+    tied: Number = True
+    biases: Number = True
+    gather_hidden: Number = False
 
 
 @dataclass(frozen=True)
 class Work:
     """One training step. Counts are per model where nothing else is said.
 
-    `last_blocks` blocks are in the last pipeline stage, the others spread evenly over the stages before it, the earlier
-    ones having one more where they do not divide. `full` and `selective` are the shares of the blocks that recompute
-    everything, or the attention's core alone; `early_stop`: recomputation ends where the last needed tensor is there,
-    before a block's last product, as torch's non-reentrant checkpoints do. Bytes an element: `weight_bytes` of the
-    weights in forward and backward, `gradient_bytes` of everything kept of the gradients, `reduce_bytes` of what data
-    ranks send of them, `bucket_bytes` of the copy that they send from, `master_bytes` of what the optimiser has besides
-    its two fp32 moments, `logit_bytes` of a logit and what the loss keeps of it (half precision, fp32, its softmax;
-    less in a fused loss). `fused` attention never stores its scores, and with a `causal` mask skips half of them;
-    `dropout` keeps its masks; what sequence parallelism gathers is `regathered` in the backward pass, or kept.
-    `ffn_matrices` is 3 in a gated feed-forward layer, `kv_size` the width of the keys (0: all of it), `position_rows`
-    the learned positions, `biases` 0 where linear layers have none. `nvme`: offloaded optimizer states are in files;
-    `hpz` ranks of a node share a second copy of stage 3's weights, from which the backward pass gathers (ZeRO++'s hpZ,
-    Wang et al. 2023, arXiv:2306.10209; 1: none). Without a pipeline the data ranks' traffic can hide behind the
-    computation: `reduction_hidden` says so of the gradients and of stage 3's gathers, `gather_hidden` of the weights
-    that stage 1 gathers after the update.
+    last_blocks     blocks of the last pipeline stage. The stages before it share the others evenly; where they do not
+                    divide, the earlier stages have one more.
+    full            share of the blocks that recompute everything
+    selective       share of the blocks that recompute the attention's core alone
+    weight_bytes    bytes of a weight in forward and backward
+    gradient_bytes  bytes of everything that is kept of a gradient
+    reduce_bytes    bytes that data ranks send of a gradient
+    bucket_bytes    bytes an element of the copy from which they send it
+    master_bytes    bytes that the optimiser keeps of a parameter besides its two fp32 moments
+    causal          attention has a causal mask
+    dropout         the masks of dropout are kept
+    position_rows   learned positions
+    nvme            offloaded optimizer states are in files
+    hpz             ranks of a node that share a second copy of stage 3's weights, from which the backward pass gathers
+                    (ZeRO++'s hpZ, Wang et al. 2023, arXiv:2306.10209); 1: none
+    reduction_hidden  data ranks send gradients, and stage 3 gathers weights, while a rank computes (no pipeline)
     """
 
     num_layers: Number
@@ -52,7 +86,6 @@ class Work:
     ulysses: Number = 1
     sequence_parallel: Number = False
     last_blocks: Number = 0
-    virtual_stages: Number = 1
     zero_stage: Number = 1
     full: Number = 0.0
     selective: Number = 0.0
@@ -61,24 +94,15 @@ class Work:
     reduce_bytes: Number = 2
     bucket_bytes: Number = 2
     master_bytes: Number = 4
-    fused: Number = True
     causal: Number = True
     dropout: Number = False
-    regathered: Number = False
-    fp8: Number = False
-    ffn_matrices: Number = 2
-    kv_size: Number = 0
     position_rows: Number = 0
-    biases: Number = 1
-    tied: Number = True
     offload_optimizer: Number = False
     offload_weights: Number = False
     nvme: Number = False
     hpz: Number = 1
-    early_stop: Number = True
-    logit_bytes: Number = 10
     reduction_hidden: Number = True
-    gather_hidden: Number = True
+    variant: Variant = Variant()
 
     @property
     def micro_batches(self) -> Number:
@@ -103,7 +127,7 @@ class Work:
     @property
     def keys(self) -> Number:
         """Width of the keys, and of the values."""
-        return np.where(np.asarray(self.kv_size) > 0, self.kv_size, self.hidden_size)
+        return np.where(np.asarray(self.variant.kv_size) > 0, self.variant.kv_size, self.hidden_size)
 
     def blocks(self, stage: Number) -> Number:
         """Blocks of a stage."""
@@ -117,17 +141,17 @@ class Work:
     def block_matrices(self) -> Number:
         """Elements of a block's matrices, unsliced."""
         h = self.hidden_size
-        return 2 * h * h + 2 * h * self.keys + self.ffn_matrices * h * self.ffn_hidden_size
+        return 2 * h * h + 2 * h * self.keys + self.variant.ffn_matrices * h * self.ffn_hidden_size
 
     def parameters(self, stage: Number) -> Number:
         """Parameters of a rank of a stage. Exact for this project's model, which `planner.verify` proves."""
-        h, t = self.hidden_size, self.tp
-        sliced_bias = (h + 2 * self.keys + (self.ffn_matrices - 1) * self.ffn_hidden_size) / t
-        block = self.block_matrices / t + self.biases * (sliced_bias + 2 * h) + 2 * (1 + self.biases) * h
+        h, t, biases = self.hidden_size, self.tp, self.variant.biases
+        sliced_bias = (h + 2 * self.keys + (self.variant.ffn_matrices - 1) * self.ffn_hidden_size) / t
+        block = self.block_matrices / t + biases * (sliced_bias + 2 * h) + 2 * (1 + biases) * h
         embedding = self.vocab_rows * h / t
         first, last = stage == np.asarray(0), stage == np.asarray(self.pp) - 1
-        head = np.where(self.tied, last & ~first, last) * embedding
-        ends = first * (embedding + self.position_rows * h) + last * (1 + self.biases) * h + head
+        head = np.where(self.variant.tied, last & ~first, last) * embedding
+        ends = first * (embedding + self.position_rows * h) + last * (1 + biases) * h + head
         return self.blocks(stage) * block + ends
 
     @property
@@ -146,7 +170,7 @@ class Work:
         return self.model_flops + tokens * again
 
 
-def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: int) -> Work:
+def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int) -> Work:
     """The step of a recipe under a resolved DeepSpeed JSON."""
     recompute, zero = engine.get("activation_checkpointing", {}), engine.get("zero_optimization", {})
     kind, stage = engine_config.precision(engine), zero.get("stage", 0)
@@ -187,7 +211,6 @@ def work(model: GPTConfig, layout: Layout, engine: dict[str, Any], data_degree: 
         nvme=zero.get("offload_optimizer", {}).get("device") == "nvme",
         hpz=zero.get("zero_hpz_partition_size", 1),
         reduction_hidden=overlapped,
-        gather_hidden=False,  # DeepSpeed gathers when the update is done
     )
 
 
@@ -197,7 +220,7 @@ def last_blocks(cuts: list[int]) -> int:
     return cuts[-1] - cuts[-2] - (4 if len(cuts) == 2 else 2)
 
 
-def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
+def gradient_bytes(engine: JsonObject, stage: int) -> tuple[int, int]:
     """Bytes that are kept of a gradient, and sent of it, in a ZeRO stage (DeepSpeed 0.19.8).
 
     In stage 1 bf16 gradients that are to be summed in fp32 have an optimizer of their own (runtime/bf16_optimizer.py):
@@ -210,14 +233,14 @@ def gradient_bytes(engine: dict[str, Any], stage: int) -> tuple[int, int]:
     return 4 if "fp32" in (kind, sums) else 2, sent
 
 
-def has_bf16_optimizer(engine: dict[str, Any], stage: int) -> bool:
+def has_bf16_optimizer(engine: JsonObject, stage: int) -> bool:
     """Whether DeepSpeed 0.19.8 takes its bf16 optimizer in place of ZeRO's (`_do_optimizer_sanity_check`)."""
     offload = engine.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
     half = engine_config.precision(engine) == "bf16" and engine_config.summed_in(engine) == "fp32"
     return half and stage == 1 and not offload
 
 
-def overlaps(engine: dict[str, Any], stage: int) -> bool:
+def overlaps(engine: JsonObject, stage: int) -> bool:
     """Whether data ranks send gradients while the backward pass computes (DeepSpeed 0.19.8).
 
     `overlap_comm` is true by default in ZeRO stage 3 only. Stage 0 and the bf16 optimizer of stage 1 do not read it:
@@ -227,6 +250,6 @@ def overlaps(engine: dict[str, Any], stage: int) -> bool:
     return asked and stage > 0 and not has_bf16_optimizer(engine, stage)
 
 
-def bucket_bytes(engine: dict[str, Any], stage: int) -> int:
+def bucket_bytes(engine: JsonObject, stage: int) -> int:
     """Bytes an element of the buckets that gradients are sent from. Stages 1 and 2 fill one while they send another."""
     return gradient_bytes(engine, stage)[1] * (2 if stage < 3 and overlaps(engine, stage) else 1)

@@ -2,14 +2,14 @@
 
 import dataclasses
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 from recipes.recipe import Part, Recipe
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.nearest import hint
 
 
-def from_dict(values: dict[str, Any], where: str) -> Recipe:
+def from_dict(values: JsonObject, where: str) -> Recipe:
     """Build a recipe from its JSON form. Errors: `UserError` of one line that names field and reason."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -52,23 +52,23 @@ def spelled(corpus: str | tuple[Part, ...]) -> str:
     return ",".join(f"{part.corpus}={part.weight:.15g}" if part.weight else part.corpus for part in corpus)
 
 
-def _corpus(text: str) -> Any:
+def _corpus(text: str) -> str | list[dict[str, object]]:
     """`a` is a corpus, `a=0.7,b=0.3` a blend of two with their weights, `a,b` one without."""
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     for piece in text.strip().split(","):
         name, _, weight = piece.rpartition("=")
         try:
             parts.append({"corpus": name.strip(), "weight": float(weight)})
         except ValueError:
             parts.append({"corpus": piece.strip()})
-    return parts[0]["corpus"] if len(parts) == 1 and "weight" not in parts[0] else parts
+    return text.strip() if len(parts) == 1 and "weight" not in parts[0] else parts
 
 
-def _stages(text: str) -> Any:
+def _stages(text: str) -> list[str]:
     return [stage.strip() for stage in text.split(",") if stage.strip()]
 
 
-def _parsed(old: Any, text: str, setting: str) -> Any:
+def _parsed(old: object, text: str, setting: str) -> object:
     """A setting's value in the type of the one it replaces."""
     if isinstance(old, (tuple, list)):
         return [_parsed(0.0, part, setting) for part in text.strip("()[]").split(",")]

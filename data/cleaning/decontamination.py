@@ -11,13 +11,13 @@ chance.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.cleaning.ngrams import Hashes, ngram_hashes, word_hashes, word_spans
 from data.corpus.sources import Document
+from support.json_object import JsonObject
 
 LONGEST, SHORTEST = 13, 8  # words of an n-gram
 MARGIN = 200  # characters
@@ -138,7 +138,7 @@ class Overlap:
         """The n-grams that more than ten documents hold, sorted."""
         return self.grams[self.is_common]
 
-    def report(self, texts: Iterable[Document]) -> dict[str, Any]:
+    def report(self, texts: Iterable[Document]) -> JsonObject:
         """What became of the evaluation texts, as JSON: their number, and a `Found` for each that was found."""
         is_common = self.is_common
 
@@ -173,7 +173,7 @@ class Overlap:
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 
-def summary(report: dict[str, Any] | None) -> list[str]:
+def summary(report: JsonObject | None) -> list[str]:
     """The lines to print of an `Overlap.report`: the counts, and a warning where a whole text stays in the corpus."""
     if report is None:
         return []

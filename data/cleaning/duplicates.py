@@ -10,7 +10,6 @@ Bands are sorted one after another, so the index is a few arrays over the docume
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +39,7 @@ def signatures(documents: Sequence[Hashes]) -> Signatures:
         return np.empty((BANDS, 0, ROWS), np.uint32)
     shingles = [ngram_hashes(words, max(1, min(SHINGLE_WORDS, len(words)))) for words in documents]
     offsets = np.concatenate(([0], np.cumsum([len(part) for part in shingles]))).astype(np.uint64)
-    matrix: Any = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-        np.concatenate(shingles), offsets, BANDS * ROWS, SEED
-    )
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(shingles), offsets, BANDS * ROWS, SEED)
     rows = np.array(matrix.to_rows(), np.uint32).reshape(len(documents), BANDS, ROWS)
     return np.ascontiguousarray(rows.transpose(1, 0, 2))
 

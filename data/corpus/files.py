@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from data.corpus.document import NAMED, farthest, split_named
 from support.errors import UserError
+from support.json_object import JsonObject
 
 PACKED = (".gz", ".zst")
 PLAIN = ".txt .text .md .markdown .rst .adoc .org .tex"
@@ -183,14 +184,14 @@ def _subsets(root: Path) -> dict[str, list[tuple[str | None, str]]]:
     from huggingface_hub import metadata_load
 
     try:
-        configs: list[dict[str, Any]] = (metadata_load(card) or {}).get("configs") or []
+        configs: list[JsonObject] = (metadata_load(card) or {}).get("configs") or []
         return {str(each["config_name"]): _patterns(each) for each in configs}
     except Exception as error:  # several libraries are behind it, each with errors of its own
         reason = " ".join(str(error).split())
         raise UserError(f"the list of subsets in {card} cannot be read ({reason}); mend it or remove it") from None
 
 
-def _patterns(config: dict[str, Any]) -> list[tuple[str | None, str]]:
+def _patterns(config: JsonObject) -> list[tuple[str | None, str]]:
     """Splits and patterns of one subset. The split is "" if we do not know it, and None if the file names say it.
 
     `data_files` is a pattern, a list of patterns, or patterns by split.
@@ -201,9 +202,9 @@ def _patterns(config: dict[str, Any]) -> list[tuple[str | None, str]]:
     found: list[tuple[str | None, str]] = []
     for each in _list(said):
         split, paths = (split_named(each["split"]), each["path"]) if isinstance(each, dict) else (None, each)
-        found += [(split, str(Path(folder, path))) for path in _list(paths)]
+        found += [(split, str(Path(folder, str(path)))) for path in _list(paths)]
     return found
 
 
-def _list(said: Any) -> list[Any]:
+def _list(said: object) -> list[object]:
     return said if isinstance(said, list) else [said]

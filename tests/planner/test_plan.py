@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import planner
 from planner import planning, ranks, search
+from planner.fit import predict
+from planner.published.rows import PUBLISHED, read
 from planner.timing import step_time
 from planner.verify import verify
 from planner.work import Work
@@ -48,8 +49,8 @@ def test_every_recipe_fits_its_cluster(name: str) -> None:
 
 def test_the_readme_has_530b_beside_the_paper() -> None:
     text = (ROOT / "README.md").read_text()
-    rows = planner.read(ROOT / "bench" / "published" / "mtnlg.csv")
-    for row, theirs, ramp in zip(rows, planner.predict(rows), (32, 40, 48), strict=True):
+    rows = read(PUBLISHED.with_name("mtnlg.csv"))
+    for row, theirs, ramp in zip(rows, predict(rows), (32, 40, 48), strict=True):
         nodes = int(row.row_id)
         settings = [f"batch.ramp_start={ramp}", f"batch.ramp_increment={ramp}"]
         recipe = override(load("530b"), settings)

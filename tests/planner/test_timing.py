@@ -9,7 +9,7 @@ import pytest
 from planner import timing
 from planner.hardware import GIGA, TERA, find
 from planner.plot import schedule
-from planner.work import Work
+from planner.work import Variant, Work
 
 # A machine whose rates make the arithmetic exact: every share 1, nothing costs anything besides its work.
 IDEAL = dataclasses.replace(
@@ -63,7 +63,8 @@ def test_ulysses_ranks_send_what_the_paper_says(tp: int, ulysses: int, keys: int
     """8,192 tokens of width 4,096, 2 bytes each, over 8 ranks: queries, keys, values and the result of a rank's 1,024
     tokens are 33,554,432 bytes, of which it sends seven eighths. Over 4 ranks and two slices: 4 x 2,048 x 2,048 x 2 x
     3/4. With keys and values of a quarter's width: (2 + 2/4) in place of 4."""
-    step = Work(1, 4096, 32, 16384, 8192, 50304, 1, 8, tp=tp, ulysses=ulysses, kv_size=keys, last_blocks=1)
+    step = Work(1, 4096, 32, 16384, 8192, 50304, 1, 8, tp=tp, ulysses=ulysses, last_blocks=1,
+                variant=Variant(kv_size=keys))  # fmt: skip
     alone = dataclasses.replace(step, seq_length=8192 // ulysses, ulysses=1)  # the tensor ranks' share
     seconds = timing.tensor_seconds(step, MACHINE) - timing.tensor_seconds(alone, MACHINE)
     assert seconds * 300 * GIGA == pytest.approx(expected)
@@ -94,7 +95,9 @@ def test_what_does_not_overlap_is_added(zero: int, gathered_early: bool, apart: 
     """In rings of one copy of a rank's weights: gradients once, in stage 2 after each of 8 micro-batches, and weights
     once. A second of computation hides all that may hide behind it."""
     sharp = dataclasses.replace(MACHINE, gpu=dataclasses.replace(GPU, rates=dataclasses.replace(IDEAL, overlap=50.0)))
-    step = dataclasses.replace(TINY, tp=8, dp=4, zero_stage=zero, global_batch=64, gather_hidden=gathered_early)
+    step = dataclasses.replace(
+        TINY, tp=8, dp=4, zero_stage=zero, global_batch=64, variant=Variant(gather_hidden=gathered_early)
+    )
     ring = float(step.parameters(0)) * 2 * 3 / 4 / (25 * GIGA)
     alone = dataclasses.replace(step, reduction_hidden=False)
     assert timing.data_seconds(alone, sharp, 1.0) == pytest.approx(apart * ring)
@@ -112,7 +115,7 @@ def test_stage_3_gathers_by_hand() -> None:
     step = dataclasses.replace(TINY, dp=16, zero_stage=3)
     ring = float(step.parameters(0)) * 6 * 15 / 16 / (200 * GIGA)
     assert timing.gather_seconds(step, MACHINE) == pytest.approx(ring)
-    host = float(step.parameters(0)) * 4 / 16 / timing.PCIE
+    host = float(step.parameters(0)) * 4 / 16 / timing.PCIE_BYTES_PER_SECOND
     offloaded = dataclasses.replace(step, offload_weights=True)
     assert timing.gather_seconds(offloaded, MACHINE) == pytest.approx(ring + host)
 
@@ -141,7 +144,9 @@ def test_pipeline_messages_by_hand() -> None:
     step = dataclasses.replace(TINY, pp=2, dp=8, last_blocks=2, global_batch=64)
     once = 2 * 1024 * 1024 * 2 / (25 * GIGA)
     assert timing.message_seconds(step, MACHINE) == pytest.approx(2 * once)
-    assert timing.message_seconds(dataclasses.replace(step, virtual_stages=2), MACHINE) == pytest.approx(4 * once)
+    assert timing.message_seconds(
+        dataclasses.replace(step, variant=Variant(virtual_stages=2)), MACHINE
+    ) == pytest.approx(4 * once)
     assert timing.message_seconds(dataclasses.replace(step, tp=2, dp=4), MACHINE) == pytest.approx(once)
     assert timing.message_seconds(dataclasses.replace(step, dp=4), MACHINE) == pytest.approx(2 * once * 25 / 300)
     assert timing.message_seconds(TINY, MACHINE) == 0
@@ -168,7 +173,7 @@ def test_full_recomputation_is_another_forward_pass_without_its_last_product() -
     """Of a block's four products, 3 + 1 + 4 + 4 squares of the width, the last is not needed again."""
     forward, _, again = timing.products_seconds(TINY, GPU)
     assert again == pytest.approx(forward * 8 / 12, rel=0.1)
-    whole = timing.products_seconds(dataclasses.replace(TINY, early_stop=False), GPU)[2]
+    whole = timing.products_seconds(dataclasses.replace(TINY, variant=Variant(early_stop=False)), GPU)[2]
     assert whole == pytest.approx(forward)
 
 
@@ -177,7 +182,7 @@ def test_the_bubble_is_that_of_the_paper(stages: int, micro_batches: int, virtua
     """(p - 1) / (v m) of the ideal time, where all stages cost the same: arXiv:2104.04473, section 2.2."""
     even = dataclasses.replace(
         TINY, num_layers=64, pp=stages, last_blocks=64 // stages, global_batch=2 * micro_batches, vocab_rows=256,
-        virtual_stages=virtual,
+        variant=Variant(virtual_stages=virtual),
     )  # fmt: skip
     parts = timing.step_time(even, dataclasses.replace(MACHINE, network=np.inf, link=np.inf)).parts
     ideal = sum(parts[name] for name in ("matrix products", "attention", "element-wise", "head and embedding"))
@@ -226,9 +231,10 @@ def test_arrays_are_the_same_line_of_code() -> None:
 
 
 @pytest.mark.parametrize(("gpu", "step", "expected"), [
-    ("v100", Work(40, 1536, 16, 6144, 1024, 51200, 8, 8, last_blocks=40, full=1.0, fused=False, early_stop=False), 39),
+    ("v100", Work(40, 1536, 16, 6144, 1024, 51200, 8, 8, last_blocks=40, full=1.0,
+                  variant=Variant(fused=False, early_stop=False)), 39),
     ("mi250x", Work(96, 12288, 96, 49152, 2048, 51200, 1, 10240, tp=4, pp=16, dp=16, last_blocks=6, full=1.0,
-                    sequence_parallel=True, early_stop=False), 0.3614 * 191.5),
+                    sequence_parallel=True, variant=Variant(early_stop=False)), 0.3614 * 191.5),
 ])  # fmt: skip
 def test_priors_meet_the_few_figures_that_are_published(gpu: str, step: Work, expected: float) -> None:
     """TFLOP/s a GPU with recomputation: 1.2B parameters on one V100, 175B on 1,024 dies of MI250X."""
