@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launch.progress import Watch
 from recipes.recipe import Part, Recipe
@@ -99,7 +98,7 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
     return Narrow(tuple(f"{name}={value}" for name, value in values.items()), tp * pp * ulysses * dp, tuple(narrowed))
 
 
-def _field(recipe: Recipe, name: str) -> Any:
+def _field(recipe: Recipe, name: str) -> object:
     section, field = name.split(".")
     return getattr(getattr(recipe, section), field)
 

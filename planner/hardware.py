@@ -175,7 +175,7 @@ def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GP
     Errors: `UserError` that names the nearest.
     """
     kinds = list(dict.fromkeys(gpu.kind for gpu in _CATALOGUE))
-    # A maker, a count, a missing x or a form of the board makes no other GPU. Any other letter or digit does: GH200.
+    # A maker, a count, a missing x or a form of the board makes no other GPU. Each other letter or digit does: GH200.
     maker, form = r"(\d+x|dgx|hgx|nvidia|tesla|amd|instinct)", r"(sxm\d?|pcie|nvl|oam|x\d+|\d+gb)"
     spelt = {kind: rf"(?<![a-z\d]){maker}*{kind.removesuffix('x')}x?{form}*(?![a-z\d])" for kind in kinds}
     kind = next((kind for kind in kinds if re.search(spelt[kind], name.lower())), None)
