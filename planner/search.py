@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.engine import config as engine_config
+from model.engine.resolve import resolve
 from model.layout import Layout, stage_boundaries
 from planner.hardware import GIGA, GPU
 from planner.memory import peak_bytes, rank_bytes
@@ -37,7 +38,7 @@ def space(recipe: Recipe, path: Path) -> Space:
     config = engine_config.read(path)
     free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
     values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
-    resolved = engine_config.resolve(free, values, 1, str(path)).json
+    resolved = resolve(free, values, 1, str(path)).json
     base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
     return Space(recipe, base, np.array([gradient_bytes(config, stage) for stage in range(4)]))
 

@@ -19,7 +19,7 @@ import torch
 
 from launch import local
 from model.engine import config as engine_config
-from model.engine.engine import check_device
+from model.engine.device import check_device
 from tests.distributed import run_ranks
 from tests.model import alone
 from tests.patience import wait_until
@@ -211,7 +211,7 @@ def refused_and_allowed() -> str:
     """What DeepSpeed says to fp16 where the CPU does not know it; then an engine as this project starts DeepSpeed."""
     from deepspeed.accelerator import get_accelerator
 
-    from model.engine.engine import quiet_deepspeed
+    from model.engine.build import quiet_deepspeed
 
     fp16 = alone.config(1, "fp16")
     get_accelerator().is_fp16_supported = lambda: False
