@@ -14,7 +14,7 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from model.config import GPTConfig
-from model.engine.inside import cut_pipeline, forget_process_group
+from model.engine.inside import cut_pipeline
 from model.gpt import GPT, Block
 from model.grid import Grid, make_grid
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
@@ -55,8 +55,9 @@ class GPTPipeline(PipelineModule):
     def _partition_layers(self, method: str = "") -> None:
         """Cut by cost, see `stage_boundaries`.
 
-        DeepSpeed's own methods count layers, or build every layer on every rank to count its parameters. It calls this
-        hook of its own (0.19.8, runtime/pipe/module.py); `test_every_rank_is_what_was_planned` shows that it does.
+        DeepSpeed's own methods count layers, or build every layer on every rank to count its parameters. This overrides
+        a hook of its own (0.19.8, runtime/pipe/module.py). Shown by
+        test_a_pipeline_is_cut_by_cost_and_not_as_deepspeed_would.
         """
         cut_pipeline(self, self.boundaries)
 
@@ -108,7 +109,6 @@ def pretended_world(layout: Layout, world_size: int, rank: int) -> Iterator[Grid
         yield make_grid(layout)
     finally:
         dist.destroy_process_group()
-        forget_process_group()
 
 
 def meta_model(config: GPTConfig, grid: Grid, recompute: tuple[str, ...], dtype: torch.dtype) -> nn.Module:

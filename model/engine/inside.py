@@ -74,20 +74,10 @@ def can_compile(builder: str) -> bool:
     return bool(get_accelerator().create_op_builder(builder).is_compatible(verbose=False))
 
 
-def forget_process_group() -> None:
-    """Make DeepSpeed forget a process group that was destroyed; it would go on using its own note of it.
-
-    Read in comm/comm.py. Shown by test_every_rank_is_what_was_planned, which pretends to be many ranks in a row.
-    """
-    import deepspeed.comm.comm
-
-    deepspeed.comm.comm.cdb = None
-
-
 def cut_pipeline(pipeline: Any, boundaries: list[int]) -> None:
     """Give this rank of a `PipelineModule` the layers of its stage. Stage i has layers `boundaries[i : i + 2]`.
 
-    Read in runtime/pipe/module.py. Shown by test_every_rank_is_what_was_planned.
+    Read in runtime/pipe/module.py. Shown by test_a_pipeline_is_cut_by_cost_and_not_as_deepspeed_would.
     """
     stage = pipeline._topo.get_coord(pipeline.global_rank).pipe
     pipeline.parts = boundaries

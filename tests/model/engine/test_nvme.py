@@ -128,3 +128,17 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     offload = {"device": "nvme", "nvme_path": str(tmp_path / "none")}
     with pytest.raises(ValueError, match="none is not a folder that can be written to"):
         check_device({"zero_optimization": {"stage": 3, "offload_optimizer": offload}})
+
+
+def test_offload_without_its_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libaio is missing, DeepSpeed's builder for its asynchronous file operations is not compatible."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    offload = {"device": "nvme", "nvme_path": str(tmp_path)}
+    config = {"zero_optimization": {"stage": 3, "offload_optimizer": offload}}
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: True)
+    check_device(config)
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: False)
+    with pytest.raises(ValueError, match="offload to NVMe needs libaio"):
+        check_device(config)
