@@ -27,17 +27,18 @@ def load_model(run: Path) -> "GPT":
 
     Errors: `UserError` where the run has no such checkpoint.
     """
-    from model.checkpoint import write as checkpoint
+    from model.checkpoint.format import completed, damage
+    from model.checkpoint.read import Reader
     from model.gpt import GPT
 
     model = GPT(read_recipe(run).model)
-    found = checkpoint.completed(run / "checkpoints")
+    found = completed(run / "checkpoints")
     for path in reversed(found):
-        if not checkpoint.damage(path):
+        if not damage(path):
             shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-            model.load_state_dict(checkpoint.Reader(path).weights(shapes))
+            model.load_state_dict(Reader(path).weights(shapes))
             return model.eval()
-    reason = checkpoint.damage(found[-1]) if found else "no checkpoint was saved yet"
+    reason = damage(found[-1]) if found else "no checkpoint was saved yet"
     raise UserError(f"{run} has no checkpoint to read: {reason}; train it with --resume --run-dir {run}")
 
 

@@ -14,6 +14,7 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from model.config import GPTConfig
+from model.engine.inside import cut_pipeline
 from model.gpt import GPT, Block
 from model.grid import Grid, make_grid
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
@@ -40,7 +41,7 @@ class GPTPipeline(PipelineModule):
         self.config, self.parallel = config, parallel
         self.boundaries = stage_boundaries(config, layout.pp)
         data = world_size // (layout.tp * layout.pp)  # Ulysses ranks count as data ranks to DeepSpeed
-        # Only the tied matrix is alone in its module: DeepSpeed takes all parameters of a tied module for copies.
+        # The tied matrix is alone in its module, because DeepSpeed takes every parameter of a tied module for a copy.
         layers = [
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, tied_weight_attr="weight"),
             LayerSpec(PositionEmbedding, config, parallel),
@@ -52,10 +53,13 @@ class GPTPipeline(PipelineModule):
         super().__init__(layers, topology=topology, loss_fn=partial(_loss, entries, parallel))
 
     def _partition_layers(self, method: str = "") -> None:
-        """Cut by cost: DeepSpeed's own methods count layers, or build every layer on every rank to weigh it."""
-        stage = self._topo.get_coord(self.global_rank).pipe
-        self.parts = self.boundaries
-        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+        """Cut by cost, see `stage_boundaries`.
+
+        DeepSpeed's own methods count layers, or build every layer on every rank to count its parameters. This overrides
+        a hook of its own (0.19.8, runtime/pipe/module.py). Shown by
+        test_a_pipeline_is_cut_by_cost_and_not_as_deepspeed_would.
+        """
+        cut_pipeline(self, self.boundaries)
 
     def plain_names(self) -> dict[nn.Parameter, str]:
         """The name that each parameter of this stage has in the plain `GPT`."""
@@ -81,7 +85,7 @@ def _logits(embed: TokenEmbedding, x_BSH: Tensor) -> Tensor:
 
 def _loss(entries: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, Tensor]) -> Any:
     labels_BS, weights_BS = targets
-    # DeepSpeed averages over data ranks, Ulysses ranks among them: each of those holds a part of the sum.
+    # DeepSpeed averages over Ulysses ranks as it does over data ranks, but each holds only a part of the sum.
     return weighted_loss(logits_BSV, labels_BS, weights_BS, entries, parallel.tp) * parallel.ulysses.size
 
 
@@ -89,13 +93,13 @@ class _MetaPipeline(GPTPipeline):
     """The pipeline on torch's meta device: shapes without memory."""
 
     def to(self, *args: Any, **kwargs: Any) -> "_MetaPipeline":
-        """Stay: PipelineModule moves itself to the accelerator when it is built, which meta tensors cannot."""
+        """Stay. PipelineModule moves itself to the accelerator when it is built; meta tensors cannot move."""
         return self
 
 
 @contextmanager
 def pretended_world(layout: Layout, world_size: int, rank: int) -> Iterator[Grid]:
-    """A rank's place in a world of that size, by itself: process groups that send nothing."""
+    """One process takes a rank's place in a world of that size. The process groups send nothing."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     os.environ.setdefault("LOCAL_RANK", "0")  # PipelineModule asks for it
@@ -105,7 +109,6 @@ def pretended_world(layout: Layout, world_size: int, rank: int) -> Iterator[Grid
         yield make_grid(layout)
     finally:
         dist.destroy_process_group()
-        deepspeed.comm.comm.cdb = None  # its own note of the group, which it would go on to use
 
 
 def meta_model(config: GPTConfig, grid: Grid, recompute: tuple[str, ...], dtype: torch.dtype) -> nn.Module:

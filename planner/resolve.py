@@ -3,18 +3,17 @@
 from pathlib import Path
 
 from model.engine import config as engine_config
+from model.engine.resolve import Resolved, resolve
 from recipes.recipe import Recipe
 from recipes.registry import short_name
 from support.errors import UserError
 from support.json_object import JsonObject
 
 
-def resolve_engine(recipe: Recipe, config: JsonObject, path: Path, world_size: int) -> engine_config.Resolved:
+def resolve_engine(recipe: Recipe, config: JsonObject, path: Path, world_size: int) -> Resolved:
     """The recipe's numbers in a JSON, for a world size. Errors: `UserError` where the two do not go together."""
     engine_config.check_layout(config, recipe.layout, str(path))
-    return engine_config.resolve(
-        config, recipe.engine_values(), data_degree(recipe, world_size), str(path), recipe.batch.ramp
-    )
+    return resolve(config, recipe.engine_values(), data_degree(recipe, world_size), str(path), recipe.batch.ramp)
 
 
 def data_degree(recipe: Recipe, world_size: int) -> int:

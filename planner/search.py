@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import config as engine_config
+from model.engine.resolve import resolve
 from model.layout import Layout, stage_boundaries
 from planner.hardware import GIGA, GPU, TERA
 from planner.memory import peak_bytes, rank_bytes
@@ -44,7 +45,7 @@ def space(recipe: Recipe, path: Path) -> Space:
     config = engine_config.read(path)
     free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
     values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
-    resolved = engine_config.resolve(free, values, 1, str(path)).json
+    resolved = resolve(free, values, 1, str(path)).json
     base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
     by_stage = [(*gradient_bytes(config, s), bucket_bytes(config, s), overlaps(config, s)) for s in range(4)]
     return Space(recipe, base, np.array(by_stage))

@@ -52,7 +52,8 @@ def _build(recipe: Recipe, engine: JsonObject, world: int, rank: int, dtype: str
     """Parameters of a rank's part of the model and their bytes."""
     import torch
 
-    from model.engine.engine import quiet_deepspeed, recomputed_blocks
+    from model.engine.build import quiet_deepspeed
+    from model.engine.config import recomputed_blocks
 
     quiet_deepspeed()
     from model.pipeline import meta_model, pretended_world

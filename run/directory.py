@@ -30,7 +30,7 @@ from typing import Any
 
 from data.samples import mixture
 from data.samples.mixture import Mixture
-from model.engine import config as engine_config
+from model.engine.resolve import Resolved
 from recipes import settings
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
@@ -52,7 +52,7 @@ class Run:
     path: Path
     recipe: Recipe
     engine_json: dict[str, Any]
-    engine: engine_config.Resolved
+    engine: Resolved
     world_size: int
     max_steps: int | None
     resume: bool
@@ -95,7 +95,7 @@ def create(run: Run, data: Mixture) -> None:
 def opened(path: Path) -> tuple[Run, Mixture]:
     """The run that `create` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
-    engine = engine_config.Resolved(resolved, tuple(start["deviations"]))
+    engine = Resolved(resolved, tuple(start["deviations"]))
     given = _read_json(path / "ds_config.json")
     run = Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
     return run, mixture.reopened(_read_json(path / "data.json"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
+from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
@@ -87,7 +88,7 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
         raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
 
 
-def _with_monitors(resolved: engine_config.Resolved, path: Path) -> engine_config.Resolved:
+def _with_monitors(resolved: Resolved, path: Path) -> Resolved:
     """Let the monitors that the JSON switches on write into the run directory unless it says where."""
     config = dict(resolved.json)
     for name in ("tensorboard", "csv_monitor"):

@@ -63,7 +63,7 @@ def _rank(rank: int, world: int, port: int, pipe: Connection, function: Callable
     try:
         import torch
 
-        from model.engine.engine import start_process_group
+        from model.engine.build import start_process_group
 
         torch.set_num_threads(1)
         start_process_group()

@@ -13,15 +13,15 @@ import transformers.models.gpt2.modeling_gpt2
 from commands import pretrain
 from inference import evaluate, export, generate
 from model import pipeline
-from model.checkpoint import write as checkpoint
-from model.engine import engine
+from model.checkpoint import read, write
+from model.engine import build, device
 from run import report
 from training import train
 
-__all__ = ["checkpoint", "deepspeed", "engine", "evaluate", "export", "generate", "pipeline", "pretrain", "report"]
-__all__ += ["train", "transformers"]
+__all__ = ["build", "deepspeed", "device", "evaluate", "export", "generate", "pipeline", "pretrain", "read", "report"]
+__all__ += ["train", "transformers", "write"]
 
-engine.quiet_deepspeed()
+build.quiet_deepspeed()
 # DeepSpeed collects garbage up to six times while it builds an engine: a second and a half among so many objects that
 # live on anyway, and each collection would copy the pages that all forks share.
 gc.collect()

@@ -80,7 +80,15 @@ def test_deepspeed_is_imported_in_few_places() -> None:
         for path in SOURCES
         if any(name.split(".")[0] == "deepspeed" for name in imports(ast.parse(path.read_text())))
     }
-    assert found == {"model/engine/engine.py", "model/pipeline.py"}
+    assert found == {"model/engine/build.py", "model/engine/inside.py", "model/pipeline.py"}
+
+
+def test_few_places_ask_which_engine_runs() -> None:
+    """Behind `Engine` nobody asks for pipelines or ZeRO stages: building, the engines and the JSON's checks do."""
+    question = re.compile(r"(\.pp|zero_stage|zero_stage\(\w+\)) [=<>!]=? \d")
+    rooms = [ROOT / "model" / "engine", ROOT / "model" / "checkpoint", ROOT / "training"]
+    found = {path.stem for room in rooms for path in room.glob("*.py") if question.search(path.read_text())}
+    assert found == {"build", "config", "sharded"}
 
 
 def test_help_and_reading_recipes_load_nothing_heavy() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.samples import objectives
 from data.samples.mixture import Mixture
-from model.engine.engine import Batch
+from model.engine.engine import MicroBatch
 from recipes.recipe import Recipe
 from run.directory import Run
 from support.errors import UserError
@@ -34,13 +34,13 @@ class Source:
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
-    def training(self, first: int, count: int) -> Batch:
+    def training(self, first: int, count: int) -> MicroBatch:
         """The samples at positions `first … first + count` of the run."""
         samples = self.stream.batch(first, count)
         examples = self._examples(samples, np.arange(first, first + count))
         return self._batch(samples, examples, examples.weights)
 
-    def share(self, micro_batch: int, rank: int, ranks: int, first: int, count: int) -> list[Batch]:
+    def share(self, micro_batch: int, rank: int, ranks: int, first: int, count: int) -> list[MicroBatch]:
         """The micro-batches of one data rank of the global batch at positions `first … first + count`.
 
         The global batch is the same whatever the number of ranks and the micro-batch.
@@ -48,7 +48,7 @@ class Source:
         starts = range(first + rank * micro_batch, first + count, micro_batch * ranks)
         return [self.training(start, micro_batch) for start in starts]
 
-    def validation(self, rows: list[int]) -> Batch:
+    def validation(self, rows: list[int]) -> MicroBatch:
         """Rows of the validation set; a label weighs 1 and one past the end of the set, or of a repeated row, 0."""
         inside = np.array([row < len(self.samples) for row in rows])
         chosen = np.minimum(rows, len(self.samples) - 1)
@@ -64,13 +64,15 @@ class Source:
             return objectives.prefix(samples, positions, seed)
         return objectives.causal(samples)
 
-    def _batch(self, samples: objectives.Ints, examples: objectives.Examples, weights: NDArray[np.float32]) -> Batch:
+    def _batch(
+        self, samples: objectives.Ints, examples: objectives.Examples, weights: NDArray[np.float32]
+    ) -> MicroBatch:
         documents = None
         if self.end_of_document is not None:
             documents = objectives.documents(samples[:, :-1], self.end_of_document)
         prefix = None if examples.prefix is None else _tensor(examples.prefix)
         apart = None if documents is None else _tensor(documents)
-        return Batch(_tensor(examples.tokens), _tensor(examples.labels), _tensor(weights), prefix, apart)
+        return MicroBatch(_tensor(examples.tokens), _tensor(examples.labels), _tensor(weights), prefix, apart)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -119,13 +121,13 @@ def _first_difference(ours: Any, theirs: Any) -> str:
 class Ahead:
     """Reads a step's micro-batches while the step before it computes. `read(first, count)` gives them."""
 
-    def __init__(self, read: Callable[[int, int], list[Batch]]) -> None:
+    def __init__(self, read: Callable[[int, int], list[MicroBatch]]) -> None:
         self._read = read
         self._worker = ThreadPoolExecutor(1, "ahead")
         self._expected: tuple[int, int] | None = None
-        self._coming: Future[list[Batch]]
+        self._coming: Future[list[MicroBatch]]
 
-    def take(self, first: int, count: int, next_count: int) -> list[Batch]:
+    def take(self, first: int, count: int, next_count: int) -> list[MicroBatch]:
         """The micro-batches at `first … first + count`; the next `next_count` samples are read from now on."""
         ready = self._coming.result() if self._expected == (first, count) else self._read(first, count)
         self._expected = (first + count, next_count)

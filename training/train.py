@@ -16,20 +16,14 @@ import numpy as np
 import torch
 
 from data.samples.mixture import Mixture
-from model.checkpoint import write as checkpoint
+from model.checkpoint.format import completed
+from model.checkpoint.read import load_newest
+from model.checkpoint.write import save
+from model.engine.build import build, start_process_group
 from model.engine.config import fp32_json
-from model.engine.engine import (
-    LossScaleFloorError,
-    StepResult,
-    Trainer,
-    build,
-    check_device,
-    evaluate,
-    set_global_batch,
-    set_learning_rate,
-    start_process_group,
-    train_step,
-)
+from model.engine.device import check_device
+from model.engine.engine import Engine, LossScaleFloorError, StepResult
+from model.engine.inside import unexamined_version
 from model.engine.precision import software
 from planner.saving import saving
 from recipes.recipe import Recipe
@@ -97,14 +91,16 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
     rank, device = torch.distributed.get_rank(), device_name()
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
+    if unexamined := unexamined_version():
+        display.say(unexamined)
     if rank == 0:
         note_start(run, device)
         if slow := software(run.engine.json):
-            display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout.pp > 1)}")
+            display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
     source = Source(run.recipe, mixture)
     _place_wandb(run, display)
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
-    saved = checkpoint.load_newest(trainer, run.checkpoints, display.say) if run.resume else None
+    saved = load_newest(trainer, run.checkpoints, display.say) if run.resume else None
     position = Position(**saved) if saved else Position()
     if rank == 0:
         truncate_metrics(run.metrics, position.step)
@@ -137,7 +133,7 @@ def _place_wandb(run: Run, display: Display) -> None:
 class Loop:
     """The training loop with what it reads, drives and writes."""
 
-    def __init__(self, run: Run, trainer: Trainer, source: Source, display: Display, position: Position) -> None:
+    def __init__(self, run: Run, trainer: Engine, source: Source, display: Display, position: Position) -> None:
         self.run, self.trainer, self.source = run, trainer, source
         self.display, self.position = display, position
         micro_batch = run.engine.json["train_micro_batch_size_per_gpu"]
@@ -175,20 +171,20 @@ class Loop:
         config, length = self.run.engine.json, self.run.recipe.model.seq_length
         began = time.perf_counter()
         batch = self._batch_at(position.consumed_samples)
-        set_global_batch(self.trainer, batch)
+        self.trainer.set_global_batch(batch)
         if SCHEDULER_OF_JSON not in config:
             # The rate for the tokens that are read after this step, so that the first step does not stand still.
             ratio = recipe.schedule.lr_ratio((position.consumed_samples + batch) * length)
-            set_learning_rate(self.trainer, config["optimizer"]["params"]["lr"] * ratio)
+            self.trainer.set_learning_rate(config["optimizer"]["params"]["lr"] * ratio)
         # Dropout is a function of seed, position and place: nothing about it has to be saved. Tensor ranks draw alike.
         place = np.random.SeedSequence([recipe.seed, position.consumed_samples, grid.data.rank, grid.stage])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
         try:
             after = position.consumed_samples + batch
-            result = train_step(self.trainer, self.ahead.take(position.consumed_samples, batch, self._batch_at(after)))
+            result = self.trainer.train_step(self.ahead.take(position.consumed_samples, batch, self._batch_at(after)))
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
-            good = checkpoint.completed(self.run.checkpoints)
+            good = completed(self.run.checkpoints)
             raise WeightsLostError(
                 f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
             ) from None
@@ -216,17 +212,13 @@ class Loop:
         one bad batch or one bad chip. Skipping is how a dynamic loss scale is found; elsewhere it must not go on.
         """
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self._scale_is_sought()
+        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
         if hopeless or not (math.isfinite(result.loss) or result.skipped):
             raise WeightsLostError(
                 f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
                 "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
                 f"checkpoint in {self.run.checkpoints}"
             )
-
-    def _scale_is_sought(self) -> bool:
-        engine = self.trainer.engine
-        return bool(engine.fp16_enabled() and engine.dynamic_loss_scale())
 
     def _batch_at(self, consumed_samples: int) -> int:
         """The global batch after that many sequences; past the ramp the JSON's word counts."""
@@ -239,7 +231,7 @@ class Loop:
         not. One all-reduce for both."""
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        asked = torch.tensor([float(self.stop_asked), float(due)], device=self.trainer.engine.device)
+        asked = torch.tensor([float(self.stop_asked), float(due)], device=self.trainer.device)
         torch.distributed.all_reduce(asked)
         stop, due = (bool(count) for count in asked.tolist())
         return stop, self.position.step % every == 0 if every else due
@@ -254,7 +246,7 @@ class Loop:
             rows = [row if row < count else len(self.source.samples) for row in range(first, first + size * grid.dp)]
             labels += float(self.source.validation(rows).weights_BS.sum())
             mine.append(self.source.validation(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))
-        return evaluate(self.trainer, mine) / labels
+        return self.trainer.evaluate(mine) / labels
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if self.rank:
@@ -265,11 +257,11 @@ class Loop:
         self.display.step(metrics)
         names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
         events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
-        self.trainer.engine.monitor.write_events(events)
+        self.trainer.write_events(events)
 
     def _save(self) -> None:
         keep = self.run.recipe.intervals.keep_checkpoints
-        path = checkpoint.save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
+        path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
         self.saved_at = time.monotonic()
         self.display.say(f"saved {path}")
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from model.config import GPTConfig
 from model.engine import config as engine_config
-from model.engine.engine import Batch, StepResult, Trainer, build, train_step
+from model.engine.build import build
+from model.engine.engine import Engine, MicroBatch, StepResult
+from model.engine.resolve import resolve
 from model.gpt import GPT
 from model.init import init_weights
 from model.layout import Layout
@@ -64,27 +66,27 @@ def engine_json(name: str, data: int, micro: int = 2, **changes: Any) -> dict[st
         config["zero_optimization"]["zero_hpz_partition_size"] = 2  # ranks of a "node"
     if config["zero_optimization"]["stage"] == 3:  # partition the smallest parameter too
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return json.loads(json.dumps(engine_config.resolve(config, values, data, str(path)).json))
+    return json.loads(json.dumps(resolve(config, values, data, str(path)).json))
 
 
-def micro_batches(samples: Tensor, dp_rank: int, dp: int, micro: int = 2) -> list[Batch]:
+def micro_batches(samples: Tensor, dp_rank: int, dp: int, micro: int = 2) -> list[MicroBatch]:
     """The micro-batches of one data rank, laid out as the training loop does."""
     parts = [samples[first : first + micro] for first in range(dp_rank * micro, len(samples), micro * dp)]
     weight = 1 / CONFIG.seq_length
-    return [Batch(p[:, :-1], p[:, 1:], torch.full(p[:, 1:].shape, weight)) for p in parts]
+    return [MicroBatch(p[:, :-1], p[:, 1:], torch.full(p[:, 1:].shape, weight)) for p in parts]
 
 
 def config_for(layout: Layout) -> GPTConfig:
     return DEEP if layout.pp > CONFIG.num_layers else CONFIG
 
 
-def trainer(name: str, layout: Layout = SINGLE, micro: int = 2, **changes: Any) -> Trainer:
+def trainer(name: str, layout: Layout = SINGLE, micro: int = 2, **changes: Any) -> Engine:
     dp = layout.data_degree(torch.distributed.get_world_size())
     return build(config_for(layout), layout, engine_json(name, dp, micro, **changes), SEED, ENTRIES)
 
 
-def step(subject: Trainer, samples: Tensor, micro: int = 2) -> StepResult:
-    return train_step(subject, micro_batches(samples, subject.grid.dp_rank, subject.grid.dp, micro))
+def step(subject: Engine, samples: Tensor, micro: int = 2) -> StepResult:
+    return subject.train_step(micro_batches(samples, subject.grid.dp_rank, subject.grid.dp, micro))
 
 
 def run_engine(name: str, steps: int, layout: Layout = SINGLE, micro: int = 2, **changes: Any) -> list[StepResult]:

@@ -181,7 +181,7 @@ def test_recomputation_is_what_the_engine_reads(section: dict, full: float, sele
     engine = {"activation_checkpointing": section, "train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
     step = work(model, Layout(), engine, 1)
     assert (step.full, step.selective) == (full, selective)
-    from model.engine.engine import recomputed_blocks
+    from model.engine.config import recomputed_blocks
 
     blocks = recomputed_blocks(section, 5)
     assert (blocks.count("full") / 5, blocks.count("selective") / 5) == (full, selective)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.samples.sampling import windows
-from model.engine.engine import Batch
+from model.engine.engine import MicroBatch
 from recipes.registry import load
 from recipes.settings import override
 from tests.distributed import run_ranks
@@ -16,12 +16,12 @@ from training.source import Ahead, Source, check_alike
 
 
 def reader(asked: list[tuple[int, int]]) -> Any:
-    def read(first: int, count: int) -> list[Batch]:
+    def read(first: int, count: int) -> list[MicroBatch]:
         asked.append((first, count))
         if first >= 1000:
             raise ValueError("the shard is gone")
         tokens = torch.arange(first, first + count).view(-1, 1)
-        return [Batch(tokens, tokens + 1, tokens.float())]
+        return [MicroBatch(tokens, tokens + 1, tokens.float())]
 
     return read
 

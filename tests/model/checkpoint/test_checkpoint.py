@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import write as checkpoint
-from model.engine.engine import Trainer
+from model.checkpoint.format import MOMENTS, WEIGHT, completed, damage, manifest
+from model.checkpoint.read import Reader, load_newest
+from model.checkpoint.write import save
+from model.engine.engine import Engine
 from model.layout import Layout
 from tests.distributed import run_ranks
 from tests.model import training
@@ -15,7 +17,7 @@ from tests.model import training
 HALF, STEPS = 3, 6
 
 
-def steps(subject: Trainer, first: int, last: int) -> list[tuple[float, float, float]]:
+def steps(subject: Engine, first: int, last: int) -> list[tuple[float, float, float]]:
     results = [training.step(subject, samples) for samples in training.batches(last)[first:]]
     return [(r.loss, r.grad_norm, r.loss_scale) for r in results]
 
@@ -23,14 +25,14 @@ def steps(subject: Trainer, first: int, last: int) -> list[tuple[float, float, f
 def unbroken(name: str, layout: Layout, root: Path) -> list[tuple[float, float, float]]:
     subject = training.trainer(name, layout)
     steps(subject, 0, HALF)
-    checkpoint.save(subject, root, HALF, {"where": HALF}, keep=2)
+    save(subject, root, HALF, {"where": HALF}, keep=2)
     return steps(subject, HALF, STEPS)
 
 
 def resumed(name: str, layout: Layout, root: Path) -> list[tuple[float, float, float]]:
     subject = training.trainer(name, layout)
-    state = checkpoint.load_newest(subject, root, print)
-    assert state == {"where": HALF} and subject.engine.global_steps == HALF
+    state = load_newest(subject, root, print)
+    assert state == {"where": HALF} and subject.deepspeed.global_steps == HALF
     return steps(subject, HALF, STEPS)
 
 
@@ -82,13 +84,13 @@ def rates(scheduler: str, first: int, last: int, root: Path | None = None) -> li
     section = SCHEDULERS[scheduler]
     subject = training.trainer("zero1_fp32", micro=16, **({"scheduler": section} if section else {}))
     if root and first:
-        assert checkpoint.load_newest(subject, root, print) is not None
+        assert load_newest(subject, root, print) is not None
     seen = []
     for samples in training.batches(last)[first:]:
-        beta = subject.engine.optimizer.param_groups[0]["betas"][0]
+        beta = subject.deepspeed.optimizer.param_groups[0]["betas"][0]
         seen.append((training.step(subject, samples, micro=16).learning_rate, beta))
     if root and not first:
-        checkpoint.save(subject, root, last, {}, keep=1)
+        save(subject, root, last, {}, keep=1)
     return seen
 
 
@@ -126,26 +128,26 @@ def test_another_layout_reads_the_same_state(
 ) -> None:
     """Writing again what another layout has read gives the same numbers."""
     run_ranks(world, unbroken, name, layout, tmp_path)
-    before = checkpoint.Reader(tmp_path / f"step-{HALF:08d}")
+    before = Reader(tmp_path / f"step-{HALF:08d}")
     run_ranks(new_world, load_and_save_again, new_name, new_layout, tmp_path)
-    after = checkpoint.Reader(tmp_path / "again" / f"step-{HALF:08d}")
+    after = Reader(tmp_path / "again" / f"step-{HALF:08d}")
     assert before.names() == after.names() == sorted(shapes())
     for name in shapes():
-        for key in (checkpoint.WEIGHT, *checkpoint.MOMENTS):
+        for key in (WEIGHT, *MOMENTS):
             assert torch.equal(before.whole(name, key), after.whole(name, key)), name
 
 
 def load_and_save_again(name: str, layout: Layout, root: Path) -> None:
     subject = training.trainer(name, layout)
-    checkpoint.load_newest(subject, root, print)
-    checkpoint.save(subject, root / "again", HALF, {}, keep=1)
+    load_newest(subject, root, print)
+    save(subject, root / "again", HALF, {}, keep=1)
 
 
 def test_reading_needs_no_pickle_and_gives_the_trained_weights(tmp_path: Path) -> None:
     run_ranks(2, unbroken, "zero1_fp32", Layout(), tmp_path)
     files = sorted(p.name for p in (tmp_path / "step-00000003").iterdir())
     assert files == ["manifest.json", "rank-00000.safetensors", "rank-00001.safetensors"]
-    weights = checkpoint.Reader(tmp_path / "step-00000003").weights(shapes())
+    weights = Reader(tmp_path / "step-00000003").weights(shapes())
     plain = training.model()
     optimizer = training.plain_optimizer(plain)
     for batch in training.batches(HALF):
@@ -162,29 +164,29 @@ def two_saves(root: Path) -> None:
     engine = training.trainer("zero1_fp32")
     for step in (1, 2, 3):
         steps(engine, step - 1, step)
-        checkpoint.save(engine, root, step, {"where": step}, keep=2)
+        save(engine, root, step, {"where": step}, keep=2)
 
 
 def newest_state(root: Path) -> tuple[dict[str, Any] | None, list[str]]:
     said: list[str] = []
-    return checkpoint.load_newest(training.trainer("zero1_fp32"), root, said.append), said
+    return load_newest(training.trainer("zero1_fp32"), root, said.append), said
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     run_ranks(2, two_saves, tmp_path)
-    assert [p.name for p in checkpoint.completed(tmp_path)] == ["step-00000002", "step-00000003"]
+    assert [p.name for p in completed(tmp_path)] == ["step-00000002", "step-00000003"]
     file = tmp_path / "step-00000003" / "rank-00001.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    assert "is not the file that its manifest describes" in checkpoint.damage(file.parent)
+    assert "is not the file that its manifest describes" in damage(file.parent)
     for state, said in run_ranks(2, newest_state, tmp_path):
         assert state == {"where": 2}
         assert "rank-00001.safetensors is not the file" in said[0]
     file.write_bytes(content[:-100])
-    assert "bytes where its manifest says" in checkpoint.damage(file.parent)
+    assert "bytes where its manifest says" in damage(file.parent)
     file.unlink()
-    assert "is missing" in checkpoint.damage(file.parent)
+    assert "is missing" in damage(file.parent)
     (tmp_path / "step-00000002" / "manifest.json").write_text("{")
     run_ranks(1, nothing_is_left, tmp_path)
 
@@ -192,19 +194,19 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 def nothing_is_left(root: Path) -> None:
     engine = training.trainer("zero1_fp32")
     with pytest.raises(ValueError, match=r"every checkpoint below .* is damaged"):
-        checkpoint.load_newest(engine, root, print)
-    assert checkpoint.load_newest(engine, root / "empty", print) is None
+        load_newest(engine, root, print)
+    assert load_newest(engine, root / "empty", print) is None
 
 
 def save_with_a_full_disk(root: Path) -> str:
     engine = training.trainer("zero1_fp32")
     steps(engine, 0, 1)
-    checkpoint.save(engine, root, 1, {"where": 1}, keep=2)
+    save(engine, root, 1, {"where": 1}, keep=2)
     if torch.distributed.get_rank() == 1:  # a limit on the size of files stands in for a full disk: one rank fails
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     with pytest.raises(ValueError, match=r"could not be written.*last good checkpoint is .*step-00000001") as caught:
-        checkpoint.save(engine, root, 2, {"where": 2}, keep=2)
+        save(engine, root, 2, {"where": 2}, keep=2)
     return str(caught.value)
 
 
@@ -212,17 +214,17 @@ def test_a_full_disk_on_one_rank_fails_all_and_keeps_the_last_good_one(tmp_path:
     first, second = run_ranks(2, save_with_a_full_disk, tmp_path)
     assert first == second
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
-    assert checkpoint.damage(tmp_path / "step-00000001") == ""
+    assert damage(tmp_path / "step-00000001") == ""
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "step-00000004.partial").mkdir()
-    assert checkpoint.completed(tmp_path) == []
+    assert completed(tmp_path) == []
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
     run_ranks(1, unbroken, "zero1_fp32", Layout(), tmp_path)
-    reader = checkpoint.Reader(tmp_path / "step-00000003")
+    reader = Reader(tmp_path / "step-00000003")
     with pytest.raises(ValueError, match="another model shape"):
         reader.weights({**shapes(), "blocks.9.norm1.weight": torch.Size((64,))})
     with pytest.raises(ValueError, match="another model shape"):
@@ -231,8 +233,8 @@ def test_another_shape_is_refused(tmp_path: Path) -> None:
 
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     run_ranks(1, unbroken, "zero1_fp16", Layout(), tmp_path)
-    manifest = checkpoint.manifest(tmp_path / "step-00000003")
-    assert manifest["step"] == manifest["engine"]["optimizer_step"] == HALF
-    assert manifest["engine"]["loss_scaler"]["cur_scale"] == 65536
+    found = manifest(tmp_path / "step-00000003")
+    assert found["step"] == found["engine"]["optimizer_step"] == HALF
+    assert found["engine"]["loss_scaler"]["cur_scale"] == 65536
     size = (tmp_path / "step-00000003" / "rank-00000.safetensors").stat().st_size
-    assert manifest["files"]["rank-00000.safetensors"]["bytes"] == size
+    assert found["files"]["rank-00000.safetensors"]["bytes"] == size

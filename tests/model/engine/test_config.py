@@ -7,6 +7,8 @@ import pytest
 
 from model.engine import config as engine_config
 from model.engine import schedulers
+from model.engine.resolve import CLIPPING, resolve
+from model.engine.schema import SCHEMA
 from recipes.registry import ROOT
 
 VALUES = {
@@ -29,7 +31,7 @@ def write(folder: Path, config: Any) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_json_resolves(path: Path) -> None:
     config = engine_config.read(path)
-    resolved = engine_config.resolve(config, VALUES, 2, str(path))
+    resolved = resolve(config, VALUES, 2, str(path))
     assert '"auto"' not in json.dumps(resolved.json)
     assert resolved.json["gradient_accumulation_steps"] == 2
     assert resolved.deviations == ()
@@ -63,7 +65,7 @@ def test_gradients_are_summed_and_sent_in_fp32_or_a_line_says_so(
     more: dict[str, Any], sums: str, sent: str, said: list[str]
 ) -> None:
     engine_config.check({**BF16, **more}, "x")
-    resolved = engine_config.resolve({**BF16, **more}, VALUES, 1, "x")
+    resolved = resolve({**BF16, **more}, VALUES, 1, "x")
     assert resolved.json["data_types"]["grad_accum_dtype"] == sums
     assert resolved.json["communication_data_type"] == sent
     assert len(resolved.deviations) == len(said)
@@ -71,8 +73,8 @@ def test_gradients_are_summed_and_sent_in_fp32_or_a_line_says_so(
 
 
 def test_defaults_of_deepspeed_that_act_are_written_down() -> None:
-    assert engine_config.resolve({}, VALUES, 1, "x").json["gradient_clipping"] == 1.0
-    assert engine_config.resolve({"gradient_clipping": 0}, VALUES, 1, "x").json["gradient_clipping"] == 0
+    assert resolve({}, VALUES, 1, "x").json["gradient_clipping"] == 1.0
+    assert resolve({"gradient_clipping": 0}, VALUES, 1, "x").json["gradient_clipping"] == 0
 
 
 @pytest.mark.parametrize("peak", [{}, {"warmup_max_lr": "auto"}])
@@ -82,22 +84,22 @@ def test_a_warm_up_leads_to_the_rate_of_the_optimizer(kind: str, peak: dict[str,
     steps = {"total_num_steps": 2000} if kind == "WarmupDecayLR" else {}
     config = {"scheduler": {"type": kind, "params": {**steps, **peak}}, "optimizer": {"params": {"lr": 3e-4}}}
     engine_config.check(config, "x")
-    resolved = engine_config.resolve(config, VALUES, 1, "x")
+    resolved = resolve(config, VALUES, 1, "x")
     assert resolved.json["scheduler"]["params"]["warmup_max_lr"] == 3e-4
     assert resolved.deviations[1:] == (f"scheduler is {kind} (recipe: its own warm-up and decay)",)
 
 
 def test_onecycle_says_that_it_takes_the_betas() -> None:
     section = {"type": "OneCycle", "params": {"cycle_min_lr": 1e-4, "cycle_max_lr": 1e-3}}
-    said = engine_config.resolve({"scheduler": section}, VALUES, 1, "x").deviations
+    said = resolve({"scheduler": section}, VALUES, 1, "x").deviations
     assert said[1] == "OneCycle sets the betas to 0.8 … 0.9 and 0.99 (recipe: [0.9, 0.95])"
     section["params"]["cycle_momentum"] = False
-    assert len(engine_config.resolve({"scheduler": section}, VALUES, 1, "x").deviations) == 1
+    assert len(resolve({"scheduler": section}, VALUES, 1, "x").deviations) == 1
 
 
 def test_an_explicit_value_beats_the_recipe_and_is_listed() -> None:
     config = {"optimizer": {"params": {"lr": 2e-3}}, "train_micro_batch_size_per_gpu": 2}
-    resolved = engine_config.resolve(config, VALUES, 1, "x")
+    resolved = resolve(config, VALUES, 1, "x")
     assert resolved.json["optimizer"]["params"]["lr"] == 2e-3
     assert resolved.json["gradient_accumulation_steps"] == 8
     assert resolved.deviations == (
@@ -187,12 +189,12 @@ def test_a_missing_json_names_its_neighbours() -> None:
 def test_a_batch_that_does_not_divide_names_the_nearest(batch: int, micro: int, degree: int, words: str) -> None:
     values = {**VALUES, "train_batch_size": batch, "train_micro_batch_size_per_gpu": micro}
     with pytest.raises(ValueError, match=words):
-        engine_config.resolve({}, values, degree, "x")
+        resolve({}, values, degree, "x")
 
 
 def test_an_explicit_accumulation_must_multiply_out() -> None:
     with pytest.raises(ValueError, match="16 is not micro-batch 4 x accumulation 3 x data degree 1 = 12"):
-        engine_config.resolve({"gradient_accumulation_steps": 3}, VALUES, 1, "x")
+        resolve({"gradient_accumulation_steps": 3}, VALUES, 1, "x")
 
 
 def test_the_schedulers_are_deepspeed_s() -> None:
@@ -208,7 +210,7 @@ def test_the_schedulers_are_deepspeed_s() -> None:
         assert known.get("warmup_num_steps", known["optimizer"]).default in (schedulers.WARMUP_STEPS, inspect._empty)
     cycle = inspect.signature(lr_schedules.OneCycle).parameters
     assert [cycle[f"cycle_{end}_mom"].default for end in ("min", "max")] == [0.8, 0.9]
-    assert constants.GRADIENT_CLIPPING_DEFAULT == engine_config.CLIPPING
+    assert constants.GRADIENT_CLIPPING_DEFAULT == CLIPPING
 
 
 def test_what_deepspeed_takes_as_it_comes() -> None:
@@ -238,13 +240,13 @@ def test_the_schema_knows_only_what_deepspeed_knows() -> None:
     }
     for section, model in sections.items():
         known = {field.alias or name for name, field in model.model_fields.items()}
-        assert set(engine_config.SCHEMA[section]) <= known, section
-    stage = engine_config.SCHEMA["zero_optimization"]
+        assert set(SCHEMA[section]) <= known, section
+    stage = SCHEMA["zero_optimization"]
     assert set(stage["offload_param"]) <= set(offload_config.DeepSpeedZeroOffloadParamConfig.model_fields)
     assert set(stage["offload_optimizer"]) <= set(offload_config.DeepSpeedZeroOffloadOptimizerConfig.model_fields)
     known = {value for name, value in vars(swapping).items() if name.startswith("AIO_") and isinstance(value, str)}
-    assert set(engine_config.SCHEMA["aio"]) <= known
+    assert set(SCHEMA["aio"]) <= known
     scalars = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)}
     elsewhere = {"wandb", "tensorboard", "csv_monitor", "comms_logger", "flops_profiler", "aio"}
     elsewhere.add("activation_checkpointing")  # ours: the model reads it, DeepSpeed never sees it
-    assert set(engine_config.SCHEMA) - elsewhere - {"zero_optimization"} <= scalars
+    assert set(SCHEMA) - elsewhere - {"zero_optimization"} <= scalars

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.engine.engine import Batch, evaluate, initialize, set_global_batch, set_learning_rate
-from model.grid import make_grid
+from model.engine.build import initialize
+from model.engine.engine import MicroBatch
 from model.layout import Layout
 from model.loss import token_losses
 from tests.distributed import run_ranks
@@ -27,7 +27,7 @@ class Line(nn.Module):
 def one_step_of_a_line() -> tuple[list[float], list[float], float]:
     config = training.engine_json("zero1_fp32", 2, micro=8, gradient_clipping=0.0)
     config["optimizer"]["params"].update(lr=0.1, weight_decay=0.5)
-    engine = initialize(Line(), config, make_grid(Layout()))
+    engine = initialize(Line(), config)
     loss = engine(torch.tensor([[3.0, -4.0]])).sum()
     engine.backward(loss)
     engine.step()
@@ -81,8 +81,8 @@ def evaluated(name: str, layout: Layout, count: int) -> float:
     mine = []
     for first in range(grid.dp_rank * 2, 16, 2 * grid.dp):
         rows = slice(first, first + 2)
-        mine.append(Batch(samples[rows, :-1], samples[rows, 1:], weights[rows]))
-    return evaluate(subject, mine)
+        mine.append(MicroBatch(samples[rows, :-1], samples[rows, 1:], weights[rows]))
+    return subject.evaluate(mine)
 
 
 EVALUATIONS = [("zero1_fp32", Layout()), ("zero3_fp32", Layout()), ("zero1_fp32", Layout(tp=2, sequence_parallel=True))]
@@ -104,7 +104,7 @@ def ramped(sizes: list[int]) -> list[tuple[float, bool]]:
     subject = training.trainer("zero1_fp32")
     results = []
     for size, samples in zip(sizes, training.batches(len(sizes)), strict=True):
-        set_global_batch(subject, size)
+        subject.set_global_batch(size)
         results.append(training.step(subject, samples[:size]))
     return [(result.loss, result.skipped) for result in results]
 
@@ -128,11 +128,11 @@ def test_a_growing_batch_trains_like_plain_pytorch() -> None:
 
 def after_rate(rate: float) -> list[float]:
     subject = training.trainer("zero1_bf16")
-    weight = subject.engine.module.embed.weight
+    weight = subject.deepspeed.module.embed.weight
     before = weight.clone()
-    set_learning_rate(subject, rate)
+    subject.set_learning_rate(rate)
     training.step(subject, training.batches(1)[0])
-    return [float(subject.engine.get_lr()[0]), float((weight - before).abs().max())]
+    return [float(subject.deepspeed.get_lr()[0]), float((weight - before).abs().max())]
 
 
 def test_the_rate_that_is_set_is_the_rate_that_is_used() -> None:

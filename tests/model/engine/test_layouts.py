@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from data.samples import objectives
-from model.engine.engine import Batch, StepResult, build, train_step
+from model.engine.build import build
+from model.engine.engine import MicroBatch, StepResult
 from model.layout import Layout, stage_boundaries
 from model.parallel import slice_of
 from recipes.registry import load
@@ -154,7 +155,7 @@ def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]
         whole = [examples.tokens, examples.labels, examples.weights, examples.prefix, apart]
         mine = [slice(first, first + 2) for first in range(subject.grid.dp_rank * 2, len(samples), 2 * subject.grid.dp)]
         cut = [[None if part is None else torch.from_numpy(part[rows]) for part in whole] for rows in mine]
-        results.append(train_step(subject, [Batch(*parts) for parts in cut]))
+        results.append(subject.train_step([MicroBatch(*parts) for parts in cut]))
     return results
 
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import write as checkpoint
+from model.checkpoint.read import load_newest
+from model.checkpoint.write import save
+from model.checkpoint.zero import state_of
 from model.engine import config as engine_config
-from model.engine.engine import check_device
+from model.engine.device import check_device
 from tests.distributed import run_ranks
 from tests.model import training
 
@@ -66,7 +68,8 @@ def nvme(folder: Path) -> Any:
     offload = {"device": "nvme", "nvme_path": str(folder), "buffer_count": 4, "pin_memory": False}
     section = {"stage": 3, "sub_group_size": 8000, "offload_optimizer": offload}
     subject = training.trainer("zero3_nvme_bf16", zero_optimization=section, aio={"block_size": 1024}, **UNCLIPPED)
-    swapped = [n for n in range(len(subject.engine.optimizer.fp16_groups)) if checkpoint._is_swapped(subject, n)]
+    state = state_of(subject)
+    swapped = [number for number in range(len(state.flats())) if state.is_swapped(number)]
     assert len(swapped) > 3 and list(folder.rglob("*.swp"))
     return subject
 
@@ -79,20 +82,20 @@ def losses(subject: Any, first: int, last: int) -> list[tuple[float, float]]:
 def unbroken(root: Path) -> list[tuple[float, float]]:
     subject = nvme(root / f"nvme-{torch.distributed.get_rank()}")
     begun = losses(subject, 0, HALF)
-    checkpoint.save(subject, root / "checkpoints", HALF, {}, keep=1)
+    save(subject, root / "checkpoints", HALF, {}, keep=1)
     return begun + losses(subject, HALF, STEPS)
 
 
 def resumed(root: Path) -> list[tuple[float, float]]:
     subject = nvme(root / f"again-{torch.distributed.get_rank()}")
-    assert checkpoint.load_newest(subject, root / "checkpoints", print) == {}
+    assert load_newest(subject, root / "checkpoints", print) == {}
     return losses(subject, HALF, STEPS)
 
 
 def in_memory(root: Path, load: bool) -> list[tuple[float, float]]:
     subject = training.trainer("zero3_bf16", **UNCLIPPED)
     if load:
-        checkpoint.load_newest(subject, root / "checkpoints", print)
+        load_newest(subject, root / "checkpoints", print)
     return losses(subject, HALF if load else 0, STEPS)
 
 
@@ -125,3 +128,17 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     offload = {"device": "nvme", "nvme_path": str(tmp_path / "none")}
     with pytest.raises(ValueError, match="none is not a folder that can be written to"):
         check_device({"zero_optimization": {"stage": 3, "offload_optimizer": offload}})
+
+
+def test_offload_without_its_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libaio is missing, DeepSpeed's builder for its asynchronous file operations is not compatible."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    offload = {"device": "nvme", "nvme_path": str(tmp_path)}
+    config = {"zero_optimization": {"stage": 3, "offload_optimizer": offload}}
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: True)
+    check_device(config)
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: False)
+    with pytest.raises(ValueError, match="offload to NVMe needs libaio"):
+        check_device(config)

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from model.engine import config as engine_config
-from model.engine.engine import LossScaleFloorError, build, check_device, initialize
+from model.engine.build import build, initialize
+from model.engine.device import check_device
+from model.engine.engine import LossScaleFloorError
 from model.grid import make_grid
 from model.layout import Layout
 from tests.distributed import run_ranks
@@ -73,20 +75,20 @@ def test_half_precision_without_zero_forgets_which_parameters_are_slices() -> No
 
 
 def worst_loss(name: str, layout: Layout, pipeline: dict[str, Any] | None, stage: int) -> float:
-    from model.engine import engine
+    from model.engine import build as building
 
-    kept = engine.initialize
+    kept = building.initialize
     world = torch.distributed.get_world_size()
     config = training.engine_json(name, layout.data_degree(world))
     config["zero_optimization"]["stage"] = stage
 
-    def initialize(model: Any, ds_config: dict[str, Any], grid: Any) -> Any:
+    def initialize(model: Any, ds_config: dict[str, Any], mpu: Any = None) -> Any:
         if pipeline is not None:
             ds_config = {**ds_config, "pipeline": pipeline}
-        return kept(model, ds_config, grid)
+        return kept(model, ds_config, mpu)
 
-    engine.initialize = initialize
-    subject = engine.build(training.config_for(layout), layout, config, training.SEED, training.ENTRIES)
+    building.initialize = initialize
+    subject = building.build(training.config_for(layout), layout, config, training.SEED, training.ENTRIES)
     losses = [training.step(subject, samples).loss for samples in training.batches(6)]
     reference = training.run_plain(6).losses
     return max(abs(a - b) for a, b in zip(losses, reference, strict=True))
@@ -136,7 +138,7 @@ def norms_by_sequence_groups(stages: tuple[int, ...]) -> list[float]:
 
 def norm_on_our_grid() -> float:
     grid = make_grid(Layout(ulysses=2))
-    subject = initialize(alone.Slope(), training.engine_json("zero1_fp32", 2, micro=8), grid)
+    subject = initialize(alone.Slope(), training.engine_json("zero1_fp32", 2, micro=8))
     alone.step(subject, 3.0 + 2.0 * grid.ulysses.rank)
     return float(subject.get_global_grad_norm())
 
@@ -177,7 +179,7 @@ def accumulations() -> tuple[int, int]:
     from deepspeed.runtime.config import DeepSpeedConfig
 
     own = alone.config(1, train_batch_size=16, tensor_parallel={"autotp_size": 2})
-    ours = training.trainer("zero1_fp32", Layout(tp=2), micro=1).engine
+    ours = training.trainer("zero1_fp32", Layout(tp=2), micro=1).deepspeed
     return DeepSpeedConfig(own).gradient_accumulation_steps, ours.gradient_accumulation_steps()
 
 
@@ -191,7 +193,7 @@ def test_deepspeed_s_own_tensor_slicing_counts_its_ranks_as_data_ranks() -> None
 def norm_without_zero() -> tuple[Any, float]:
     subject = training.trainer("zero0_fp32")
     result = training.step(subject, training.batches(1)[0])
-    return subject.engine.get_global_grad_norm(), result.grad_norm
+    return subject.deepspeed.get_global_grad_norm(), result.grad_norm
 
 
 def test_no_norm_is_kept_without_zero() -> None:

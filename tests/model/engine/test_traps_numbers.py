@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model.engine import config as engine_config
+from model.engine.resolve import resolve
 from model.layout import Layout
 from recipes.registry import ROOT
 from tests.distributed import run_ranks
@@ -26,7 +27,7 @@ def resolved(stage: int, micro_batches: int, ranks: int, **more: Any) -> dict[st
     values = {**VALUES, "train_batch_size": micro_batches * ranks, "train_micro_batch_size_per_gpu": 1}
     config = {"bf16": {"enabled": True}, "zero_optimization": {"stage": stage}, **more}
     engine_config.check(config, "x")
-    return engine_config.resolve(config, values, ranks, "x").json
+    return resolve(config, values, ranks, "x").json
 
 
 def mean_gradient(config: dict[str, Any], *mine: float) -> float:
@@ -155,7 +156,7 @@ def our_rates(root: Path) -> tuple[float, float, list[str]]:
     monitor = {"enabled": True, "output_path": str(root), "job_name": "run"}
     section = {"type": "OneCycle", "params": {**CYCLE, "cycle_momentum": False}}
     subject = training.trainer("zero1_fp32", scheduler=section, csv_monitor=monitor)
-    bias = subject.engine.module.final_norm.bias
+    bias = subject.deepspeed.module.final_norm.bias
     result = training.step(subject, training.batches(1)[0])
     return float(bias.abs().max()), result.learning_rate, [path.name for path in (root / "run").glob("*.csv")]
 

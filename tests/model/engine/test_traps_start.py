@@ -4,7 +4,10 @@ Not shown: that on a CPU its shared-memory reduction crashes where LOCAL_SIZE is
 down and half a minute to compile; what is shown is that it has no place for a group.
 """
 
+import dataclasses
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,16 +22,43 @@ import torch
 
 from launch import local
 from model.engine import config as engine_config
-from model.engine.engine import check_device
+from model.engine import inside
+from model.engine.build import quiet_deepspeed
+from model.engine.device import check_device
+from model.layout import Layout
+from recipes.registry import ROOT
 from tests.distributed import run_ranks
-from tests.model import alone
+from tests.model import alone, training
 from tests.patience import wait_until
 
 
-def test_deepspeed_s_version_is_the_one_that_was_examined() -> None:
+def test_another_version_of_deepspeed_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import deepspeed
 
-    assert deepspeed.__version__.startswith("0.19.8")
+    assert deepspeed.__version__.split("+")[0] in inside.EXAMINED
+    assert inside.unexamined_version() == ""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"deepspeed": "0.19.8+cu130"}[name])
+    assert inside.unexamined_version() == ""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"deepspeed": "0.20.0"}[name])
+    said = inside.unexamined_version()
+    assert said.startswith("DeepSpeed 0.20.0 is installed, and this project was checked with 0.19.8 only: ")
+    assert said.count("\n") == 0
+
+
+def test_every_reach_into_deepspeed_names_a_file_of_it_and_a_test() -> None:
+    """Each function of `inside.py` but the check of the version."""
+    import deepspeed
+
+    package, tests = Path(deepspeed.__file__).parent, ROOT / "tests"
+    known = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in tests.rglob("test_*.py"))))
+    functions = dict(inspect.getmembers(inside, inspect.isfunction))
+    mine = {name for name, function in functions.items() if function.__module__ == inside.__name__}
+    for name in mine - {"unexamined_version"}:
+        text = inspect.getdoc(functions[name]) or ""
+        files = re.findall(r"[\w/]+\.py", text[text.index("Read in") :])
+        assert files and all((package / file).exists() for file in files), name
+        shown = re.findall(r"test_\w+", text[text.index("Shown by") :])
+        assert shown and set(shown) <= known, name
 
 
 def accepts_a_typing_error() -> bool:
@@ -126,6 +156,27 @@ def test_a_build_that_was_killed_hangs_all_later_ones(tmp_path: Path, monkeypatc
     check_device(compiled)
 
 
+# --- The cut of a pipeline -------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_cut_by_cost_and_not_as_deepspeed_would() -> None:
+    """By hand: the head, 2,048 x 64, costs as much as 2.5 blocks, so that the second of two stages gets one of the four
+    blocks. DeepSpeed counts parameters, and the embedding has as many as the head: it gives each stage two blocks.
+    """
+    quiet_deepspeed()
+    from deepspeed.pipe import PipelineModule
+
+    from model.pipeline import meta_model, pretended_world
+
+    config = dataclasses.replace(training.DEEP, vocab_size=2048)
+    with pretended_world(Layout(pp=2), 2, 1) as grid:
+        pipeline: Any = meta_model(config, grid, ("",) * 4, torch.float32)
+        assert pipeline.parts == [0, 5, 8]  # embedding, positions and three blocks; a block, norm and head
+        assert {name.split(".")[1] for name in pipeline.plain_names().values()} == {"3", "weight", "bias"}
+        PipelineModule._partition_layers(pipeline, "parameters")
+        assert pipeline.parts == [0, 4, 8]
+
+
 # --- The launcher ----------------------------------------------------------------------------------------------------
 
 PDSH = """#!/bin/sh
@@ -210,8 +261,6 @@ def test_the_launcher_ends_well_when_its_inner_process_is_killed(tmp_path: Path)
 def refused_and_allowed() -> str:
     """What DeepSpeed says to fp16 where the CPU does not know it; then an engine as this project starts DeepSpeed."""
     from deepspeed.accelerator import get_accelerator
-
-    from model.engine.engine import quiet_deepspeed
 
     fp16 = alone.config(1, "fp16")
     get_accelerator().is_fp16_supported = lambda: False

@@ -4,7 +4,6 @@ Not shown: that saving syncs nothing to the disk, for only a machine that loses 
 """
 
 import copy
-import json
 import os
 import pickle
 import shutil
@@ -16,7 +15,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from model.checkpoint import write as checkpoint
+from model.checkpoint import write
+from model.checkpoint.format import completed, damage, facts, manifest, write_manifest
+from model.checkpoint.read import Reader, load_newest
+from model.checkpoint.write import save
 from model.engine import config as engine_config
 from tests.distributed import run_ranks
 from tests.model import alone, training
@@ -65,23 +67,23 @@ def seen_from_a_torn_shard(root: Path) -> str:
 def completed_during_a_torn_shard(root: Path) -> list[str]:
     """The same with our writer: what counts as a checkpoint while rank 1 is in the middle of its shard."""
     subject = training.trainer("zero1_fp32")
-    kept, during = checkpoint.save_file, list[Path]()
+    kept, during = write.save_file, list[Path]()
 
     def slow(*args: Any) -> None:
         kept(*args)
         if torch.distributed.get_rank() == 1:
             time.sleep(0.3)  # for rank 0 to go on, if it would
-            during.extend(checkpoint.completed(root))
+            during.extend(completed(root))
 
-    checkpoint.save_file = slow
-    checkpoint.save(subject, root, 1, {}, keep=1)
+    write.save_file = slow
+    save(subject, root, 1, {}, keep=1)
     return [path.name for path in during]
 
 
 def test_latest_names_a_checkpoint_that_another_rank_has_not_written(tmp_path: Path) -> None:
     assert run_ranks(2, seen_from_a_torn_shard, tmp_path / "theirs") == ["", "global_step1"]
     assert run_ranks(2, completed_during_a_torn_shard, tmp_path / "ours") == [[], []]
-    assert [path.name for path in checkpoint.completed(tmp_path / "ours")] == ["step-00000001"]
+    assert [path.name for path in completed(tmp_path / "ours")] == ["step-00000001"]
 
 
 def writers_and_their_loader(root: Path) -> list[str]:
@@ -171,27 +173,27 @@ def save_twice(root: Path) -> None:
     subject = training.trainer("zero1_fp32")
     for number, samples in enumerate(training.batches(2), start=1):
         training.step(subject, samples)
-        checkpoint.save(subject, root, number, {"global_steps": 99}, keep=2)
+        save(subject, root, number, {"global_steps": 99}, keep=2)
 
 
 def read_again(root: Path) -> tuple[int, list[str]]:
     subject, said = training.trainer("zero1_fp32"), list[str]()
-    state = checkpoint.load_newest(subject, root, said.append)
+    state = load_newest(subject, root, said.append)
     assert state == {"global_steps": 99}
-    return subject.engine.global_steps, said
+    return subject.deepspeed.global_steps, said
 
 
 def test_our_checkpoints_notice_both(tmp_path: Path) -> None:
     run_ranks(1, save_twice, tmp_path)
-    first, second = checkpoint.completed(tmp_path)
+    first, second = completed(tmp_path)
     assert run_ranks(1, read_again, tmp_path) == [(2, [])]
     shutil.copy(first / "rank-00000.safetensors", second)
-    assert "is not the file that its manifest describes" in checkpoint.damage(second)
+    assert "is not the file that its manifest describes" in damage(second)
     ((step, said),) = run_ranks(1, read_again, tmp_path)
     assert step == 1 and "passing over a damaged checkpoint" in said[0]
     shutil.rmtree(second)
-    flip(first / "rank-00000.safetensors", checkpoint.Reader(first).whole("final_norm.weight")[3])
-    assert "is not the file that its manifest describes" in checkpoint.damage(first)
+    flip(first / "rank-00000.safetensors", Reader(first).whole("final_norm.weight")[3])
+    assert "is not the file that its manifest describes" in damage(first)
 
 
 class Bomb:
@@ -215,16 +217,15 @@ def read_a_bomb(root: Path, mark: Path) -> bool:
 def read_our_bomb(root: Path, mark: Path) -> bool:
     """A pickle in the place of a shard, with a manifest that vouches for it."""
     subject = training.trainer("zero1_fp32")
-    folder = checkpoint.save(subject, root, 1, {}, keep=1)
+    folder = save(subject, root, 1, {}, keep=1)
     shard = folder / "rank-00000.safetensors"
     torch.save({"0.weight": Bomb(mark)}, shard)
-    manifest = checkpoint.manifest(folder)
-    manifest["files"][shard.name] = {"bytes": shard.stat().st_size, "sha256": checkpoint._digest(shard)}
-    signed = {"manifest": manifest, "sha256": checkpoint._manifest_digest(manifest)}
-    (folder / "manifest.json").write_text(json.dumps(signed))
-    assert checkpoint.damage(folder) == ""
+    vouched = manifest(folder)
+    vouched["files"][shard.name] = facts(shard)
+    write_manifest(folder, vouched)
+    assert damage(folder) == ""
     with pytest.raises(SafetensorError):
-        checkpoint.load_newest(subject, root, print)
+        load_newest(subject, root, print)
     return mark.exists()
 
 

@@ -1,0 +1,133 @@
+"""Starting: the process group, DeepSpeed without its noise, and the engine around this rank's part of the model."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.config import GPTConfig
+from model.engine import inside
+from model.engine.config import recomputed_blocks, zero_stage
+from model.engine.engine import Engine
+from model.engine.pipelined import PipelinedEngine
+from model.engine.sharded import ShardedEngine
+from model.gpt import GPT
+from model.grid import Grid, make_grid
+from model.init import init_weights
+from model.layout import Layout
+
+
+def quiet_deepspeed() -> None:
+    """Load DeepSpeed without its noise, without the CPU kernel that has to be compiled, and with fp16 on every CPU.
+
+    On a CPU DeepSpeed compiles `deepspeed_shm_comm` at the start. That takes half a minute, and the kernel reduces over
+    the wrong group. gloo does not need it.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|deepspeed")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|deepspeed")
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    inside.leave_out_shared_memory_kernel()
+    inside.allow_fp16_on_cpu()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what DeepSpeed prints while it builds (memory readings, a dozen lines a group). Errors are raised."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def start_process_group() -> None:
+    """Join the process group that the launcher described in the environment (NCCL on GPUs, gloo on CPUs)."""
+    quiet_deepspeed()
+    import deepspeed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with _silent():
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int, entries: int) -> Engine:
+    """This rank's part of the model with its initial weights, in DeepSpeed's engine as the resolved JSON says.
+
+    Collective. `entries` is the number of ids of the tokeniser, at most `config.vocab_size`.
+    """
+    quiet_deepspeed()
+    grid = make_grid(layout)
+    ds_config = dict(ds_config)
+    recompute = recomputed_blocks(ds_config.pop("activation_checkpointing", {}), config.num_layers)
+    # DeepSpeed takes Ulysses ranks for data ranks (see `Grid`), so its batch arithmetic counts their samples again.
+    ds_config["train_batch_size"] *= layout.ulysses
+    make = _pipelined if layout.pp > 1 else _sharded
+    with _silent():
+        return make(config, grid, ds_config, recompute, seed, entries)
+
+
+def _pipelined(
+    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int, entries: int
+) -> Engine:
+    from model.pipeline import GPTPipeline
+
+    model = GPTPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute, entries)
+    names = model.plain_names()
+    init_weights(names, config, seed)
+    if grid.layout.sequence_parallel:
+        # DeepSpeed takes activations for equal on all tensor ranks and sends a part from each; here they differ.
+        ds_config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
+    return PipelinedEngine(initialize(model, ds_config), grid, names, entries)
+
+
+def _sharded(
+    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int, entries: int
+) -> Engine:
+    """Stage 3 partitions the model while it is built: only one parameter is whole at a time."""
+    import deepspeed
+
+    partitioned = zero_stage(ds_config) == 3
+    place = (
+        deepspeed.zero.Init(
+            data_parallel_group=grid.data.group, config_dict_or_path=ds_config, mem_efficient_linear=False, mpu=grid
+        )
+        if partitioned
+        else nullcontext()
+    )
+    gather = partial(deepspeed.zero.GatheredParameters, modifier_rank=0) if partitioned else nullcontext
+    with place:
+        model = GPT(config, grid.parallel, recompute)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    init_weights(names, config, seed, gather)
+    # A pipeline tells DeepSpeed of its tensor ranks by its topology; here the grid does.
+    mpu = grid if grid.layout.tp > 1 else None
+    return ShardedEngine(initialize(model, ds_config, mpu), grid, names, entries)
+
+
+def initialize(model: nn.Module, ds_config: dict[str, Any], mpu: Grid | None = None) -> Any:
+    """Wrap a model in DeepSpeed's engine, with the JSON's AdamW.
+
+    Weight decay acts on matrices only. Parameters of one axis (biases, norm weights) are a group without decay.
+    """
+    import deepspeed
+
+    decay = ds_config["optimizer"]["params"]["weight_decay"]
+
+    def axes(p: nn.Parameter) -> int:
+        return len(getattr(p, "ds_shape", p.shape))  # stage 3 has flattened p; `ds_shape` is its shape before
+
+    groups = [
+        {"params": [p for p in model.parameters() if axes(p) > 1], "weight_decay": decay},
+        {"params": [p for p in model.parameters() if axes(p) <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config, mpu=mpu)
+    return engine

@@ -1,0 +1,63 @@
+"""What this machine cannot do, found before any engine is built."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.engine import inside
+from support.errors import UserError
+
+
+def check_device(ds_config: dict[str, Any]) -> None:
+    """Refuse what this machine cannot do. Errors: `UserError` with the reason.
+
+    Call it before any rank builds its engine: the lock of a kernel that an engine is compiling would look like one that
+    was left behind.
+    """
+    zero = ds_config.get("zero_optimization", {})
+    quantised = [key for key in ("zero_quantized_weights", "zero_quantized_gradients") if zero.get(key)]
+    if quantised and not torch.cuda.is_available():
+        raise UserError(
+            f"zero_optimization.{quantised[0]} needs a GPU: ZeRO++ quantises with CUDA kernels; switch it off"
+        )
+    offload = zero.get("offload_optimizer", {})
+    swapped = offload.get("device") == "nvme"
+    if swapped:
+        _check_nvme(offload["nvme_path"])
+    if swapped or quantised or not ds_config.get("optimizer", {}).get("params", {}).get("torch_adam"):
+        _refuse_abandoned_builds()
+
+
+def _check_nvme(folder: str) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"zero_optimization.offload_optimizer.nvme_path {folder} is not a folder that can be written to; make it "
+            "on a fast local disk, or give another"
+        )
+    if not inside.can_compile("AsyncIOBuilder"):
+        raise UserError(
+            "offload to NVMe needs libaio with its headers (Debian: libaio-dev) and a C++ compiler; install them"
+        )
+
+
+def _refuse_abandoned_builds() -> None:
+    """Refuse to start beside the lock of a build that was killed: DeepSpeed would wait for it for ever, without a word.
+
+    DeepSpeed compiles its kernels at the first start, with torch's builder. The lock of a live build is an open file
+    of some process.
+    """
+    import psutil
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
+    found, kernels = [*root.glob("*/lock"), *root.glob("*/*/lock")], inside.kernels()
+    locks = [lock for lock in found if lock.parent.name in kernels]
+    for process in psutil.process_iter() if locks else ():
+        with suppress(psutil.Error):
+            held = {file.path for file in process.open_files()}
+            locks = [lock for lock in locks if str(lock.resolve()) not in held]
+    if locks:
+        raise UserError(f"{locks[0]} was left by a build that was killed, and DeepSpeed would wait for it; remove it")

@@ -1,0 +1,277 @@
+"""What reaches into DeepSpeed's inside: fields and methods that it does not promise to keep. All of it stands here.
+
+Each function says in which file of DeepSpeed 0.19.8 its field was read, and which test shows what goes wrong where the
+field is gone or means something else. Two hooks cannot stand here, because they are overridden methods of a subclass:
+`GPTPipeline._partition_layers` in `model/pipeline.py`, and the methods of `model/grid.py` that DeepSpeed calls.
+"""
+
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EXAMINED = ("0.19.8",)  # the versions of DeepSpeed in which everything below was read and tested
+SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # the JSON has the scaler's settings
+
+
+def unexamined_version() -> str:
+    """One line where the installed DeepSpeed is none of `EXAMINED`, else nothing."""
+    installed = importlib.metadata.version("deepspeed")
+    if installed.split("+")[0] in EXAMINED:
+        return ""
+    return (
+        f"DeepSpeed {installed} is installed, and this project was checked with {', '.join(EXAMINED)} only: "
+        f"install deepspeed=={EXAMINED[-1]}, or run the tests in tests/model first"
+    )
+
+
+# --- Starting --------------------------------------------------------------------------------------------------------
+
+
+def leave_out_shared_memory_kernel() -> None:
+    """Do not compile DeepSpeed's shared-memory reduction, which ignores its group.
+
+    Read in ops/__init__.py. Shown by test_the_shared_memory_reduction_ignores_its_group.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def allow_fp16_on_cpu() -> None:
+    """Let a CPU train in fp16. torch computes fp16 on every CPU; DeepSpeed refuses it where the hardware does not.
+
+    Read in accelerator/cpu_accelerator.py. Shown by test_fp16_is_refused_on_a_cpu_that_computes_it_in_software.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        accelerator.is_fp16_supported = lambda: True
+
+
+def kernels() -> set[str]:
+    """The names of the kernels that DeepSpeed can compile; each is built in a folder of its name.
+
+    Read in ops/__init__.py. Shown by test_a_build_that_was_killed_hangs_all_later_ones.
+    """
+    import deepspeed.ops
+
+    return set(deepspeed.ops.__compatible_ops__)
+
+
+def can_compile(builder: str) -> bool:
+    """Whether this machine has what a kernel is compiled from. `builder` is the name of DeepSpeed's class for it.
+
+    Read in accelerator/abstract_accelerator.py. Shown by test_offload_without_its_library_is_said.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    return bool(get_accelerator().create_op_builder(builder).is_compatible(verbose=False))
+
+
+def cut_pipeline(pipeline: Any, boundaries: list[int]) -> None:
+    """Give this rank of a `PipelineModule` the layers of its stage. Stage i has layers `boundaries[i : i + 2]`.
+
+    Read in runtime/pipe/module.py. Shown by test_a_pipeline_is_cut_by_cost_and_not_as_deepspeed_would.
+    """
+    stage = pipeline._topo.get_coord(pipeline.global_rank).pipe
+    pipeline.parts = boundaries
+    pipeline._set_bounds(start=boundaries[stage], stop=boundaries[stage + 1])
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def silence_monitors(engine: Any) -> None:
+    """Stop DeepSpeed's own events. They have the learning rate and the loss scale of the next step.
+
+    `monitor.write_events` still works, for ours. Read in runtime/engine.py. Shown by
+    test_the_rate_of_a_step_is_the_one_that_it_used.
+    """
+    engine.monitor.enabled = False
+
+
+def count_micro_batches_anew(engine: Any) -> None:
+    """Begin a step with no micro-batch counted.
+
+    DeepSpeed steps when its count of all micro-batches divides by the accumulation. A batch-size ramp changes the
+    accumulation, and so does a run that is resumed on another number of ranks. Read in runtime/engine.py. Shown by
+    test_a_growing_batch_trains_like_plain_pytorch.
+    """
+    engine.micro_steps = 0
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """The fp16 loss scale in use, and the lowest value that it may fall to."""
+
+    current: float
+    floor: float
+
+
+def loss_scale(engine: Any) -> LossScale | None:
+    """The loss scale of this moment, None without fp16. `engine.loss_scale()` is 0 where the scale is dynamic.
+
+    Read in runtime/fp16/loss_scaler.py. Shown by test_the_loss_scale_at_its_floor_is_explained.
+    """
+    if not engine.fp16_enabled():
+        return None
+    scaler = engine.optimizer.loss_scaler
+    return LossScale(float(scaler.cur_scale), float(getattr(scaler, "min_scale", 0.0)))
+
+
+def gave_up_at_floor(error: Exception) -> bool:
+    """Whether an error of DeepSpeed says that the loss scale cannot fall any further. It has no type of its own.
+
+    Read in runtime/fp16/loss_scaler.py. Shown by test_the_loss_scale_at_its_floor_is_explained.
+    """
+    return "loss scale already at minimum" in str(error)
+
+
+# --- The state, for checkpoints --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start … start + numel` of a flattened parameter, which lie at `offset` of a flat tensor."""
+
+    parameter: nn.Parameter
+    start: int
+    numel: int
+    offset: int
+
+
+def torch_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The torch optimiser inside ZeRO's; without ZeRO the engine has the torch optimiser itself.
+
+    Read in runtime/zero/stage_1_and_2.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    """
+    outer = engine.optimizer
+    optimizer: torch.optim.Optimizer = getattr(outer, "optimizer", outer)
+    return optimizer
+
+
+def flats_of_stages_1_and_2(engine: Any) -> Iterator[tuple[Tensor, list[Piece]]]:
+    """This rank's flat fp32 tensors in ZeRO stages 1 and 2, with what lies in each.
+
+    bf16 weights with fp32 sums have an optimiser of their own, which gives the same fields other names. Read in
+    runtime/zero/stage_1_and_2.py, runtime/bf16_optimizer.py and utils/mixed_precision_linkage.py. Shown by
+    test_another_layout_reads_the_same_state.
+    """
+    optimizer = engine.optimizer
+    own = hasattr(optimizer, "bf16_groups")
+    groups = optimizer.bf16_groups if own else optimizer.bit16_groups
+    tensors = optimizer.fp32_groups_flat_partition if own else optimizer.single_partition_of_fp32_groups
+    for parameters, tensor in zip(groups, tensors, strict=True):
+        mapped = [(p, p._hp_mapping) for p in parameters if p._hp_mapping is not None]  # None: another rank has it
+        yield (
+            tensor,
+            [
+                Piece(p, m.lp_fragment_address.start, m.lp_fragment_address.numel, m.hp_fragment_address.start)
+                for p, m in mapped
+            ],
+        )
+
+
+def flats_of_stage_3(engine: Any) -> Iterator[tuple[Tensor, list[Piece]]]:
+    """This rank's flat fp32 tensors in ZeRO stage 3, one a sub-group, with what lies in each.
+
+    Read in runtime/zero/stage3.py. Shown by test_another_layout_reads_the_same_state.
+    """
+    optimizer = engine.optimizer
+    for parameters, tensor in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+        pieces = []
+        for p in parameters:
+            _, offset, _ = optimizer.grad_position[optimizer.get_param_id(p)]
+            size = p.ds_tensor.ds_numel
+            start = torch.distributed.get_rank(p.ds_process_group) * size
+            numel = min(size, p.ds_numel - start)  # the last rank's part is padded
+            if numel > 0:
+                pieces.append(Piece(p, start, numel, offset))
+        yield tensor, pieces
+
+
+def is_swapped(engine: Any, number: int) -> bool:
+    """Whether NVMe offload keeps the state of a sub-group of stage 3 in files. It leaves small ones in memory.
+
+    Read in runtime/zero/stage3.py. Shown by test_states_in_files_train_save_and_resume_as_states_in_memory.
+    """
+    return bool(engine.optimizer._swappable_optimizer_subgroup(number))
+
+
+@contextmanager
+def swapped_in(engine: Any, number: int) -> Iterator[None]:
+    """Have the state of a swapped sub-group in memory for a while. Changes to it are written back at the end.
+
+    Read in runtime/zero/stage3.py. Shown by test_states_in_files_train_save_and_resume_as_states_in_memory.
+    """
+    engine.optimizer._optimizer_states_and_gradient_swap_in(number)
+    try:
+        yield
+    finally:
+        engine.optimizer._optimizer_states_and_gradient_swap_out(number)
+
+
+def refresh_stages_1_and_2(engine: Any) -> None:
+    """Copy the fp32 weights of all data ranks into the weights that compute; collective.
+
+    Read in runtime/zero/stage_1_and_2.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    """
+    engine.optimizer.update_lp_params()
+
+
+def refresh_stage_3(engine: Any, number: int) -> None:
+    """Copy the fp32 weights of a sub-group into this rank's part of the weights that compute.
+
+    Read in runtime/zero/stage3.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    """
+    optimizer = engine.optimizer
+    optimizer.fp16_partitioned_groups_flat[number].data.copy_(optimizer.fp32_partitioned_groups_flat[number].data)
+    optimizer._unflatten_partitioned_parameters(number)
+
+
+def share_stage_3(engine: Any) -> None:
+    """Renew the weights that stage 3 holds beside each rank's part; collective.
+
+    They are ZeRO++'s second copies inside a node, and the small parameters that every rank keeps whole. Read in
+    runtime/zero/stage3.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    """
+    optimizer = engine.optimizer
+    optimizer.invalidate_secondary_tensor()
+    if optimizer.persistent_parameters:
+        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def counters(engine: Any) -> dict[str, Any]:
+    """The numbers of the engine's state: its counts, and the state of the fp16 loss scaler, empty without fp16.
+
+    Read in runtime/engine.py and runtime/fp16/loss_scaler.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    """
+    scaler = vars(engine.optimizer.loss_scaler) if engine.fp16_enabled() else {}
+    return {
+        "global_steps": engine.global_steps,
+        "global_samples": engine.global_samples,
+        "skipped_steps": engine.skipped_steps,
+        "loss_scaler": {key: value for key, value in scaler.items() if key in SCALER_STATE},
+    }
+
+
+def set_counters(engine: Any, numbers: dict[str, Any]) -> None:
+    """Set what `counters` has read, and place the scheduler of the JSON at the count of steps that were taken.
+
+    A scheduler that is given no position begins at its first step. Read in runtime/engine.py and
+    runtime/lr_schedules.py. Shown by test_a_scheduler_goes_on_at_its_step_whatever_set_the_rate_before.
+    """
+    for name in ("global_steps", "global_samples", "skipped_steps"):
+        setattr(engine, name, numbers[name])
+    if numbers["loss_scaler"] and engine.fp16_enabled() and engine.dynamic_loss_scale():
+        vars(engine.optimizer.loss_scaler).update(numbers["loss_scaler"])
+    taken = engine.global_steps - engine.skipped_steps
+    if engine.lr_scheduler and taken:
+        # A scheduler is a function of the steps taken, whatever set the rate of the steps before.
+        engine.lr_scheduler.step(taken - 1)

@@ -1,0 +1,23 @@
+"""The engine of a pipeline: every rank computes the blocks of its stage, under ZeRO stage 1."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from model.engine.engine import Engine, MicroBatch
+
+
+class PipelinedEngine(Engine):
+    """DeepSpeed moves the micro-batches through the stages, and takes the loss on the last one."""
+
+    def _train(self, batches: list[MicroBatch]) -> tuple[float, float]:
+        return float(self.deepspeed.train_batch(self._parts(batches))), self._norm()
+
+    def _mean_loss(self, batches: list[MicroBatch]) -> float:
+        return float(self.deepspeed.eval_batch(self._parts(batches), num_micro_batches=len(batches)))
+
+    def _parts(self, batches: list[MicroBatch]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """What a `PipelineModule` takes: the input of the first stage, and what the last one needs for the loss."""
+        for batch in batches:
+            part = self._share(batch)
+            yield part.tokens_BS, (part.labels_BS, part.weights_BS)
