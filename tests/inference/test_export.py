@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inference import export
+from commands import export
 
 
 def test_an_export_has_a_row_for_each_entry_and_pads_a_batch(
