@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from commands import generate
 from data.tokens import tokenisers
-from inference import generate
+from inference.generate import meaningless
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.huggingface import to_hf
@@ -61,6 +62,6 @@ def test_neither_gaps_nor_the_padding_of_another_model_are_written(
     known = tokeniser.get_vocab().values()
     assert set(ids) <= set(known) and max(ids) >= 261  # past the gap
     assert len(ids) > 100 and len(set(ids)) > len(known) / 3
-    assert generate.meaningless(GPT2LMHeadModel.from_pretrained(folder), tokeniser) == [
+    assert meaningless(GPT2LMHeadModel.from_pretrained(folder), tokeniser) == [
         *range(257, 261), *range(max(known) + 1, 400)
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from data.samples.sampling import windows
 from model.engine.engine import MicroBatch
 from recipes.registry import load
 from recipes.settings import override
+from support.errors import UserError
 from tests.distributed import run_ranks
 from tests.patience import wait_until
 from training.source import Ahead, Source, check_alike
@@ -51,20 +52,33 @@ def test_what_went_wrong_ahead_is_said_where_it_is_wanted() -> None:
         ahead.take(1000, 4, 4)
 
 
-def strangers(others: int) -> str:
-    """What the ranks say where the last `others` of them hold other data."""
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+def strangers(settings: list[str], json: dict[str, Any], fingerprint: str) -> str:
+    """What a rank says where the last one was told something else than the others."""
+    last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
+    recipe = override(load("tiny"), settings if last else [])
+    run = SimpleNamespace(recipe=recipe, engine=SimpleNamespace(json=json if last else {}), max_steps=None)
     try:
-        check_alike(SimpleNamespace(fingerprint="b" if rank >= world - others else "a"))
-    except ValueError as error:
+        check_alike(run, SimpleNamespace(fingerprint=fingerprint if last else "a"))  # type: ignore[arg-type]
+    except UserError as error:
         return str(error)
     return ""
 
 
-def test_ranks_that_would_read_other_data_do_not_start() -> None:
-    assert run_ranks(2, strangers, 0) == ["", ""]
-    for said in run_ranks(2, strangers, 1):
-        assert "rank 1 has prepared other data than rank 0" in said
+@pytest.mark.parametrize(
+    ("settings", "json", "fingerprint", "words"),
+    [
+        ([], {}, "b", "rank 1 has prepared other data than rank 0"),
+        (["seed=5"], {}, "a", "rank 1 has another recipe seed than rank 0; start all ranks with the same flags"),
+        (["optimizer.lr=1"], {}, "a", "rank 1 has another recipe optimizer lr than rank 0"),
+        ([], {"gradient_clipping": 0.5}, "a", "rank 1 has another DeepSpeed JSON gradient_clipping than rank 0"),
+        ([], {}, "a", ""),
+    ],
+)
+def test_ranks_that_were_told_something_else_do_not_start(
+    settings: list[str], json: dict[str, Any], fingerprint: str, words: str
+) -> None:
+    for said in run_ranks(2, strangers, settings, json, fingerprint):
+        assert said.startswith(words) and bool(said) == bool(words)
 
 
 def test_masked_validation_guesses_every_token_once_and_no_padding() -> None:

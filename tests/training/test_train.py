@@ -15,7 +15,7 @@ def agreed(step: int, intervals: Intervals, since: tuple[int, ...], stopping: in
     rank = torch.distributed.get_rank()
     loop = Loop.__new__(Loop)
     loop.run = SimpleNamespace(recipe=SimpleNamespace(intervals=intervals))  # type: ignore[assignment]
-    loop.trainer = SimpleNamespace(engine=SimpleNamespace(device="cpu"))  # type: ignore[assignment]
+    loop.trainer = SimpleNamespace(device="cpu")  # type: ignore[assignment]
     loop.rank, loop.position, loop.stop_asked = rank, Position(step), rank == stopping
     loop.save_seconds, loop.saved_at = 100.0, time.monotonic() - since[rank]
     return loop._agreed()
