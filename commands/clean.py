@@ -2,16 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from commands import cli
 from data.cleaning import clean, decontamination
 from data.cleaning.stages import DEFAULT, STAGES, Settings
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.terminal import StatusLine, print_table
 
 
-def print_report(report: dict[str, Any], out: Path) -> None:
+def print_report(report: JsonObject, out: Path) -> None:
     """Print what each stage did."""
     from rich.table import Table
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
 
-    def job() -> Any:
+    def job() -> object:
         settings = Settings(args.corpus, tuple(args.stages), args.on_error == "skip")
         status = StatusLine()
         try:

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from support.errors import CRASHED, WRONG_INPUT, UserError
 
@@ -39,7 +39,7 @@ def fail(message: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def run_job(job: Callable[[], Any], as_json: bool = False) -> None:
+def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
 
     With `as_json` standard output holds what the job returns, as JSON, and nothing else. A refusal of the operating

@@ -1,11 +1,12 @@
 """`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from commands import cli
 from inference.evaluate import evaluate, show
 from run.directory import newest
+from support.json_object import JsonObject
 
 if TYPE_CHECKING:
     pass
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> dict[str, Any]:
+    def job() -> JsonObject:
         values = evaluate(args.run or newest(), args.data)
         if not args.json:
             show(values)

@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from commands import cli
 from data.inspect import SEED, SEQ_LENGTH, Inspected, check_same_tokeniser, describe, print_description
@@ -60,7 +59,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> Any:
+    def job() -> object:
         if args.show < 1:
             raise UserError(f"--show is {args.show}; it must be at least 1")
         values = describe(find(args.data, args.settings), args.show)

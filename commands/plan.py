@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from commands import cli
 from planner.hardware import CATALOGUE, find
@@ -93,7 +92,7 @@ def with_costs(values: Plan, recipe: Recipe, args: argparse.Namespace) -> Plan:
 def main() -> None:
     args = parser().parse_args()
 
-    def job() -> Any:
+    def job() -> object:
         recipe, machine = wanted(args)
         path = Path(args.deepspeed_config or ROOT / recipe.engine)
         world = args.world_size or recipe.cluster.world_size

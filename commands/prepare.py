@@ -1,7 +1,6 @@
 """Prepare a recipe's data: `stagecraft prepare tiny`, or list the corpora: `stagecraft prepare --corpora`."""
 
 import sys
-from typing import Any
 
 from commands import cli
 from data.corpus import corpora
@@ -12,10 +11,11 @@ from recipes.registry import load
 from recipes.settings import override
 from run.prepared import Bar, recipe_data
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.terminal import Say, print_table
 
 
-def list_corpora(quiet: bool) -> list[dict[str, Any]]:
+def list_corpora(quiet: bool) -> list[JsonObject]:
     """The registry; printed unless `quiet`."""
     known = [corpus.described for corpus in corpora.CORPORA.values()]
     if quiet:
@@ -31,7 +31,7 @@ def list_corpora(quiet: bool) -> list[dict[str, Any]]:
     return known
 
 
-def print_data(parts: list[dict[str, Any]], train_tokens: int) -> None:
+def print_data(parts: list[JsonObject], train_tokens: int) -> None:
     """Print the size of each split, and how often a run of `train_tokens` tokens reads each part of its blend."""
     total = sum(part["share"] for part in parts)
     for part in parts:
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the manifest, or the corpora, as JSON")
     args = parser.parse_args()
 
-    def job() -> Any:
+    def job() -> object:
         if args.corpora:
             return list_corpora(args.json)
         if not args.recipe:

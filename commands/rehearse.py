@@ -1,7 +1,5 @@
 """`stagecraft rehearse 530b`: walk a recipe narrow on this machine."""
 
-from typing import Any
-
 from commands import cli
 from launch.rehearse import rehearse
 from recipes.registry import load
@@ -14,7 +12,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print what came out as JSON")
     args = parser.parse_args()
 
-    def job() -> Any:
+    def job() -> object:
         recipe = load(args.recipe)
         values = rehearse(recipe, args.processes, (lambda line: None) if args.json else print)
         if args.json:

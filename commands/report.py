@@ -1,7 +1,6 @@
 """`stagecraft report`: the summary and the curve of a run."""
 
 from pathlib import Path
-from typing import Any
 
 from commands import cli
 from run.directory import newest
@@ -14,7 +13,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
 
-    def job() -> Any:
+    def job() -> object:
         path = args.run or newest()
         values = read(path)
         plot(path)

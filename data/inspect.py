@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.terminal import console
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_same_tokeniser(folders: list[Path]) -> None:
         )
 
 
-def describe(data: Inspected, most: int) -> dict[str, Any]:
+def describe(data: Inspected, most: int) -> JsonObject:
     """All that `print_description` prints, as JSON. It holds about `most` documents, and `most` samples."""
     import numpy as np
 
@@ -69,7 +70,7 @@ def describe(data: Inspected, most: int) -> dict[str, Any]:
     }
 
 
-def _parts(data: Inspected) -> list[dict[str, Any]]:
+def _parts(data: Inspected) -> list[JsonObject]:
     manifests, parts = data.mixture.manifests, data.mixture.parts
     tokens = sum(manifest["train"]["tokens"] for manifest in manifests)
     shares = sum(part.share for part in parts)
@@ -107,7 +108,7 @@ def _length_counts(shards: "Shards") -> "NDArray[np.int64]":
     return np.histogram(shards.lengths, 2 ** np.arange(33))[0]
 
 
-def _documents(shards: "Shards", tokeniser: "PreTrainedTokenizerFast", most: int) -> list[dict[str, Any]]:
+def _documents(shards: "Shards", tokeniser: "PreTrainedTokenizerFast", most: int) -> list[JsonObject]:
     """The beginnings of documents spread evenly over a part."""
     import numpy as np
 
@@ -127,7 +128,7 @@ def _pieces(sample: "NDArray[np.int64]", end: int, tokeniser: "PreTrainedTokeniz
     return [tokeniser.decode(piece) for piece in np.split(sample, np.flatnonzero(sample == end) + 1) if len(piece)]
 
 
-def print_description(values: dict[str, Any]) -> None:
+def print_description(values: JsonObject) -> None:
     """Print what `describe` found."""
     from rich.rule import Rule
 
@@ -147,7 +148,7 @@ def print_description(values: dict[str, Any]) -> None:
                 out.print(Rule(end, characters="·", style="bold red"))
 
 
-def _parts_table(parts: list[dict[str, Any]]) -> Any:
+def _parts_table(parts: list[JsonObject]) -> Any:
     from rich.table import Table
 
     table = Table(
@@ -166,7 +167,7 @@ def _parts_table(parts: list[dict[str, Any]]) -> Any:
     return table
 
 
-def _frequent_table(frequent: list[dict[str, Any]], counted: int) -> Any:
+def _frequent_table(frequent: list[JsonObject], counted: int) -> Any:
     from rich.table import Table
 
     table = Table("frequent token", "text", f"of {counted:,}")

@@ -1,7 +1,5 @@
 """Start the ranks of a run and see that they finish."""
 
-from typing import Any
-
 from launch import local
 from planner import planning
 from planner.show import show
@@ -12,9 +10,10 @@ from run.directory import create, end_of
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import CrashedError
+from support.json_object import JsonObject
 
 
-def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str | None) -> dict[str, Any]:
+def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str | None) -> JsonObject:
     """Check all that can be checked, write the run directory, start the ranks on it; returns the report.
 
     Errors: `SystemExit` with the exit status of the run, see `support/errors.py`; its ranks have said why.

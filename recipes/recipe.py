@@ -7,11 +7,12 @@ A recipe is a frozen declaration, checked when it is built. It owns everything a
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from model.config import GPTConfig
 from model.layout import Layout
 from support.errors import UserError
+from support.json_object import JsonObject
 
 STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an error
 
@@ -286,7 +287,7 @@ class Recipe:
         """Model FLOPs for the whole token budget, without recomputation."""
         return self.model.flops_per_token * self.schedule.train_tokens
 
-    def engine_values(self) -> dict[str, Any]:
+    def engine_values(self) -> JsonObject:
         """What the recipe fills into the JSON's "auto"."""
         return {
             "train_batch_size": self.batch.global_batch,

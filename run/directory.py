@@ -26,7 +26,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.samples import mixture
 from data.samples.mixture import Mixture
@@ -36,6 +35,7 @@ from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
 from support.errors import UserError
 from support.files import write_json
+from support.json_object import JsonObject
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy")
 
@@ -51,7 +51,7 @@ class Run:
 
     path: Path
     recipe: Recipe
-    engine_json: dict[str, Any]
+    engine_json: JsonObject
     engine: Resolved
     world_size: int
     max_steps: int | None
@@ -143,9 +143,9 @@ def read_recipe(path: Path) -> Recipe:
     return settings.from_dict(_read_json(file), str(file))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> JsonObject:
     try:
-        values: dict[str, Any] = json.loads(file.read_text())
+        values: JsonObject = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"{file} is missing; restore it, or start a new run") from None
     except json.JSONDecodeError as error:

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from support import files
+from support.json_object import JsonObject
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[JsonObject]:
     """The lines of a `metrics.jsonl`; a last line torn by a crash is left out."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -4,12 +4,12 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import Any
 
 from run.directory import Run, read_recipe
 from run.metrics import read_metrics
 from support.errors import UserError
 from support.files import write_json
+from support.json_object import JsonObject
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
@@ -76,13 +76,13 @@ def plot(path: Path) -> None:
     pyplot.close(figure)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> JsonObject:
     """The report of a run. Errors: `UserError` where it has none."""
     file = path / "report.json"
     if not file.exists():
         read_recipe(path)
         raise UserError(f"{path} has no report: it did not finish; go on with --resume --run-dir {path}")
-    values: dict[str, Any] = json.loads(file.read_text())
+    values: JsonObject = json.loads(file.read_text())
     return values
 
 

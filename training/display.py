@@ -1,13 +1,13 @@
 """What a run shows while it goes: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from planner.resolve import data_degree
 from run.directory import Run
+from support.json_object import JsonObject
 
 
 class Display:
@@ -51,7 +51,7 @@ class Display:
             self.task = self.bar.add_task("", total=self.last_step, completed=step)
             self.bar.start()
 
-    def step(self, metrics: dict[str, Any]) -> None:
+    def step(self, metrics: JsonObject) -> None:
         """Show one step."""
         if not self.enabled:
             return

@@ -17,6 +17,7 @@ from model.engine.engine import MicroBatch
 from recipes.recipe import Recipe
 from run.directory import Run
 from support.errors import UserError
+from support.json_object import JsonObject
 
 
 class Source:
@@ -94,7 +95,7 @@ def check_alike(run: Run, mixture: Mixture) -> None:
         "DeepSpeed": importlib.metadata.version("deepspeed"),
         "data": mixture.fingerprint,
     }
-    everywhere: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
+    everywhere: list[JsonObject] = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(everywhere, told)
     for rank, theirs in enumerate(everywhere):
         place = _first_difference(everywhere[0], theirs)

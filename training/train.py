@@ -33,6 +33,7 @@ from run.metrics import truncate_metrics
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
+from support.json_object import JsonObject
 from training.device import device_name
 from training.display import Display
 from training.source import Ahead, Source, check_alike
@@ -166,7 +167,7 @@ class Loop:
                     f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}"
                 )
 
-    def _step(self) -> tuple[dict[str, Any], tuple[bool, bool]]:
+    def _step(self) -> tuple[JsonObject, tuple[bool, bool]]:
         recipe, position, grid = self.run.recipe, self.position, self.trainer.grid
         config, length = self.run.engine.json, self.run.recipe.model.seq_length
         began = time.perf_counter()
@@ -248,7 +249,7 @@ class Loop:
             mine.append(self.source.validation(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))
         return self.trainer.evaluate(mine) / labels
 
-    def _record(self, metrics: dict[str, Any]) -> None:
+    def _record(self, metrics: JsonObject) -> None:
         if self.rank:
             return
         with open(self.run.metrics, "a") as stream:

@@ -33,6 +33,7 @@ from data.corpus.document import utf8_bytes
 from data.corpus.sources import Document, Piece, Problems, read_pieces
 from support.errors import UserError
 from support.files import PARTIAL, enough_room, give_name, locked, write, write_json
+from support.json_object import JsonObject
 from support.terminal import Say, now_and_then
 from support.workers import Pool
 
@@ -40,7 +41,7 @@ ABOUT, WORK = "_cleaning", "_work"  # readers of a corpus leave out names that b
 CHUNK_CHARACTERS = 16_000_000  # of a chunk at most, or one longer document
 
 
-def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda line: None) -> dict[str, Any]:
+def clean(settings: Settings, out: Path, workers: int = 1, say: Say = lambda line: None) -> JsonObject:
     """Clean a corpus into the folder `out`, which appears when it is whole; return its report.
 
     An interrupted call leaves `<out>.partial`, and the same call goes on with it. Memory: each process holds some
@@ -426,7 +427,7 @@ def _names(work: Path, chunk: int) -> list[str]:
 # --- The end ---------------------------------------------------------------------------------------------------------
 
 
-def _describe(settings: Settings, tally: Tally, problems: Problems, versions: list[str]) -> dict[str, Any]:
+def _describe(settings: Settings, tally: Tally, problems: Problems, versions: list[str]) -> JsonObject:
     stages = []
     for stage in settings.stages:
         count = tally.stages.get(stage.partition(":")[0], Count())
@@ -463,7 +464,7 @@ def _why_nothing_is_left(settings: Settings, tally: Tally) -> str:
     )
 
 
-def _finish(work: Path, out: Path, tally: Tally, report: dict[str, Any]) -> None:
+def _finish(work: Path, out: Path, tally: Tally, report: JsonObject) -> None:
     about = work.parent / ABOUT
     about.mkdir(exist_ok=True)
     for stage, count in tally.stages.items():

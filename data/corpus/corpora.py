@@ -23,6 +23,7 @@ from data.corpus.sources import FilePiece, Piece, Problems, file_pieces, read_pi
 from data.corpus.sources import local_files as local_files
 from support.errors import UserError
 from support.files import whole_file
+from support.json_object import JsonObject
 
 HELD_OUT, TESTED = 2, 1  # of a hundred documents, so many go to validation and to test
 
@@ -48,7 +49,7 @@ class Corpus:
     gone: str = ""
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> JsonObject:
         """JSON form, for a list of corpora."""
         return {
             "name": self.name,
@@ -145,7 +146,7 @@ def hub_of(corpus: str) -> Hub | None:
     return Hub(found[1], found[2] or "", found[3] or "main", text_field or "text")
 
 
-def state(corpus: str) -> dict[str, Any]:
+def state(corpus: str) -> JsonObject:
     """What identifies a corpus, found without asking the hub: what fixes a named one, and the state of local files.
 
     The state of a file is its path, size and time of change. `hub_copy` are those of a local copy of a data set.

@@ -27,6 +27,7 @@ from data.tokens.shards import Shards, digest, token_dtype, with_suffix
 from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of
 from support.errors import UserError
 from support.files import PARTIAL, enough_room, give_name, locked, whole_folder, write, write_json
+from support.json_object import JsonObject
 from support.terminal import Say
 
 if TYPE_CHECKING:
@@ -150,10 +151,10 @@ def _training_texts(corpus: str, budget: int, skip: bool | None) -> Iterator[str
             yield raw.decode()
 
 
-def manifest(folder: Path) -> dict[str, Any]:
+def manifest(folder: Path) -> JsonObject:
     """What a prepared folder says of itself. Errors: `UserError` where it is none."""
     try:
-        result: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        result: JsonObject = json.loads((folder / "manifest.json").read_text())
     except (OSError, json.JSONDecodeError):
         raise UserError(f"{folder} is not a prepared data folder (no manifest.json); prepare the data again") from None
     return result
@@ -164,7 +165,7 @@ def shards(folder: Path, split: str) -> Shards:
     return Shards([folder / entry["name"] for entry in manifest(folder)[split]["shards"]])
 
 
-def check(folder: Path, expected: dict[str, Any] | None = None) -> dict[str, Any]:
+def check(folder: Path, expected: JsonObject | None = None) -> JsonObject:
     """Check that the shards are the ones the manifest describes, and the same as `expected`, an earlier manifest.
 
     Sizes are always compared. A fingerprint is computed again only for a shard that was written after the manifest:
@@ -207,7 +208,7 @@ def _short_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _source(corpus: str, tokeniser: str) -> dict[str, Any]:
+def _source(corpus: str, tokeniser: str) -> JsonObject:
     """What identifies the input: the names, the state of local files, the content of a tokeniser's folder."""
     files = sorted(Path(tokeniser).glob("*.json")) if Path(tokeniser).is_dir() else []
     vocabulary = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
@@ -221,7 +222,7 @@ class _Preparation:
     corpus: str
     tokeniser: str
     vocab_size: int
-    source: dict[str, Any]
+    source: JsonObject
     scratch: Path
     whole: Path
     lacking: Path
@@ -326,17 +327,17 @@ class _Preparation:
         identity = [task.identity(), job.vocabulary_sha256, job.end_of_document, job.shard_tokens]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
-    def _record(self, job: Job, task: Task) -> dict[str, Any] | None:
+    def _record(self, job: Job, task: Task) -> JsonObject | None:
         """The record of a task, or None where it has to be done: its input changed, or its shards are not there."""
         try:
-            record: dict[str, Any] = json.loads(job.record_path(task).read_text())
+            record: JsonObject = json.loads(job.record_path(task).read_text())
         except (OSError, json.JSONDecodeError):
             return None
         if record["fingerprint"] != self._fingerprint(job, task) or (record["skipped"] and not job.skip):
             return None
         return record if all(self._whole(job, entry) for split in SPLITS for entry in record[split]) else None
 
-    def _whole(self, job: Job, entry: dict[str, Any]) -> bool:
+    def _whole(self, job: Job, entry: JsonObject) -> bool:
         """Whether a shard is there and has as many bytes as when its task was finished."""
         tokens, index = (with_suffix(self.scratch / entry["name"], suffix) for suffix in (".bin", ".idx"))
         size = entry["tokens"] * np.dtype(token_dtype(job.vocab_size)).itemsize
@@ -370,12 +371,12 @@ class _Preparation:
             if path.is_file() and path.stem not in belongs:
                 path.unlink()
 
-    def _records(self, job: Job) -> list[dict[str, Any]]:
+    def _records(self, job: Job) -> list[JsonObject]:
         records = [self._record(job, task) for task in self.tasks]
         assert all(records)
         return [record for record in records if record]
 
-    def _described(self, job: Job) -> dict[str, Any]:
+    def _described(self, job: Job) -> JsonObject:
         """The manifest, which sums up the records of all tasks."""
         records = self._records(job)
         skipped: Counter[str] = Counter()

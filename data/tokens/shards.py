@@ -100,7 +100,7 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def add(self, tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> None:
+    def add(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
         """Append documents. `tokens` holds theirs, one document after the other; `lengths` says how many each has.
 
         Errors: `UserError` for an id outside the vocabulary and for a document longer than Megatron's format can say.

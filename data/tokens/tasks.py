@@ -22,6 +22,7 @@ from data.corpus.sources import SPLITS, Document, Piece, Problems, piece_bytes, 
 from data.tokens.encode import ENGINES, Encoder, Tokens
 from data.tokens.shards import ShardWriter
 from support.files import enough_room, write_json
+from support.json_object import JsonObject
 from support.workers import Pool
 
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096  # as much is encoded in one call
@@ -141,7 +142,7 @@ class SplitShards:
     job: Job
     stem: str
     open_shards: ExitStack
-    shards: list[dict[str, Any]] = field(default_factory=list)
+    shards: list[JsonObject] = field(default_factory=list)
     writer: ShardWriter | None = None
     num_bytes: int = 0
 

@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model.parallel import Slice
 from support.errors import UserError
+from support.json_object import JsonObject
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -92,7 +92,7 @@ def damage(checkpoint: Path, share: int = 0, shares: int = 1) -> str:
     return ""
 
 
-def manifest(checkpoint: Path) -> dict[str, Any]:
+def manifest(checkpoint: Path) -> JsonObject:
     """The manifest of a checkpoint. Errors: `UserError` where it cannot be read."""
     path = checkpoint / "manifest.json"
     try:
@@ -101,11 +101,11 @@ def manifest(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("sha256") != _manifest_digest(content.get("manifest", {})):
         raise UserError(f"{path} was changed or torn")
-    result: dict[str, Any] = content["manifest"]
+    result: JsonObject = content["manifest"]
     return result
 
 
-def write_manifest(checkpoint: Path, manifest: dict[str, Any]) -> Path:
+def write_manifest(checkpoint: Path, manifest: JsonObject) -> Path:
     """Write a manifest with its own hash; return its path."""
     path = checkpoint / "manifest.json"
     path.write_text(json.dumps({"manifest": manifest, "sha256": _manifest_digest(manifest)}, indent=1) + "\n")
@@ -118,10 +118,10 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def facts(path: Path) -> dict[str, Any]:
+def facts(path: Path) -> JsonObject:
     """What a manifest says of a file."""
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def _manifest_digest(manifest: dict[str, Any]) -> str:
+def _manifest_digest(manifest: JsonObject) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -28,6 +27,7 @@ from model.engine import inside
 from model.engine.engine import Engine
 from model.parallel import Slice
 from support.errors import UserError
+from support.json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reader:
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        self._files: dict[str, Any] = {}
+        self._files: JsonObject = {}
         self._keys: dict[str, set[str]] = {}
         self._places: dict[str, list[_Place]] = {}
         for name in manifest(checkpoint)["files"]:
@@ -126,7 +126,7 @@ class Reader:
         )
 
 
-def load_newest(engine: Engine, root: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def load_newest(engine: Engine, root: Path, say: Callable[[str], None]) -> JsonObject | None:
     """Load the newest undamaged checkpoint below `root` into the engine; collective over all ranks.
 
     Returns the `state` that was saved with it, or None where nothing was saved yet. Errors: `UserError` where all
@@ -139,7 +139,7 @@ def load_newest(engine: Engine, root: Path, say: Callable[[str], None]) -> dict[
         reason = next((p for p in problems if p), "")
         if not reason:
             load(engine, checkpoint)
-            state: dict[str, Any] = manifest(checkpoint)["state"]
+            state: JsonObject = manifest(checkpoint)["state"]
             return state
         say(f"passing over a damaged checkpoint: {reason}")
     if completed(root):

@@ -30,9 +30,10 @@ from model.engine import inside
 from model.engine.engine import Engine
 from support.errors import UserError
 from support.files import give_name, sync
+from support.json_object import JsonObject
 
 
-def save(engine: Engine, root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save(engine: Engine, root: Path, step: int, state: JsonObject, keep: int) -> Path:
     """Write checkpoint `step` below `root` and prune to the newest `keep`; collective over all ranks.
 
     `state` is whatever the caller needs to go on; it must be JSON. Errors: `UserError` on every rank where any rank
@@ -46,10 +47,10 @@ def save(engine: Engine, root: Path, step: int, state: dict[str, Any], keep: int
     files: list[Path] = []
     problem = _attempt(lambda: files.extend(_write_rank(held, partial / f"rank-{rank:05d}")))
     _agree(problem, partial)
-    entry: dict[str, Any] = {}
+    entry: JsonObject = {}
     problem = _attempt(lambda: entry.update({file.name: facts(file) for file in files}))
     _agree(problem, partial)
-    entries: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
+    entries: list[JsonObject] = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(entries, entry)
     if rank == 0:
         manifest = {
@@ -108,7 +109,7 @@ def _write_flats(held: ZeroState, chosen: dict[int, Flat], file: Path) -> None:
     sync(file)
 
 
-def _commit(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
+def _commit(partial: Path, final: Path, manifest: JsonObject) -> None:
     """The last act of a checkpoint: its manifest, and its name."""
     sync(write_manifest(partial, manifest))
     give_name(partial, final)  # a resumed run may take the same step again

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from model.checkpoint.format import MOMENTS, Fragment
 from model.engine import inside
 from model.engine.engine import Engine
 from model.parallel import slice_of
+from support.json_object import JsonObject
 
 TIED = "embed.weight"  # the first and the last stage of a pipeline hold it
 
@@ -49,7 +49,7 @@ class ZeroState:
         """Give a flat tensor moments of zero, to be filled, as an optimiser has them after that many steps."""
         if not steps:
             return {}
-        state: dict[str, Any] = self.optimizer.state[flat.tensor]
+        state: JsonObject = self.optimizer.state[flat.tensor]
         for key in MOMENTS:
             state[key] = torch.zeros_like(flat.tensor)
         # torch's fused Adam keeps its count on the device of the weights; every other Adam keeps it on the CPU.

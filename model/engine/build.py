@@ -21,6 +21,7 @@ from model.gpt import GPT
 from model.grid import Grid, make_grid
 from model.init import init_weights
 from model.layout import Layout
+from support.json_object import JsonObject
 
 
 def quiet_deepspeed() -> None:
@@ -58,7 +59,7 @@ def start_process_group() -> None:
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
-def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: int, entries: int) -> Engine:
+def build(config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, entries: int) -> Engine:
     """This rank's part of the model with its initial weights, in DeepSpeed's engine as the resolved JSON says.
 
     Collective. `entries` is the number of ids of the tokeniser, at most `config.vocab_size`.
@@ -75,7 +76,7 @@ def build(config: GPTConfig, layout: Layout, ds_config: dict[str, Any], seed: in
 
 
 def _pipelined(
-    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int, entries: int
+    config: GPTConfig, grid: Grid, ds_config: JsonObject, recompute: tuple[str, ...], seed: int, entries: int
 ) -> Engine:
     from model.pipeline import GPTPipeline
 
@@ -89,7 +90,7 @@ def _pipelined(
 
 
 def _sharded(
-    config: GPTConfig, grid: Grid, ds_config: dict[str, Any], recompute: tuple[str, ...], seed: int, entries: int
+    config: GPTConfig, grid: Grid, ds_config: JsonObject, recompute: tuple[str, ...], seed: int, entries: int
 ) -> Engine:
     """Stage 3 partitions the model while it is built: only one parameter is whole at a time."""
     import deepspeed
@@ -112,7 +113,7 @@ def _sharded(
     return ShardedEngine(initialize(model, ds_config, mpu), grid, names, entries)
 
 
-def initialize(model: nn.Module, ds_config: dict[str, Any], mpu: Grid | None = None) -> Any:
+def initialize(model: nn.Module, ds_config: JsonObject, mpu: Grid | None = None) -> Any:
     """Wrap a model in DeepSpeed's engine, with the JSON's AdamW.
 
     Weight decay acts on matrices only. Parameters of one axis (biases, norm weights) are a group without decay.

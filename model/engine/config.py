@@ -10,21 +10,22 @@ from typing import Any
 from model.engine import schedulers, schema
 from model.layout import Layout
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.nearest import hint
 
 
-def precision(config: dict[str, Any]) -> str:
+def precision(config: JsonObject) -> str:
     """The precision that a DeepSpeed JSON asks for: "bf16", "fp16" or "fp32"."""
     return next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
 
 
-def zero_stage(config: dict[str, Any]) -> int:
+def zero_stage(config: JsonObject) -> int:
     """The ZeRO stage that a DeepSpeed JSON asks for, 0 to 3. DeepSpeed's default is 0."""
     stage: int = config.get("zero_optimization", {}).get("stage", 0)
     return stage
 
 
-def recomputed_blocks(section: dict[str, Any], num_layers: int) -> tuple[str, ...]:
+def recomputed_blocks(section: JsonObject, num_layers: int) -> tuple[str, ...]:
     """What each block computes again in the backward pass: "full", "selective" (the core of its attention) or "".
 
     `section` is the JSON's `activation_checkpointing`: its `granularity` holds for every `interval`-th block.
@@ -33,13 +34,13 @@ def recomputed_blocks(section: dict[str, Any], num_layers: int) -> tuple[str, ..
     return tuple(kind if index % interval == 0 else "" for index in range(num_layers))
 
 
-def fp32_json(config: dict[str, Any], layout: Layout) -> str:
+def fp32_json(config: JsonObject, layout: Layout) -> str:
     """The shipped JSON that does in fp32 what this one does in another precision."""
     name = "pipeline" if layout.pp > 1 else f"zero{zero_stage(config)}"
     return f"ds_configs/{name}_fp32.json"
 
 
-def summed_in(config: dict[str, Any]) -> str:
+def summed_in(config: JsonObject) -> str:
     """The precision in which the gradients of a step's micro-batches are added up: what the JSON says, or a default.
 
     The default for bf16 is fp32, because the 8 bits of bf16 lose a small number that is added to a large sum. The
@@ -51,7 +52,7 @@ def summed_in(config: dict[str, Any]) -> str:
     return str(config.get("data_types", {}).get("grad_accum_dtype", default))
 
 
-def sent_in(config: dict[str, Any], stage: int) -> str:
+def sent_in(config: JsonObject, stage: int) -> str:
     """The precision in which data ranks reduce gradients in a ZeRO stage: what the JSON says, or a default.
 
     The default is the precision of what is reduced. Stages 0 and 1 reduce the sum over all micro-batches, stages 2 and
@@ -61,7 +62,7 @@ def sent_in(config: dict[str, Any], stage: int) -> str:
     return str(config.get("communication_data_type", default))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> JsonObject:
     """Read and check a JSON file. Errors: `UserError` with file, key and remedy."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -82,7 +83,7 @@ def read(path: Path) -> dict[str, Any]:
     return config
 
 
-def check(config: dict[str, Any], where: str) -> None:
+def check(config: JsonObject, where: str) -> None:
     """Refuse unknown keys, wrong types and combinations in which DeepSpeed computes wrong numbers.
 
     Errors: `UserError` that starts with `where`.
@@ -110,7 +111,7 @@ def check(config: dict[str, Any], where: str) -> None:
         )
 
 
-def _check_gradients(config: dict[str, Any], where: str) -> None:
+def _check_gradients(config: JsonObject, where: str) -> None:
     """Refuse other precisions for the sums and the sending of gradients than fp32 and the training's own."""
     kind = precision(config)
     for name, value in (
@@ -128,7 +129,7 @@ def _check_gradients(config: dict[str, Any], where: str) -> None:
         )
 
 
-def _check_offload(zero: dict[str, Any], where: str) -> None:
+def _check_offload(zero: JsonObject, where: str) -> None:
     places = {"offload_param": ("none", "cpu"), "offload_optimizer": ("none", "cpu", "nvme")}
     for name, known in places.items():
         section = zero.get(name, {})
@@ -148,7 +149,7 @@ def _check_offload(zero: dict[str, Any], where: str) -> None:
         )
 
 
-def check_layout(config: dict[str, Any], layout: Layout, where: str) -> None:
+def check_layout(config: JsonObject, layout: Layout, where: str) -> None:
     """Refuse a JSON with which DeepSpeed cannot run a layout, or runs it wrong. Errors: `UserError` with the reason."""
     stage = zero_stage(config)
     if layout.pp > 1 and stage > 1:
@@ -175,8 +176,8 @@ def _no_constant(name: str) -> Any:
     raise UserError(f"{name} is no number in JSON; give a finite one")
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
+    result: JsonObject = {}
     for key, value in pairs:
         if key in result:
             raise UserError(f"key {key} stands twice; remove one")

@@ -3,15 +3,15 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from model.engine import inside
 from support.errors import UserError
+from support.json_object import JsonObject
 
 
-def check_device(ds_config: dict[str, Any]) -> None:
+def check_device(ds_config: JsonObject) -> None:
     """Refuse what this machine cannot do. Errors: `UserError` with the reason.
 
     Call it before any rank builds its engine: the lock of a kernel that an engine is compiling would look like one that

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from support.json_object import JsonObject
+
 EXAMINED = ("0.19.8",)  # the versions of DeepSpeed in which everything below was read and tested
 SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # the JSON has the scaler's settings
 
@@ -247,7 +249,7 @@ def share_stage_3(engine: Any) -> None:
         optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
-def counters(engine: Any) -> dict[str, Any]:
+def counters(engine: Any) -> JsonObject:
     """The numbers of the engine's state: its counts, and the state of the fp16 loss scaler, empty without fp16.
 
     Read in runtime/engine.py and runtime/fp16/loss_scaler.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
@@ -261,7 +263,7 @@ def counters(engine: Any) -> dict[str, Any]:
     }
 
 
-def set_counters(engine: Any, numbers: dict[str, Any]) -> None:
+def set_counters(engine: Any, numbers: JsonObject) -> None:
     """Set what `counters` has read, and place the scheduler of the JSON at the count of steps that were taken.
 
     A scheduler that is given no position begins at its first step. Read in runtime/engine.py and

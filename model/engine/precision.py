@@ -1,11 +1,11 @@
 """How fast this machine is in a precision: many CPUs compute bf16 and fp16 in software, tens of times slower."""
 
 import time
-from typing import Any
 
 import torch
 
 from model.engine.config import precision
+from support.json_object import JsonObject
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PROBE_SECONDS = 0.1
@@ -34,7 +34,7 @@ def _seconds(square: torch.Tensor) -> float:
     return time.perf_counter() - began
 
 
-def software(config: dict[str, Any]) -> str:
+def software(config: JsonObject) -> str:
     """A line that says how slow this machine is in the precision of a DeepSpeed JSON; nothing where it is not."""
     name = precision(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

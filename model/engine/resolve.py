@@ -2,12 +2,12 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 from model.engine import schedulers
 from model.engine.config import precision, sent_in, summed_in, zero_stage
 from model.engine.schema import AUTO_KEYS
 from support.errors import UserError
+from support.json_object import JsonObject
 
 CLIPPING = 1.0  # DeepSpeed's default for `gradient_clipping`; its documentation does not say so
 NEVER = 2**31 - 1  # for `steps_per_print`: DeepSpeed's own lines would break up the progress display
@@ -17,7 +17,7 @@ NEVER = 2**31 - 1  # for `steps_per_print`: DeepSpeed's own lines would break up
 class Resolved:
     """A DeepSpeed JSON without "auto", and a line for each key that differs from the recipe."""
 
-    json: dict[str, Any]
+    json: JsonObject
     deviations: tuple[str, ...]
 
     @property
@@ -27,7 +27,7 @@ class Resolved:
 
 
 def resolve(
-    config: dict[str, Any], recipe_values: dict[str, Any], data_degree: int, where: str, ramp: tuple[int, ...] = ()
+    config: JsonObject, recipe_values: JsonObject, data_degree: int, where: str, ramp: tuple[int, ...] = ()
 ) -> Resolved:
     """Fill every "auto" from the recipe. An explicit value beats the recipe's and is listed as a deviation.
 
@@ -66,7 +66,7 @@ def resolve(
     return Resolved(result, tuple(deviations))
 
 
-def _resolve_gradients(config: dict[str, Any]) -> list[str]:
+def _resolve_gradients(config: JsonObject) -> list[str]:
     """Write down in which precision gradients are added up and sent. Return a line where it is coarser than usual.
 
     Without these keys DeepSpeed 0.19.8 does both in the training's precision. It then sends in that precision even
@@ -85,7 +85,7 @@ def _resolve_gradients(config: dict[str, Any]) -> list[str]:
     return said
 
 
-def _resolve_accumulation(config: dict[str, Any], data_degree: int, where: str) -> None:
+def _resolve_accumulation(config: JsonObject, data_degree: int, where: str) -> None:
     batch, micro = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     accumulation = config["gradient_accumulation_steps"]
     for name, value in (("global batch", batch), ("micro-batch", micro)):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.nearest import hint
 
 
@@ -64,7 +65,7 @@ REQUIRED = ("total_num_steps", "cycle_min_lr", "cycle_max_lr")  # where a schedu
 WARMUP_STEPS = 1000  # DeepSpeed's default
 
 
-def check(section: dict[str, Any], where: str) -> None:
+def check(section: JsonObject, where: str) -> None:
     """Refuse a `scheduler` that DeepSpeed would refuse late, or run as something else.
 
     Errors: `UserError` of one line that starts with `where` and names key and remedy.
@@ -90,7 +91,7 @@ def check(section: dict[str, Any], where: str) -> None:
         )
 
 
-def fill(section: dict[str, Any], params: dict[str, Any]) -> list[str]:
+def fill(section: JsonObject, params: JsonObject) -> list[str]:
     """Fill in the peak that a warm-up leads to, the optimizer's rate; return what the scheduler takes over.
 
     Left to itself WarmupDecayLR takes 0.001. `params` are the optimizer's, resolved.

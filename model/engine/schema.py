@@ -9,12 +9,13 @@ import math
 from typing import Any
 
 from support.errors import UserError
+from support.json_object import JsonObject
 from support.nearest import hint
 
 NUMBER = (int, float)
-FREE: dict[str, Any] = {}  # a section whose keys another function checks
+FREE: JsonObject = {}  # a section whose keys another function checks
 
-SCHEMA: dict[str, Any] = {
+SCHEMA: JsonObject = {
     "train_batch_size": int,
     "train_micro_batch_size_per_gpu": int,
     "gradient_accumulation_steps": int,
@@ -141,7 +142,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def check_keys(config: dict[str, Any], where: str) -> None:
+def check_keys(config: JsonObject, where: str) -> None:
     """Refuse unknown keys, values of a wrong type and numbers out of their bounds.
 
     Errors: `UserError` that starts with `where` and names the key.
@@ -158,7 +159,7 @@ def check_keys(config: dict[str, Any], where: str) -> None:
     _check_adam(params, where)
 
 
-def _check_section(section: dict[str, Any], schema: dict[str, Any], prefix: str, where: str) -> None:
+def _check_section(section: JsonObject, schema: JsonObject, prefix: str, where: str) -> None:
     for key, value in section.items():
         path = prefix + key
         if key not in schema:
@@ -189,7 +190,7 @@ def _check_bounds(path: str, value: float, where: str) -> None:
         raise UserError(f"{where}: {path} is {value}; it must be at least {low:g}{most}")
 
 
-def _check_adam(params: dict[str, Any], where: str) -> None:
+def _check_adam(params: JsonObject, where: str) -> None:
     def number(value: Any, low: float, high: float) -> bool:
         return isinstance(value, NUMBER) and not isinstance(value, bool) and low <= value < high
 
