@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import GPTConfig
+from model.engine.inside import shape_of
 from model.parallel import slice_of
 
 RESIDUAL_OUTPUTS = ("attention.out.weight", "mlp.down.weight")
@@ -32,7 +33,7 @@ def init_weights(
 
 def whole_shape(parameter: Tensor) -> torch.Size:
     """The shape that a parameter has in the plain `GPT`."""
-    shape, cut = list(getattr(parameter, "ds_shape", parameter.shape)), slice_of(parameter)
+    shape, cut = list(shape_of(parameter)), slice_of(parameter)
     if cut:
         shape[cut.dim] *= cut.size
     return torch.Size(shape)
