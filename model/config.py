@@ -14,9 +14,9 @@ class GPTConfig:
     """Shape of a GPT-2 / MT-NLG decoder: learned positions, pre-layer-norm, GELU, biases, tied embedding.
 
     `ffn_hidden_size=0` means the usual four times `hidden_size`. The embedding has `padded_vocab_size` rows:
-    `vocab_size` rounded up to a multiple of `vocab_multiple`, a fact of the recipe and not of the layout,
-    so that another layout changes no shape. `objective` is "causal", "masked" (every token sees every token, and a
-    share of them is to be guessed) or "prefix" (the tokens of a prefix see each other, the rest what is before them).
+    `vocab_size` rounded up to a multiple of `vocab_multiple`. That belongs to the recipe and not to the layout, so
+    another layout changes no shape. `objective` is "causal", "masked" (every token sees every token, and a share of
+    them is to be guessed) or "prefix" (the tokens of a prefix see each other, the others see what is before them).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

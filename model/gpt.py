@@ -1,8 +1,8 @@
 """The GPT: architecture and nothing else.
 
-Axes are suffixes: B batch, S sequence (this rank's share where it is cut), H hidden, F feed-forward, N heads (this
-rank's), D head width, V padded vocabulary (this rank's rows). Embedding, block and head are defined once; the pipeline
-is made of the same pieces (`model/pipeline.py`).
+The axes of a tensor are the suffix of its name: B batch, S sequence (this rank's share where it is cut), H hidden, F
+feed-forward, N heads (this rank's), D head width, V padded vocabulary (this rank's rows). Embedding, block and head are
+defined once. The pipeline is made of the same pieces (`model/pipeline.py`).
 """
 
 import torch
@@ -39,7 +39,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BSH)
         B, S, _ = qkv.shape
         qkv_BNS3D = qkv.view(B, S, self.num_heads, 3, self.head_size).transpose(1, 2)
-        # Ulysses: from a share of the sequence of all heads to the whole sequence of a share of the heads, and back.
+        # Ulysses: a rank has its share of the sequence for all heads, and attention needs the whole sequence. So ranks
+        # exchange: each gets the whole sequence for its share of the heads. After the attention they exchange back.
         qkv_BNS3D = all_to_all(qkv_BNS3D, self.parallel.ulysses, HEADS, SEQUENCE)
         if self.recompute and torch.is_grad_enabled():
             y_BNSD = checkpoint(self.core, qkv_BNS3D, visible_BSS, use_reentrant=False)
@@ -115,9 +116,9 @@ class GPT(nn.Module):
     def forward(self, tokens_BS: Tensor, prefix_B: Tensor | None = None, documents_BS: Tensor | None = None) -> Tensor:
         """Token ids [B, S] to logits [B, S, V]; columns that are no id of the tokeniser mean nothing.
 
-        `prefix_B` goes with the prefix objective: how many tokens of each sample all of its tokens see. With
-        `documents_BS`, which document of the sample each token is of (ascending), no token sees another document, and
-        positions begin anew in each.
+        `prefix_B` is the length of each sample's prefix, for the prefix objective. `documents_BS` is the number of each
+        token's document, ascending in a sample. With it no token sees another document, and positions begin anew in
+        each.
         """
         visible_BSS = None if prefix_B is None else prefix_mask(prefix_B, tokens_BS.size(1))
         places_BS = None
@@ -131,19 +132,20 @@ class GPT(nn.Module):
 
 
 def document_mask(documents_BS: Tensor, causal: bool) -> Tensor:
-    """Who sees whom where no token sees another document [B, S, S]."""
+    """Which token (rows) sees which [B, S, S], where no token sees another document."""
     same_BSS = documents_BS[:, :, None] == documents_BS[:, None, :]
     return same_BSS.tril() if causal else same_BSS
 
 
 def places_in_documents(documents_BS: Tensor) -> Tensor:
-    """The position of each token in its document [B, S]; what the sample cuts off before its start is not counted."""
+    """The position of each token in its document [B, S]. A document that began before the sample counts from its start
+    in the sample."""
     place_S = torch.arange(documents_BS.size(1), device=documents_BS.device)
     first_BS = F.pad(documents_BS.diff(dim=1) != 0, (1, 0))
     return place_S - (place_S * first_BS).cummax(1).values
 
 
 def prefix_mask(prefix_B: Tensor, length: int) -> Tensor:
-    """Who sees whom under the prefix objective [B, S, S]: everything before it, and all of the prefix."""
+    """Which token (rows) sees which [B, S, S] under the prefix objective: those before it, itself, and the prefix."""
     place = torch.arange(length, device=prefix_B.device)
     return (place[None, :] <= place[:, None]) | (place < prefix_B[:, None, None])

@@ -13,10 +13,10 @@ from model.parallel import Axis, Parallel
 class Grid:
     """This rank's place on every axis.
 
-    `data` spans all ranks that hold the same parameters: the data ranks and, inside them, the Ulysses ranks, which
-    share their samples but not their gradients. DeepSpeed is told of this axis as its data axis: what it then averages
-    is right in every ZeRO stage, where its own sequence groups sum instead in stages 1 and 2 (DeepSpeed 0.19.8,
-    runtime/engine.py:3884).
+    `data` spans all ranks that hold the same parameters: the data ranks and, inside them, the Ulysses ranks. Ulysses
+    ranks have the same samples but different gradients. DeepSpeed is told that this axis is its data axis. It then
+    averages the gradients rightly in every ZeRO stage. Its own sequence groups would add them up in stages 1 and 2
+    (DeepSpeed 0.19.8, runtime/engine.py:3884).
     """
 
     layout: Layout
@@ -33,7 +33,7 @@ class Grid:
 
     @property
     def dp_rank(self) -> int:
-        """Which of them is this rank's."""
+        """Which of these micro-batches is this rank's."""
         return self.data.rank // self.layout.ulysses
 
     @property
@@ -62,7 +62,7 @@ class Grid:
 
 
 def make_grid(layout: Layout) -> Grid:
-    """Lay the ranks of the running process group out, and make the groups; collective.
+    """Place the ranks of the running process group in the layout, and make the groups; collective.
 
     Errors: `UserError` where the layout does not divide the world.
     """
@@ -87,7 +87,7 @@ def make_grid(layout: Layout) -> Grid:
 
 
 def _axis(groups: list[list[int]], rank: int) -> Axis:
-    """Make the groups of an axis, all of them on every rank, and keep this rank's."""
+    """Make the groups of an axis and keep this rank's. Every rank has to make all groups, in the same order."""
     made = [(dist.new_group(ranks), ranks) for ranks in groups]
     group, ranks = next(pair for pair in made if rank in pair[1])
     return Axis(len(ranks), ranks.index(rank), group)

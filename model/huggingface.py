@@ -1,6 +1,6 @@
 """Conversion to and from `GPT2LMHeadModel`.
 
-Rows of the embedding that are no id of the tokeniser stay behind; padding comes back as zeros.
+Rows of the embedding that are no id of the tokeniser are not exported. The padding of an imported model is zeros.
 """
 
 import re
@@ -114,7 +114,7 @@ def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
 
 
 def _to_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
-    if ".qkv." in name:  # rows grouped by head here; all queries, all keys, all values there
+    if ".qkv." in name:  # here the rows are grouped by head; there all queries come first, then keys, then values
         heads = (config.num_attention_heads, 3, config.head_size)
         value = value.view(*heads, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
     return _transposed(name, value)

@@ -1,7 +1,7 @@
-"""Initial weights as a function of the seed and the parameter's name alone, so that every layout starts the same.
+"""Initial weights, a function of the seed and the parameter's name alone. So every layout starts with the same weights.
 
-A rank makes one whole matrix at a time and keeps its slice of it: no rank ever holds more of the model than its own
-part and one matrix.
+A rank makes one whole matrix at a time and keeps its slice. So it never holds more than its own part of the model and
+one matrix.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import GPTConfig
+from model.engine.inside import shape_of
 from model.parallel import slice_of
 
 RESIDUAL_OUTPUTS = ("attention.out.weight", "mlp.down.weight")
@@ -32,7 +33,7 @@ def init_weights(
 
 def whole_shape(parameter: Tensor) -> torch.Size:
     """The shape that a parameter has in the plain `GPT`."""
-    shape, cut = list(getattr(parameter, "ds_shape", parameter.shape)), slice_of(parameter)
+    shape, cut = list(shape_of(parameter)), slice_of(parameter)
     if cut:
         shape[cut.dim] *= cut.size
     return torch.Size(shape)
@@ -49,6 +50,7 @@ def initial_value(name: str, shape: torch.Size, config: GPTConfig, seed: int) ->
     std = config.init_method_std
     if name.endswith(RESIDUAL_OUTPUTS):
         std /= (2 * config.num_layers) ** 0.5
+    # A seed for each name, and not one stream for all: a rank can then make any parameter without those before it.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
     return torch.empty(shape).normal_(0.0, std, generator=generator)

@@ -1,4 +1,4 @@
-"""The layers that tensor slicing changes; at degree 1 they are the plain ones. Axes as in `model/gpt.py`."""
+"""The layers that tensor slicing changes. At degree 1 they are the plain layers. Axes as in `model/gpt.py`."""
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ class ColumnParallelLinear(nn.Linear):
 
 
 class RowParallelLinear(nn.Linear):
-    """A linear layer with its inputs sliced: weight [out, in / tp], whole bias added once after the sum."""
+    """A linear layer with its inputs sliced: weight [out, in / tp]. The bias is whole and is added after the sum."""
 
     def __init__(self, inputs: int, outputs: int, parallel: Parallel) -> None:
         super().__init__(inputs // parallel.tp.size, outputs)
@@ -50,7 +50,7 @@ class Norm(nn.LayerNorm):
 
 
 class ResidualDropout(nn.Dropout):
-    """Dropout on the residual stream: the same on all tensor ranks, or each its own where the sequence is cut."""
+    """Dropout on the residual stream. All tensor ranks draw alike, except where each has its share of the sequence."""
 
     def __init__(self, p: float, parallel: Parallel) -> None:
         super().__init__(p)
@@ -63,7 +63,10 @@ class ResidualDropout(nn.Dropout):
 
 
 class TokenEmbedding(nn.Module):
-    """The tied matrix, its rows sliced over the tensor ranks: looks tokens up at the bottom, scores them at the top."""
+    """The tied matrix: it looks tokens up at the bottom and scores them at the top.
+
+    Its rows are sliced over the tensor ranks. A rank gives zeros for tokens whose rows another rank holds.
+    """
 
     def __init__(self, config: GPTConfig, parallel: Parallel) -> None:
         super().__init__()

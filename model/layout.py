@@ -76,11 +76,12 @@ class Layout:
 
 
 def stage_boundaries(model: GPTConfig, stages: int) -> list[int]:
-    """Where to cut the pipeline's layers so that the costliest stage costs least.
+    """Where to cut the pipeline's layers so that the costliest stage costs as little as possible.
 
-    The layers are the token embedding, the positions, the blocks, the final norm and the head; their cost is their
-    matrix products (the head's is vocabulary x hidden, the embedding's look-up is next to nothing). Among equally good
-    cuts every stage has a block, and the most even one is taken. Returns stages + 1 indices.
+    The layers are the token embedding, the positions, the blocks, the final norm and the head. The cost of a layer is
+    that of its matrix products. The head's is vocabulary x hidden; the embedding only looks rows up, which costs next
+    to nothing. Every stage has at least one block. Of equally good cuts the most even one is taken. Returns
+    stages + 1 indices.
     """
     h = model.hidden_size
     block = 4 * h * h + 2 * h * model.ffn_hidden_size + 2 * model.seq_length * h

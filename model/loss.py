@@ -12,9 +12,9 @@ from model.parallel import SOLO, Axis
 
 
 def token_losses(logits_BSV: Tensor, labels_BS: Tensor, entries: int, tp: Axis = SOLO.tp) -> Tensor:
-    """Cross entropy of every label in nats [B, S], fp32; columns from `entries` on take no part.
+    """Cross entropy of every label in nats [B, S], fp32. Columns from `entries` on are left out.
 
-    `entries` is how many ids the tokeniser has; the other columns are padding and ids that never are a label.
+    `entries` is the number of ids of the tokeniser. The other columns are padding, or ids that are never a label.
     With the vocabulary sliced over `tp`, each rank holds its columns only and no rank ever sees all logits (Shoeybi et
     al. 2019, section 3).
     """
@@ -56,9 +56,9 @@ class _SlicedCrossEntropy(Function):
 def weighted_loss(
     logits_BSV: Tensor, labels_BS: Tensor, weights_BS: Tensor, entries: int, tp: Axis = SOLO.tp
 ) -> Tensor:
-    """Mean over samples of the weighted sum of each sample's losses: what is trained on.
+    """What is trained on: the mean over samples of the weighted sum of each sample's losses.
 
-    A sample's weights over the whole sequence add up to 1 in training, so that every sample counts the same whatever
-    is masked, and whatever the layout.
+    In training the weights of a sample add up to 1 over the whole sequence. So every sample counts the same, whatever
+    is masked and whatever the layout.
     """
     return (token_losses(logits_BSV, labels_BS, entries, tp) * weights_BS).sum() / labels_BS.size(0)

@@ -1,6 +1,6 @@
 """Tensor slicing, sequence parallelism and Ulysses: where a rank is, and the collectives with their derivatives.
 
-`SOLO` is a rank by itself; with it every function here is the identity, so that the layers read the same at degree 1.
+`SOLO` is a rank by itself. With it every function here returns its input, so the layers need no case for degree 1.
 Sources: Shoeybi et al. 2019 (arXiv:1909.08053), section 3, f and g; Korthikanti et al. 2022 (arXiv:2205.05198), section
 4.2.2, g and g-bar; Jacobs et al. 2023 (arXiv:2309.14509), section 3.1, the all-to-all.
 """
@@ -55,8 +55,8 @@ class Slice:
 def mark_slice(parameter: Tensor, dim: int, axis: Axis) -> None:
     """Say that a parameter is a slice: for the initial weights, checkpoints, and DeepSpeed's gradient norm.
 
-    DeepSpeed counts a parameter without this mark once for all tensor ranks; forgetting it gives a wrong norm and no
-    warning.
+    DeepSpeed takes a parameter without this mark for a copy and counts it once for all tensor ranks. A slice without
+    its mark makes the norm wrong, and nothing warns.
     """
     if axis.size > 1:
         parameter.slice = Slice(dim, axis.size, axis.rank)  # type: ignore[attr-defined]
@@ -151,7 +151,10 @@ def enter(x_BSH: Tensor, parallel: Parallel) -> Tensor:
 
 
 def leave(x_BSH: Tensor, parallel: Parallel) -> Tensor:
-    """Out of a sliced region: partial sums become sums, of this rank's share of a sequence-parallel sequence."""
+    """Out of a sliced region: the ranks' partial sums are added up.
+
+    Under sequence parallelism a rank gets the sums for its share of the sequence only.
+    """
     if parallel.tp.size == 1:
         return x_BSH
     function = _ScatterSequence if parallel.sequence_parallel else _Leave
@@ -159,12 +162,16 @@ def leave(x_BSH: Tensor, parallel: Parallel) -> Tensor:
 
 
 def replicated(parameter: Tensor, parallel: Parallel) -> Tensor:
-    """A whole parameter as used where each tensor rank sees its share of the sequence: gradients add up over ranks."""
+    """A parameter that every tensor rank holds whole. Its gradients are added up over the ranks under sequence
+    parallelism, because each rank then sees only its share of the sequence."""
     return _Enter.apply(parameter, parallel.tp) if parallel.sequence_parallel else parameter  # type: ignore[no-any-return]
 
 
 class _AllToAll(Function):
-    """Cut `x` along axis `scatter` over the ranks and join what comes along axis `gather`; the reverse backward."""
+    """Send each rank a part of `x`, cut along axis `scatter`; join the received parts along axis `gather`.
+
+    The backward pass does the reverse.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: Axis, scatter: int, gather: int) -> Tensor:
@@ -191,8 +198,8 @@ def all_to_all(x: Tensor, axis: Axis, scatter: int, gather: int) -> Tensor:
 def sliced_random(parallel: Parallel, active: bool) -> Iterator[None]:
     """A random stream of this tensor rank's own, for dropout on what is sliced.
 
-    Outside, the tensor ranks of one replica draw the same numbers. The stream inside starts at a number drawn from the
-    one outside, so that recomputing the forward pass draws the same again.
+    Outside of it the tensor ranks of one replica draw the same numbers. Its seed is drawn from the stream outside.
+    So a forward pass that is computed again draws the same numbers again.
     """
     if not active or parallel.tp.size == 1:
         yield

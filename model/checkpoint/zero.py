@@ -88,8 +88,8 @@ class ZeroState:
         names, fragments = self.engine.names, []
         for piece in pieces:
             p = piece.parameter
-            shape = tuple(getattr(p, "ds_shape", p.shape))  # stage 3 has flattened p; `ds_shape` is its shape before
-            fragments.append(Fragment(names[p], piece.start, piece.numel, piece.offset, shape, slice_of(p)))
+            place = (piece.start, piece.numel, piece.offset)
+            fragments.append(Fragment(names[p], *place, inside.shape_of(p), slice_of(p)))
         return Flat(tensor, tuple(fragments))
 
 

@@ -121,13 +121,9 @@ def initialize(model: nn.Module, ds_config: JsonObject, mpu: Grid | None = None)
     import deepspeed
 
     decay = ds_config["optimizer"]["params"]["weight_decay"]
-
-    def axes(p: nn.Parameter) -> int:
-        return len(getattr(p, "ds_shape", p.shape))  # stage 3 has flattened p; `ds_shape` is its shape before
-
     groups = [
-        {"params": [p for p in model.parameters() if axes(p) > 1], "weight_decay": decay},
-        {"params": [p for p in model.parameters() if axes(p) <= 1], "weight_decay": 0.0},
+        {"params": [p for p in model.parameters() if len(inside.shape_of(p)) > 1], "weight_decay": decay},
+        {"params": [p for p in model.parameters() if len(inside.shape_of(p)) <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config, mpu=mpu)

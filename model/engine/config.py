@@ -112,7 +112,10 @@ def check(config: JsonObject, where: str) -> None:
 
 
 def _check_gradients(config: JsonObject, where: str) -> None:
-    """Refuse other precisions for the sums and the sending of gradients than fp32 and the training's own."""
+    """Refuse a precision that does not fit the training's.
+
+    Gradients are added up in the training's precision or in fp32. They may be sent in bf16 too.
+    """
     kind = precision(config)
     for name, value in (
         ("data_types.grad_accum_dtype", summed_in(config)),

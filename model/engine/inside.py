@@ -89,6 +89,14 @@ def cut_pipeline(pipeline: Any, boundaries: list[int]) -> None:
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
+def shape_of(parameter: Tensor) -> tuple[int, ...]:
+    """The shape of this rank's slice of a parameter. ZeRO stage 3 has flattened and partitioned it.
+
+    Read in runtime/zero/partition_parameters.py. Shown by test_a_layout_trains_like_plain_pytorch.
+    """
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def silence_monitors(engine: Any) -> None:
     """Stop DeepSpeed's own events. They have the learning rate and the loss scale of the next step.
 

@@ -1,6 +1,7 @@
 """The JSON's `scheduler`: what DeepSpeed's learning-rate schedulers take, checked. Imports neither torch nor DeepSpeed.
 
-DeepSpeed 0.19.8 takes a wrong parameter with a traceback, a wrong `warmup_type` in silence, and numbers as they come.
+DeepSpeed 0.19.8 answers a wrong parameter with a traceback. It takes a wrong `warmup_type` for another one in silence,
+and it does not check numbers.
 """
 
 import json
@@ -66,7 +67,7 @@ WARMUP_STEPS = 1000  # DeepSpeed's default
 
 
 def check(section: JsonObject, where: str) -> None:
-    """Refuse a `scheduler` that DeepSpeed would refuse late, or run as something else.
+    """Refuse a `scheduler` that DeepSpeed would refuse only later, or would run as another one.
 
     Errors: `UserError` of one line that starts with `where` and names key and remedy.
     """
@@ -92,9 +93,10 @@ def check(section: JsonObject, where: str) -> None:
 
 
 def fill(section: JsonObject, params: JsonObject) -> list[str]:
-    """Fill in the peak that a warm-up leads to, the optimizer's rate; return what the scheduler takes over.
+    """Set the peak of a warm-up to the optimizer's rate where the JSON gives none. Return a line for each thing that
+    the scheduler takes out of the recipe's hands.
 
-    Left to itself WarmupDecayLR takes 0.001. `params` are the optimizer's, resolved.
+    DeepSpeed would take 0.001 as the peak of WarmupDecayLR. `params` are the optimizer's, resolved.
     """
     kind, own = section["type"], section.setdefault("params", {})
     if "warmup_max_lr" in SCHEDULERS[kind] and own.get("warmup_max_lr", "auto") == "auto":

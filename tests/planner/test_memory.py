@@ -176,7 +176,7 @@ def test_traffic_is_hidden_where_deepspeed_hides_it(name: str, more: dict, hidde
     ({"granularity": "selective"}, 0, 1), ({"interval": 2}, 0, 0),
 ])  # fmt: skip
 def test_recomputation_is_what_the_engine_reads(section: dict, full: float, selective: float) -> None:
-    """Blocks 0 and 3 of five, as `model.engine.recomputed_blocks` has it; an interval alone recomputes nothing."""
+    """Blocks 0 and 3 of five, as `recomputed_blocks` of the engine has it; an interval alone recomputes nothing."""
     model = GPTConfig(num_layers=5, hidden_size=64, num_attention_heads=2, seq_length=16, vocab_size=100)
     engine = {"activation_checkpointing": section, "train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
     step = work(model, Layout(), engine, 1)

@@ -75,7 +75,7 @@ def predivided() -> float:
 
 
 def test_a_predivided_gradient_is_halved_in_stage_3() -> None:
-    """Refused here, see test_engine_config.py."""
+    """Refused here, see test_config.py."""
     assert run_ranks(2, predivided) == [0.5, 0.5]
 
 
