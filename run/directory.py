@@ -157,7 +157,7 @@ def newest(name: str | None = None) -> Path:
     """The run that was started or resumed last, of one recipe or of all. Errors: `UserError` where there is none."""
     found = runs_root().glob(f"{name or '*'}/*/recipe.json")
     trained = filter(was_trained, (file.parent for file in found))
-    runs = sorted(trained, key=lambda path: (path / "start.json").stat().st_mtime)
+    runs = sorted(trained, key=lambda path: (path / "recipe.json").stat().st_mtime)
     if not runs:
         raise UserError(
             f"there is no run below {runs_root() / (name or '')}; train one with make demo, or give its directory"

@@ -27,11 +27,11 @@ def test_no_other_interval_loses_less(minutes: int) -> None:
 
 
 def test_a_recipe_s_steps_and_a_plan_s() -> None:
-    """500 steps of 2 s are 1,000 s. Without a step's time nothing follows from steps."""
+    """800 steps of 2 s are 1,600 s. Without a step's time nothing follows from steps."""
     recipe = load("tiny")
-    assert recipe.intervals.save_every == 500
-    assert saves(recipe, 2, 2.0)["save_minutes"] == pytest.approx(1000 / 60)
-    assert saves(recipe, 2, 2.0)["save_steps"] == 500
+    assert recipe.intervals.save_every == 800
+    assert saves(recipe, 2, 2.0)["save_minutes"] == pytest.approx(1600 / 60)
+    assert saves(recipe, 2, 2.0)["save_steps"] == 800
     assert not {"save_minutes", "save_steps", "save_share"} & saves(recipe, 2, 0.0).keys()
     large = saves(load("530b"), 2240, 45.9)
     assert large["save_steps"] == pytest.approx(7_146.2 / 45.9, abs=0.1)
