@@ -68,7 +68,7 @@ def local_files(corpus: str) -> dict[Path, str]:
         files = sorted(_files_below(path))
         if not files:
             raise UserError(f"corpus {corpus} is a directory without files; put text, JSON lines or Parquet into it")
-        return _listed(path, files) or _by_name(path, files)
+        return _listed(path, files) or _by_name(path, files, whole=True)
     if path.is_file():
         return {path: ""}
     files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
@@ -114,23 +114,27 @@ def _hidden(path: Path) -> bool:
 # --- The splits of a folder ------------------------------------------------------------------------------------------
 
 
-def _by_name(root: Path, files: list[Path]) -> dict[Path, str]:
+def _by_name(root: Path, files: list[Path], whole: bool = False) -> dict[Path, str]:
     """The splits of files by their names below `root`, read as the datasets library reads them.
 
     That library leaves out a file without a split, and says nothing. Here such a file is an error beside files to
-    train on, and otherwise it is for training. Texts about a folder are left out beside data.
+    train on, and otherwise it is for training. Texts about a folder are left out beside data. `whole` says that the
+    files are all of a folder: then lines and tables beside those of a train split are an error as well.
     """
     data = _without_about(files)
+    records = [file for file in data if form(file) in ("lines", "table")]
     splits = {file: _split_in(file.relative_to(root)) for file in data}
-    if not {"validation", "test"} & {*splits.values()}:
-        return dict.fromkeys(data if any(form(file) in ("lines", "table") for file in data) else files, "")
-    other = next((file for file, split in splits.items() if not split and form(file)), None)
-    if other and "train" in splits.values():
-        own = next(file.relative_to(root) for file, split in splits.items() if split not in ("", "train"))
+    own = next((file for file, split in splits.items() if split not in ("", "train")), None)
+    judged = data if own else records if whole else []
+    other = next((file for file in judged if not splits[file] and form(file)), None)
+    if other and "train" in map(splits.__getitem__, judged):
+        shown = own or next(file for file in judged if splits[file])
         raise UserError(
-            f"corpus {root} has splits of its own, such as {own}, and {other.relative_to(root)} is in none of them; "
-            "move it out, name it after its split, or give the files to train on as a glob"
+            f"corpus {root} has splits of its own, such as {shown.relative_to(root)}, and {other.relative_to(root)} is "
+            "in none of them; move it out, name it after its split, or give the files to train on as a glob"
         )
+    if not own:
+        return dict.fromkeys(data if records else files, "")
     return {file: split or "train" for file, split in splits.items()}
 
 

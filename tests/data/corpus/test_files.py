@@ -122,6 +122,15 @@ def test_a_file_of_no_split_beside_files_to_train_on_is_refused(tmp_path: Path) 
         local_files(str(tmp_path))
 
 
+def test_a_held_out_file_of_another_name_is_not_trained_on(tmp_path: Path) -> None:
+    touch(tmp_path, ["train.jsonl", "holdout.jsonl", "train_gpt.py", "README.md"])
+    with pytest.raises(ValueError, match=r"such as train\.jsonl, and holdout\.jsonl is in none of them; move"):
+        local_files(str(tmp_path))
+    assert {*splits(tmp_path / "*.jsonl", tmp_path)} == {"train.jsonl", "holdout.jsonl"}  # it was named
+    (tmp_path / "holdout.jsonl").unlink()
+    assert splits(tmp_path, tmp_path) == {"train.jsonl": "", "train_gpt.py": ""}
+
+
 @pytest.mark.parametrize(
     ("config", "found"),
     [
