@@ -101,7 +101,9 @@ def split_said(own: str, said: object) -> str:
 
 
 def value(record: object, path: str, missing: object = None) -> Any:
-    """The field of a record at a dotted path; `missing` where there is none."""
+    """The field of a record at a dotted path, or of a name with dots; `missing` where there is none."""
+    if isinstance(record, dict) and path in record:
+        return record[path]
     for key in path.split("."):
         if not isinstance(record, dict) or key not in record:
             return missing

@@ -25,6 +25,7 @@ from support.errors import UserError
 
 UNPACKED_RATIO = 4  # unpacked text is about so much larger; only a guess, to say how much there is to do
 TEXT_BYTES = 1 << 22  # a long plain text becomes documents of this or up to twice as much, so that memory stays flat
+WRITTEN_OUT = (b"[", b"{", b"\xef\xbb\xbf[", b"\xef\xbb\xbf{")  # a first line that shows that a file is not JSON lines
 PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 21, 1 << 32  # about so many pieces a corpus, and the sizes of a piece
 
 
@@ -156,6 +157,9 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
             if _is_utf16(raw, position):
                 problems.report(KIND["utf-8"], _utf16(path))
                 return
+            if not position and raw.strip() in WRITTEN_OUT:
+                problem("json", position, f"is JSON over several lines; {_pack(raw)}")
+                return
             try:
                 record = json.loads(raw.decode().removeprefix("\ufeff"))  # given bytes, it would guess their encoding
             except UnicodeDecodeError as error:
@@ -168,8 +172,7 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
                 problem("json", position, f"is not JSON ({reason}); mend the line, or go on with --on-error skip")
                 continue
             if isinstance(record, list) and not position:
-                hint = f"is one JSON array, not JSON lines; convert it: jq -c '.[]' {name} > {path.stem}.jsonl"
-                problem("json", position, hint)
+                problem("json", position, f"is one JSON array, not JSON lines; {_pack(raw)}")
                 continue
             text, said = value(record, piece.field, MISSING), value(record, SPLIT_FIELD)
             wrong = fault(text, said, piece.field)
@@ -187,6 +190,11 @@ def _fields(record: object) -> str:
 
 def _rename(piece: FilePiece) -> str:
     return f"name the field as {piece.path.name}::FIELD"
+
+
+def _pack(raw: bytes) -> str:
+    array = raw.strip().endswith((b"[", b"]"))
+    return f"write each record on a line of its own, for example with jq -c '{'.[]' if array else '.'}'"
 
 
 def _convert(path: Path) -> str:

@@ -100,6 +100,8 @@ def _batches(plain: Path, suffix: str, column: str) -> Iterator[Any]:
         yield ", ".join(schema.names)
         return
     names = sorted({column, SPLIT_FIELD} & {*schema.names})
+    if twice := next((name for name in names if schema.names.count(name) > 1), None):
+        raise OSError(f'it has several columns of the name "{twice}"')
     if parquet:
         batches = table.iter_batches(ROWS, columns=names, use_threads=False)
     else:

@@ -131,6 +131,8 @@ def test_a_field_of_another_name_and_a_split_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = list(documents(f"{tmp_path}/a.jsonl::body.en"))
     assert [(document.text, document.split) for document in found] == [("one", "validation"), ("two", "")]
+    (tmp_path / "b.jsonl").write_text(json.dumps({"body.en": "three"}))
+    assert [document.text for document in documents(f"{tmp_path}/b.jsonl::body.en")] == ["three"]
     pq.write_table(pa.table({"body": TEXTS}), tmp_path / "a.parquet")
     assert [document.text for document in documents(f"{tmp_path}/a.parquet::body")] == TEXTS
 
@@ -186,7 +188,9 @@ def test_the_size_of_pieces_follows_the_corpus_in_steps() -> None:
         ),
         ("a.jsonl", b'{"text": "x", "split": 2}\n', 'line 1 has 2 in "split", none of train'),
         ("a.jsonl", b"3\n", 'line 1 has no field "text" \\(it is no object\\)'),
-        ("a.json", b'[{"text": "x"}]\n', "line 1 is one JSON array, not JSON lines; convert it: jq"),
+        ("a.json", b'[{"text": "x"}]\n', r"line 1 is one JSON array, not JSON lines; write .* with jq -c '\.\[\]'"),
+        ("a.json", b'[\n{"text": "x"},\n{"text": "y"}\n]\n', r"line 1 is JSON over several lines; .* jq -c '\.\[\]'"),
+        ("a.json", b'\xef\xbb\xbf{\r\n "text": "x"\r\n}\r\n', r"line 1 is JSON over several lines; .* jq -c '\.'"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON .nested too deeply"),
         ("a.jsonl", b'{"text": "x", "id": ' + b"9" * 5000 + b"}", "line 1 is not JSON .a number of too many digits"),
         ("a.jsonl", b'{"text": "\\ud83d"}', 'line 1 has half a surrogate pair in "text"'),
@@ -264,6 +268,14 @@ def test_a_packed_file_that_lacks_its_end_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.zst").write_bytes(whole[:-20])
     with pytest.raises(ValueError, match=r"a\.jsonl\.zst"):
         list(documents(str(tmp_path / "a.jsonl.zst")))
+
+
+@pytest.mark.parametrize("name", ["text", "split"])
+def test_a_table_with_two_columns_of_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    columns = [pa.array(["x"]), pa.array(["train"]), pa.array(["test"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["text", "split", name]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f'a.parquet cannot be read: it has several columns of the name "{name}"'):
+        list(documents(str(tmp_path / "a.parquet")))
 
 
 def test_a_parquet_without_the_column_lists_its_own(tmp_path: Path) -> None:
