@@ -23,6 +23,8 @@ def find(given: list[str], settings: list[str]) -> Inspected:
     from run.prepared import recipe_data
 
     paths = [Path(name) for name in given]
+    if settings and paths[0].exists():
+        raise UserError("--set goes with a recipe, not with a run or prepared folders")
     if len(given) == 1 and (paths[0] / "data.json").is_file():
         recipe = read_recipe(paths[0])
         stored = json.loads((paths[0] / "data.json").read_text())
@@ -33,8 +35,6 @@ def find(given: list[str], settings: list[str]) -> Inspected:
         except UserError as error:
             raise UserError(f"{given[0]} is no prepared folder, no run and no recipe: {error}") from None
         return Inspected(recipe_data(recipe, _note), recipe.model.seq_length, recipe.seed)
-    if settings:
-        raise UserError("--set goes with a recipe, not with prepared folders")
     sizes = [prepare.manifest(path)["train"]["tokens"] for path in paths]
     check_same_tokeniser(paths)
     parts = [

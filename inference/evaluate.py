@@ -165,6 +165,7 @@ def text_of(run: Path, data: str) -> Text:
     """A split of a prepared folder, a shard, or any corpus that can be read.
 
     A corpus is encoded with the run's tokeniser as preparing does: the name of a special token is plain text.
+    Errors: `UserError` for a prepared folder without a split, and for tokens of a folder with another tokeniser.
     """
     from data.tokens import prepare
     from data.tokens.shards import Shards
@@ -174,15 +175,28 @@ def text_of(run: Path, data: str) -> Text:
         facts = prepare.check(folder)[split]
         if not facts["tokens"]:
             raise UserError(f"{folder} holds no {split} documents; give another split")
+        _check_tokeniser(run, folder)
         return _of_shards(data, prepare.shards(folder, split), facts["bytes"])
-    if Path(data).is_dir():
+    if Path(data, "manifest.json").exists() and Path(data, "tokeniser").is_dir():
+        raise UserError(f"{data} is a prepared folder; give one of its splits, such as {Path(data, 'test')}")
+    if data and Path(data).is_dir():
         data = str(Path(data).resolve())
     prefix = Path(data).with_suffix("") if data.endswith((".bin", ".idx")) else Path(data)
-    if prefix.with_name(prefix.name + ".idx").exists():
+    if Path(f"{prefix}.idx").exists():
         shards = Shards([prefix])
+        _check_tokeniser(run, folder)
         return _of_shards(data, shards, _decoded_bytes(shards, load_tokeniser(run)))
     tokens, size = _encoded(run, data)
     return Text(data, lambda start, stop: tokens[start:stop], len(tokens), size)
+
+
+def _check_tokeniser(run: Path, folder: Path) -> None:
+    """Check that the tokens of a prepared folder mean to a run what they mean there: ids alone do not tell."""
+    from data.tokens import tokenisers
+
+    home = folder / "tokeniser"
+    if home.is_dir() and tokenisers.load(str(home)).get_vocab() != load_tokeniser(run).get_vocab():
+        raise UserError(f"{folder} was made with another tokeniser than {run}; give the text, or prepare it again")
 
 
 def _decoded_bytes(shards: "Shards", tokeniser: "PreTrainedTokenizerFast") -> int:

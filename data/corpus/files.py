@@ -64,7 +64,7 @@ def local_files(corpus: str) -> dict[Path, str]:
     Errors: `UserError` where nothing is left, for a link to nowhere, and where some files are of no split.
     """
     path = Path(corpus).expanduser()
-    if path.is_dir():
+    if corpus and path.is_dir():  # an empty name is no other name for the working directory
         files = sorted(_files_below(path))
         if not files:
             raise UserError(f"corpus {corpus} is a directory without files; put text, JSON lines or Parquet into it")

@@ -95,6 +95,24 @@ def test_a_text_of_nothing_is_refused(run: Path) -> None:
         evaluate.evaluate(run, str(run.parent / "empty.jsonl"))
 
 
+def test_what_another_tokeniser_made_is_refused(run: Path) -> None:
+    """Its ids may all be known to the run, but they are other words."""
+    _, folder = prepared([f"{WORDS}{i}" for i in range(5)], run)
+    tokenisers.save(tokenisers.train_bpe(["other texts have other words\n"] * 9, 300), folder / "tokeniser")
+    (shard,) = folder.glob("validation-*.idx")
+    for data in (folder / "validation", shard):
+        with pytest.raises(ValueError, match=r"was made with another tokeniser than .*run; give the text"):
+            text_of(run, str(data))
+
+
+def test_what_names_no_text_is_refused(run: Path) -> None:
+    _, folder = prepared([f"{WORDS}{i}" for i in range(5)], run)
+    with pytest.raises(ValueError, match="is a prepared folder; give one of its splits, such as .*/test"):
+        text_of(run, str(folder))
+    with pytest.raises(ValueError, match="corpus '' does not exist"):
+        text_of(run, "")
+
+
 def prepared(texts: list[str], run: Path) -> tuple[Path, Path]:
     """A corpus of `texts`, the last one for validation, and its prepared folder."""
     path, last = run.parent / "texts.jsonl", len(texts) - 1
