@@ -19,15 +19,34 @@ def load(path: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
     """Model and tokeniser of a run directory or of an exported folder. Errors: `UserError` where it is neither."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if (path / "config.json").exists():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        return AutoModelForCausalLM.from_pretrained(path).to(device), AutoTokenizer.from_pretrained(path)
     from inference.export import load_as_hf
 
-    model, tokeniser = load_as_hf(path)
-    return model.to(device), tokeniser
+    model, tokeniser = load_exported(path) if (path / "config.json").exists() else load_as_hf(path)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokeniser
+
+
+def load_exported(folder: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
+    """A GPT-2 of Hugging Face's form and its tokeniser. Errors: `UserError` where the folder holds something else."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+
+    from data.tokens import tokenisers
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
+    if not isinstance(model, GPT2LMHeadModel):
+        raise UserError(f"{folder} holds a {type(model).__name__}, not a GPT-2; give a run or an export of one")
+    tokeniser = tokenisers.load(str(folder))
+    entries = tokenisers.entries(tokeniser)
+    if entries > model.config.vocab_size:
+        raise UserError(
+            f"{folder} has a tokeniser of {entries} entries for a model of {model.config.vocab_size}: they do not "
+            "belong together; export the run again"
+        )
+    return model, tokeniser
 
 
 def meaningless(model: "GPT2LMHeadModel", tokeniser: "PreTrainedTokenizerFast") -> list[int]:

@@ -102,6 +102,8 @@ def load(source: str) -> PreTrainedTokenizerFast:
             f"tokeniser {source!r} cannot be loaded: {reason}; give bpe:N, gpt2, a folder that holds "
             "tokenizer.json, or a hub id"
         ) from None
+    if not set(tokeniser.get_vocab().values()) - set(tokeniser.all_special_ids):  # a config.json alone gives such a one
+        raise UserError(f"tokeniser {source!r} has no words; give a folder that holds tokenizer.json")
     if tokeniser.eos_token_id is None:
         raise UserError(f"tokeniser {source!r} has no end-of-text token; set eos_token in its tokenizer_config.json")
     if tokeniser.pad_token_id is None:  # usual for GPT-2: padding has no weight in a loss

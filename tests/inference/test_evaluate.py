@@ -107,7 +107,7 @@ def test_what_another_tokeniser_made_is_refused(run: Path) -> None:
 
 def test_what_names_no_text_is_refused(run: Path) -> None:
     _, folder = prepared([f"{WORDS}{i}" for i in range(5)], run)
-    with pytest.raises(ValueError, match="is a prepared folder; give one of its splits, such as .*/test"):
+    with pytest.raises(ValueError, match=r"is a prepared folder; give one of its splits, such as .*/test"):
         text_of(run, str(folder))
     with pytest.raises(ValueError, match="corpus '' does not exist"):
         text_of(run, "")

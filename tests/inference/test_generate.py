@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from commands import generate
 from data.tokens import tokenisers
-from inference.generate import meaningless
+from inference.generate import load, meaningless
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.huggingface import to_hf
@@ -65,3 +65,22 @@ def test_neither_gaps_nor_the_padding_of_another_model_are_written(
     assert meaningless(GPT2LMHeadModel.from_pretrained(folder), tokeniser) == [
         *range(257, 261), *range(max(known) + 1, 400)
     ]  # fmt: skip
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"cannot be read as a model: Unrecognized model .*; give a run"):
+        load(tmp_path)
+    OPTForCausalLM(
+        OPTConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, ffn_dim=8, num_attention_heads=1)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds an? OPTForCausalLM, not a GPT-2"):
+        load(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), tmp_path)
+    entries = tokenisers.entries(tokenisers.load(str(tmp_path)))
+    with pytest.raises(ValueError, match=f"a tokeniser of {entries} entries for a model of 256"):
+        load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"cannot be read as a model: .*header"):
+        load(tmp_path)

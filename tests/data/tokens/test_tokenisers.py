@@ -104,3 +104,10 @@ def test_a_tokeniser_that_cannot_be_is_refused(spec: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         tokenisers.obtain(spec, [])
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_model_and_no_tokeniser_is_refused(tmp_path: Path) -> None:
+    """transformers makes an empty tokeniser of it, which encodes every text as nothing."""
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match=r"has no words; give a folder that holds tokenizer.json"):
+        tokenisers.load(str(tmp_path))
