@@ -159,18 +159,26 @@ def _split_in(path: Path) -> str:
 def _listed(root: Path, files: list[Path]) -> dict[Path, str]:
     """The splits of a folder whose README.md lists its files, as data sets of the hub do. Empty where it lists none.
 
-    Files that it does not list are left out. Errors: `UserError` where there are files of several subsets.
+    Files that it does not list are left out, and so are splits of other names. Where it lists no other, the names of
+    the files say it. Errors: `UserError` where they do not, and where there are files of several subsets.
     """
-    found = {}
+    found, unknown = {}, None
     for name, patterns in _subsets(root).items():
         splits: dict[Path, str] = {}
         for split, pattern in patterns:
             below = {root / name for name in glob.glob(pattern, root_dir=root, recursive=True)}
             for file in filter(below.__contains__, _without_about(files)):
-                named = _split_in(file.relative_to(root)) or "train" if split is None else split
+                says = _split_in(file.relative_to(root))
+                named = says or "train" if split is None else split
                 splits |= {file: farthest(splits.get(file, ""), named)} if named else {}
+                unknown = unknown if named or says else file
         if splits:
             found[name] = splits
+    if unknown and not found:
+        raise UserError(
+            f"README.md of corpus {root} lists {unknown.relative_to(root)} in a split that is none of "
+            f"{', '.join(NAMED)}; mend that, or give the files to train on as a glob"
+        )
     if len({tuple(splits.items()) for splits in found.values()}) > 1:
         raise UserError(
             f"corpus {root} holds several subsets (README.md lists {', '.join(found)}); give one of them as a glob, or "

@@ -158,6 +158,19 @@ def test_a_data_set_s_readme_says_its_files(config: dict[str, object], found: di
     assert splits(tmp_path, tmp_path) == found
 
 
+def test_a_readme_of_unknown_splits_only_is_no_leave_to_train_on_all(tmp_path: Path) -> None:
+    touch(tmp_path, ["main.jsonl", "held.jsonl"])
+    listed = [{"split": "main", "path": "m*"}, {"split": "held", "path": "h*"}]
+    write_card(tmp_path, [{"config_name": "one", "data_files": listed}])
+    with pytest.raises(ValueError, match=r"lists held\.jsonl in a split that is none of train, training, validation"):
+        local_files(str(tmp_path))
+    (tmp_path / "main.jsonl").rename(tmp_path / "train_main.jsonl")
+    (tmp_path / "held.jsonl").rename(tmp_path / "test_held.jsonl")
+    listed = [{"split": "train_main", "path": "tr*"}, {"split": "test_held", "path": "te*"}]
+    write_card(tmp_path, [{"config_name": "one", "data_files": listed}])
+    assert splits(tmp_path, tmp_path) == {"test_held.jsonl": "test", "train_main.jsonl": "train"}
+
+
 def write_card(folder: Path, configs: list[dict[str, object]]) -> None:
     (folder / "README.md").write_text(f"---\nlicense: mit\nconfigs: {json.dumps(configs)}\n---\n# A set\n")
 
