@@ -217,7 +217,7 @@ def _encoded(run: Path, data: str) -> "tuple[NDArray[np.generic], int]":
     from data.corpus import corpora
     from data.tokens.encode import Judge
 
-    judge, end = Judge(run / "tokeniser"), load_tokeniser(run).eos_token_id
+    end, judge = load_tokeniser(run).eos_token_id, Judge(run / "tokeniser")  # in this order: only the first says why
     documents, parts, size = corpora.documents(data), [], 0
     while texts := [document.text for document in itertools.islice(documents, BATCH_DOCUMENTS)]:
         tokens, lengths = judge(texts)

@@ -113,6 +113,12 @@ def test_what_names_no_text_is_refused(run: Path) -> None:
         text_of(run, "")
 
 
+def test_a_run_without_its_tokeniser_is_one_line(run: Path) -> None:
+    (run / "tokeniser" / "tokenizer.json").rename(run.parent / "a.txt")
+    with pytest.raises(ValueError, match=r"tokeniser .* (cannot be loaded|has no words)"):
+        text_of(run, str(run.parent / "a.txt"))
+
+
 def prepared(texts: list[str], run: Path) -> tuple[Path, Path]:
     """A corpus of `texts`, the last one for validation, and its prepared folder."""
     path, last = run.parent / "texts.jsonl", len(texts) - 1
