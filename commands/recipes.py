@@ -1,4 +1,4 @@
-"""List the recipes: `python -m recipes`."""
+"""`stagecraft recipes`: list the recipes."""
 
 import json
 
