@@ -1,9 +1,13 @@
 """`stagecraft generate --prompt "KING HENRY"`: write text with a run."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from commands import cli
 from inference.generate import DEFAULT_NEW_TOKENS, generate
+
+if TYPE_CHECKING:
+    pass
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`stagecraft recipes`: list the recipes."""
+"""List the recipes: `python -m recipes`."""
 
 import json
 

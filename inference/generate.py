@@ -1,4 +1,4 @@
-"""Write text with a run or an exported folder."""
+"""Write text with a run: `stagecraft generate --prompt "KING HENRY"`."""
 
 import argparse
 import sys
@@ -91,7 +91,7 @@ def prompts(args: argparse.Namespace) -> str:
 
 
 def generate(args: argparse.Namespace) -> JsonObject:
-    """Write `args.samples` texts and return them with the prompt. Without `args.json` they are printed as they come."""
+    """Write `args.samples` texts, streamed as they come unless they go out as JSON; return prompt and texts."""
     settings, prompt = sampling(args), prompts(args)
     import torch
     from transformers import TextStreamer, set_seed

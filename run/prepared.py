@@ -1,4 +1,4 @@
-"""The prepared data of a recipe and of a run, made where it is missing."""
+"""The prepared data of a recipe or a run: made, opened again, and told."""
 
 import json
 from pathlib import Path
