@@ -1,8 +1,6 @@
-"""Prepare a recipe's data: `stagecraft prepare gpt_tiny`."""
+"""The prepared data of a recipe or a run: made, opened again, and told."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,17 @@ from data.tokens import prepare
 from data.tokens.tasks import Progress
 from recipes.recipe import Recipe
 from run.directory import Run, runs_root
-
-Say = Callable[[str], None]
+from support.terminal import Say, now_and_then
 
 
 class Bar:
     """Progress as a line now and then, or where it is `live` as a bar."""
 
-    EVERY_SECONDS = 10.0
-
     def __init__(self, say: Say, live: bool = False) -> None:
-        self.say, self.live, self.said = say, live, time.monotonic()
+        self.say, self.live = now_and_then(say, at_once=False), live
         self.bar: Any = None
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
         if self.live:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Live
@@ -38,12 +32,11 @@ class Bar:
                 self.bar.add_task("")
                 self.bar.start()
             self.bar.update(0, total=progress.total_bytes, completed=progress.done_bytes, description=str(progress))
-        elif now - self.said >= self.EVERY_SECONDS:
-            self.said = now
+        else:
             self.say(str(progress))
 
     def stop(self) -> None:
-        """Leave the bar."""
+        """End the bar, so that what follows stands below it."""
         if self.bar:
             self.bar.stop()
 

@@ -38,4 +38,4 @@ def test_every_axis_that_is_split_stays_split(name: str) -> None:
 
 
 def test_too_few_processes_are_refused(tmp_path: Path) -> None:
-    assert "keeps 4 ranks at the least" in fail(tmp_path, "commands", "rehearse", "530b", "--processes", "2")
+    assert "needs at least 4 ranks" in fail(tmp_path, "commands", "rehearse", "530b", "--processes", "2")
