@@ -6,7 +6,6 @@ from pathlib import Path
 from commands import cli
 from data.cleaning import clean, decontamination
 from data.cleaning.stages import DEFAULT, STAGES, Settings
-from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import StatusLine, print_table
 
@@ -58,8 +57,6 @@ def main() -> None:
         status = StatusLine()
         try:
             report = clean.clean(settings, Path(args.out), args.workers, status.say)
-        except KeyboardInterrupt:
-            raise UserError("stopped; the same command goes on") from None
         finally:
             status.end()
         if not args.json:

@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from typing import NoReturn
 
-from support.errors import CRASHED, WRONG_INPUT, UserError
+from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
+from support.terminal import output_is_noise
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,15 +43,19 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
 
     With `as_json` standard output holds what the job returns, as JSON, and nothing else. A refusal of the operating
-    system (a full disk, a lost mount) is one line too, but counts as a crash: it may be well the next time.
+    system (a full disk, a lost mount) is one line too, but counts as a crash: it may be well the next time. Ctrl-C
+    and SIGTERM are one line as well; a rank leaves SIGTERM to training.
     """
+    terminated = None if "RANK" in os.environ else signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if as_json:
-            with _output_is_noise():
+            with output_is_noise():
                 result = job()
             print(json.dumps(result), flush=True)
         else:
             job()
+    except KeyboardInterrupt:
+        fail("stopped; give the same command again, what is finished is kept", STOPPED)
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(CRASHED) from None
@@ -63,18 +67,6 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
         if os.environ.get("RANK", "0") == "0":
             print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)
         raise
-
-
-@contextmanager
-def _output_is_noise() -> Iterator[None]:
-    """What libraries print, or the processes that they start, goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
     finally:
-        sys.stdout.flush()  # a logger may have kept it
-        os.dup2(kept, 1)
-        os.close(kept)
+        if terminated is not None:
+            signal.signal(signal.SIGTERM, terminated)

@@ -1,9 +1,11 @@
 """What commands say on a terminal: tables, and how far the work is."""
 
 import math
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,3 +56,18 @@ class StatusLine:
         """Leave the line, so that what follows stands below it."""
         if self._width:
             print(file=sys.stderr)
+
+
+@contextmanager
+def output_is_noise() -> Iterator[None]:
+    """What libraries print, or the processes that they start, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()  # a logger may have kept it
+        os.dup2(kept, 1)
+        os.close(kept)

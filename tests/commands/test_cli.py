@@ -1,5 +1,6 @@
 """Standard output is for the result."""
 
+import signal
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 from commands import cli
 from recipes.registry import ROOT
-from support.errors import WRONG_INPUT, UserError
+from support.errors import STOPPED, WRONG_INPUT, UserError
 
 NOISY = """
 import logging, os, subprocess, sys
@@ -44,3 +45,13 @@ def test_an_error_leaves_standard_output_empty_and_open(capfd: pytest.CaptureFix
     shown = capfd.readouterr()
     assert ended.value.code == WRONG_INPUT and shown.out == "afterwards\n"
     assert shown.err.endswith("error: no such thing; give another\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        cli.run_job(lambda: signal.raise_signal(number), as_json=True)
+    line = "error: stopped; give the same command again, what is finished is kept\n"
+    assert (ended.value.code, *capfd.readouterr()) == (STOPPED, "", line)
+    assert signal.getsignal(signal.SIGTERM) == before
