@@ -12,17 +12,15 @@ from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
 from support.errors import CRASHED, WRONG_INPUT, UserError
+from support.json_object import finite
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        form = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=form)
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; see {self.prog} --help", WRONG_INPUT)
@@ -42,16 +40,18 @@ def fail(message: str, status: int) -> NoReturn:
 def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
 
-    With `as_json` standard output holds what the job returns, as JSON, and nothing else. A refusal of the operating
-    system (a full disk, a lost mount) is one line too, but counts as a crash: it may be well the next time.
+    With `as_json` standard output holds what the job returns, as JSON, and nothing else; docs/json.md has the keys.
+    A refusal of the operating system (a full disk, a lost mount) is one line too, but counts as a crash: it may be
+    well the next time.
     """
     try:
         if as_json:
             with _output_is_noise():
                 result = job()
-            print(json.dumps(result), flush=True)
+            print(json.dumps(finite(result)), flush=True)
         else:
             job()
+            sys.stdout.flush()  # here, where it is known what to do without a reader
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(CRASHED) from None
