@@ -95,7 +95,7 @@ def plan_time(recipe: Recipe, step: Work, machine: Machine) -> TimePlan:
     }
 
 
-def saves(recipe: Recipe, world_size: int, step_seconds: float, storage_gb_s: float) -> SavingPlan:
+def saves(recipe: Recipe, world_size: int, step_seconds: float, storage_gb_s: float = STORAGE_GB_S) -> SavingPlan:
     """How often a run saves, and what saves and failures cost. Without a step's time (0) what follows from it is left
     out."""
     planned = saving(recipe.model, recipe.intervals, world_size, step_seconds, storage_gb_s)
