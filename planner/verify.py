@@ -61,11 +61,3 @@ def _build(recipe: Recipe, engine: JsonObject, world: int, rank: int, dtype: str
     with pretended_world(recipe.layout, world, rank) as grid:
         parameters = list(meta_model(recipe.model, grid, recompute, DTYPES[dtype]).parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
-
-
-def show_proof(proof: Proof) -> None:
-    """Print what was built."""
-    print(
-        f"  verified                  built all {proof['built']} distinct ranks of {proof['world_size']:,} in "
-        f"{proof['seconds']:.1f} s: each holds exactly the planned parameters and bytes of weights"
-    )

@@ -8,12 +8,14 @@ import pytest
 from launch.rehearse import narrow
 from recipes.registry import load, names
 from recipes.settings import override
+from tests.commands.documented import check
 from tests.commands.running import fail, succeed
 
 
 @pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("530b", 4)])
 def test_a_recipe_rehearses(name: str, processes: int, tmp_path: Path) -> None:
     values = json.loads(succeed(tmp_path, "commands", "rehearse", name, "--processes", str(processes), "--json"))
+    check("rehearse", values)
     assert values["resumed_equals_unbroken"] and values["killed_after_step"] < values["steps"]
     assert values["processes"] == processes
     assert (Path(values["export"]) / "model.safetensors").exists()
