@@ -27,7 +27,7 @@ $(VENV)/.up-to-date: requirements.txt requirements-dev.txt constraints.txt pypro
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## corpus, tokens, train, evaluate, generate, export, on this machine
+demo: setup  ## corpus, tokens, train, evaluate, generate, export, report, on this machine
 	$(PY) -m commands prepare tiny
 	$(PY) -m commands pretrain tiny $(FLAGS)
 	$(PY) -m commands evaluate

@@ -8,7 +8,6 @@ its own word splitter is slower.
 
 import argparse
 import importlib
-import json
 import os
 import statistics
 import time
@@ -99,18 +98,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> list[JsonObject]:
         os.environ["RAYON_NUM_THREADS"] = "1"
         rows = measure([document.text for document in islice(documents(args.corpus), args.documents)])
-        if args.json:
-            print(json.dumps(rows))
-            return
-        for row in rows:
+        for row in () if args.json else rows:
             peer = row["peer_mb_per_second"]
             beside = f"{row['peer']} {peer:.1f} MB/s, ratio {row['mb_per_second'] / peer:.1f}" if peer else row["peer"]
             print(f"{row['stage']:20s} {row['mb_per_second']:8.1f} MB/s  {beside}")
+        return rows
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

@@ -438,6 +438,18 @@ def _resident(process: "subprocess.Popen[bytes]") -> Iterator[int]:
         time.sleep(0.2)
 
 
+def show(values: dict[str, list[Row]]) -> None:
+    """Print figures and ratios."""
+    for name, rows in values.items():
+        print(name)
+        for label, figure, unit in rows:
+            ours = next(row[1] for row in rows if row[2] == unit)
+            print(f"  {label:40s} {figure:12,.2f} {unit:5s} {ours / figure:8.2f}")
+    if not importlib.util.find_spec("tiktoken"):
+        print("tiktoken is not installed here, so nanoGPT's way is left out")
+    print("gpt-neox and datatrove are not measured")
+
+
 def main() -> None:
     parser = cli.Parser("Measure preparing and reading data beside peers; print figures and ratios.")
     parser.add_argument("--rounds", type=int, default=3)
@@ -447,7 +459,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> dict[str, dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
             tokenisers.save(tokenisers.obtain("gpt2", []), scratch / "gpt2")
@@ -460,19 +472,11 @@ def main() -> None:
                 "memory": lambda: memory(scratch, args.gigabytes, args.workers),
             }
             values = {name: part() for name, part in parts.items() if name in (args.only or parts)}
-        if args.json:
-            print(json.dumps({name: {f"{row[0]}, {row[2]}": row[1] for row in rows} for name, rows in values.items()}))
-            return
-        for name, rows in values.items():
-            print(name)
-            for label, figure, unit in rows:
-                ours = next(row[1] for row in rows if row[2] == unit)
-                print(f"  {label:40s} {figure:12,.2f} {unit:5s} {ours / figure:8.2f}")
-        if not importlib.util.find_spec("tiktoken"):
-            print("tiktoken is not installed here, so nanoGPT's way is left out")
-        print("gpt-neox and datatrove are not measured")
+        if not args.json:
+            show(values)
+        return {name: {f"{row[0]}, {row[2]}": row[1] for row in rows} for name, rows in values.items()}
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

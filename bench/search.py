@@ -1,6 +1,5 @@
 """How many layouts does the search judge in a minute? `python -m bench.search` on one core."""
 
-import json
 import os
 import time
 
@@ -18,7 +17,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
-    def job() -> None:
+    def job() -> dict[str, float]:
         if hasattr(os, "sched_setaffinity"):  # macOS has none; numpy's formulas are element-wise, and use one core
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         recipe = load(args.recipe)
@@ -35,17 +34,16 @@ def main() -> None:
                 result = search.judge(step, machine)
                 judged, fitting = judged + len(result.seconds), fitting + int(result.fits.sum())
         seconds = time.perf_counter() - began
-        values = {"layouts": judged, "fitting": fitting, "clusters": nodes, "seconds": seconds}
+        values: dict[str, float] = {"layouts": judged, "fitting": fitting, "clusters": nodes, "seconds": seconds}
         values["layouts_per_minute"] = 60 * judged / seconds
-        if args.json:
-            print(json.dumps(values))
-            return
-        print(
-            f"{judged:,} layouts of {recipe.name} on 1 to {nodes:,} nodes, {fitting:,} fit: {seconds:.1f} s on one "
-            f"core, {values['layouts_per_minute']:,.0f} a minute"
-        )
+        if not args.json:
+            print(
+                f"{judged:,} layouts of {recipe.name} on 1 to {nodes:,} nodes, {fitting:,} fit: {seconds:.1f} s on one "
+                f"core, {values['layouts_per_minute']:,.0f} a minute"
+            )
+        return values
 
-    cli.run_job(job)
+    cli.run_job(job, args.json)
 
 
 if __name__ == "__main__":

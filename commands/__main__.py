@@ -1,9 +1,12 @@
 """All commands: `stagecraft plan 530b`, or `python -m commands plan 530b`."""
 
 import importlib
+import importlib.metadata
 import sys
+import tomllib
 
 from commands import cli
+from recipes.registry import ROOT
 from support.errors import WRONG_INPUT
 from support.nearest import hint
 
@@ -22,17 +25,37 @@ COMMANDS = {
 }
 
 
+def usage() -> str:
+    """What `--help` prints."""
+    listed = "\n".join(f"  {name:10s} {what}" for name, what in COMMANDS.items())
+    return f"usage: stagecraft COMMAND …\n\n{listed}\n\nstagecraft COMMAND --help says more; stagecraft --version."
+
+
+def version() -> str:
+    """This project's version, also in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("stagecraft")
+    except importlib.metadata.PackageNotFoundError:
+        return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
 def main() -> None:
     """Run the command that the first argument names."""
-    listed = "\n".join(f"  {name:10s} {what}" for name, what in COMMANDS.items())
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(f"usage: stagecraft COMMAND …\n\n{listed}\n\nstagecraft COMMAND --help says more.")
-        raise SystemExit(WRONG_INPUT if len(sys.argv) < 2 else 0)
-    name = sys.argv[1]
-    if name not in COMMANDS:
+    if len(sys.argv) < 2:
+        print(usage(), file=sys.stderr)
+        raise SystemExit(WRONG_INPUT)
+    name, *rest = sys.argv[1:]
+    if name == "help":  # stagecraft help plan
+        name, *rest = (*rest[:1], "--help")
+    if name in ("-h", "--help"):
+        cli.run_job(lambda: print(usage()))
+    elif name == "--version":
+        print(f"stagecraft {version()}")
+    elif name in COMMANDS:
+        sys.argv = [f"stagecraft {name}", *rest]
+        importlib.import_module(f"commands.{name}").main()
+    else:
         cli.fail(f"there is no command {name!r}; {hint(name, COMMANDS)}", WRONG_INPUT)
-    sys.argv = [f"stagecraft {name}", *sys.argv[2:]]
-    importlib.import_module(f"commands.{name}").main()
 
 
 if __name__ == "__main__":

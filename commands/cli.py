@@ -11,18 +11,21 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
+from support.json_object import finite
 from support.terminal import output_is_noise
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """A default is shown where it says something."""
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; see {self.prog} --help", WRONG_INPUT)
@@ -42,18 +45,19 @@ def fail(message: str, status: int) -> NoReturn:
 def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
 
-    With `as_json` standard output holds what the job returns, as JSON, and nothing else. A refusal of the operating
-    system (a full disk, a lost mount) is one line too, but counts as a crash: it may be well the next time. Ctrl-C
-    and SIGTERM are one line as well; a rank leaves SIGTERM to training.
+    With `as_json` standard output holds what the job returns, as JSON, and nothing else; docs/json.md has the keys.
+    A refusal of the operating system (a full disk) is one line too, but a crash: it may be well the next time. So are
+    Ctrl-C and SIGTERM; a rank leaves SIGTERM to training.
     """
     terminated = None if "RANK" in os.environ else signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if as_json:
             with output_is_noise():
                 result = job()
-            print(json.dumps(result), flush=True)
+            print(json.dumps(finite(result)), flush=True)
         else:
             job()
+            sys.stdout.flush()  # here, where it is known what to do without a reader
     except KeyboardInterrupt:
         fail("stopped; give the same command again, what is finished is kept", STOPPED)
     except BrokenPipeError:  # the reader of a pipe had enough

@@ -1,15 +1,11 @@
 """`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from commands import cli
 from inference.evaluate import evaluate, show
 from run.directory import newest
 from support.json_object import JsonObject
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:

@@ -1,14 +1,10 @@
 """`stagecraft export --run runs/gpt_tiny/…`: a run as a Hugging Face folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from commands import cli
 from inference.export import export
 from run.directory import newest, read_recipe
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:

@@ -1,13 +1,24 @@
 """`stagecraft generate --prompt "KING HENRY"`: write text with a run."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from commands import cli
-from inference.generate import DEFAULT_NEW_TOKENS, generate
+from inference.generate import DEFAULT_NEW_TOKENS, Sampling, generate
+from run.directory import newest
+from support.errors import UserError
+from support.json_object import JsonObject
 
-if TYPE_CHECKING:
-    pass
+
+def read_prompt(text: str | None, file: Path | None) -> str:
+    """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
+    if text is not None or (file is None and sys.stdin.isatty()):
+        return text or ""
+    try:
+        return file.read_text(encoding="utf-8") if file else sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"prompt file {file}" if file else "standard input"
+        raise UserError(f"{where} is not UTF-8 at byte {error.start}; convert it") from None
 
 
 def main() -> None:
@@ -19,15 +30,32 @@ def main() -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, help=f"tokens to write; by default {DEFAULT_NEW_TOKENS}, or what fits"
     )
+    usual = Sampling()
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    parser.add_argument("--temperature", type=float, default=0.8, help="flattens (above 1) or sharpens the odds")
-    parser.add_argument("--top-k", type=int, default=50, help="draw from the k likeliest tokens; 0 is off")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this total odds")
     parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="above 1 makes written tokens less likely"
+        "--temperature", type=float, default=usual.temperature, help="flattens (above 1) or sharpens the odds"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=1, help="how many texts to write, each with the next seed")
+    parser.add_argument("--top-k", type=int, default=usual.top_k, help="draw from the k likeliest tokens; 0 is off")
+    parser.add_argument(
+        "--top-p", type=float, default=usual.top_p, help="draw from the likeliest tokens of this total odds"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=usual.repetition_penalty,
+        help="above 1 makes written tokens less likely",
+    )
+    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument(
+        "--samples", type=int, default=usual.samples, help="how many texts to write, each with the next seed"
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON instead of streaming")
     args = parser.parse_args()
-    cli.run_job(lambda: generate(args), args.json)
+
+    def job() -> JsonObject:
+        odds = (args.greedy, args.temperature, args.top_k, args.top_p, args.repetition_penalty)
+        sampling = Sampling(*odds, args.seed, args.samples, args.max_new_tokens)
+        prompt = read_prompt(args.prompt, args.file)
+        return generate(args.run or newest(), prompt, sampling, stream=not args.json)
+
+    cli.run_job(job, args.json)

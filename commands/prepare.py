@@ -4,12 +4,11 @@ import sys
 
 from commands import cli
 from data.corpus import corpora
-from data.corpus.sources import SPLITS
 from data.tokens import prepare
 from data.tokens.encode import ENGINES
 from recipes.registry import load
 from recipes.settings import override
-from run.prepared import Bar, recipe_data
+from run.prepared import Bar, print_data, recipe_data
 from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import Say, print_table
@@ -29,22 +28,6 @@ def list_corpora(quiet: bool) -> list[JsonObject]:
         table.add_row(entry["name"], what, entry["from"], size, entry["licence"], entry["fixed_by"])
     print_table(table)
     return known
-
-
-def print_data(parts: list[JsonObject], train_tokens: int) -> None:
-    """Print the size of each split, and how often a run of `train_tokens` tokens reads each part of its blend."""
-    total = sum(part["share"] for part in parts)
-    for part in parts:
-        for split in SPLITS:
-            facts = part[split]
-            if facts["tokens"]:
-                print(
-                    f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
-                    f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
-                )
-        share = part["share"] / total
-        epochs = share * train_tokens / part["train"]["tokens"]
-        print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
 
 
 def main() -> None:

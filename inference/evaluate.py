@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte of a run on any text: `stagecraft evaluate --data my.txt`."""
+"""Loss, perplexity and bits per byte of a run on any text."""
 
 import itertools
 import json
@@ -109,9 +109,10 @@ class Vocabulary(NamedTuple):
 
 
 def mean_loss(model: "GPT", text: Text, vocabulary: Vocabulary, separate: bool) -> float:
-    """Mean loss in nats over every token, behind an end-of-document token; `separate` documents do not see each other.
+    """Mean loss in nats over every token of a text. An end-of-document token stands in front of the first.
 
-    Reads about `BATCH_TOKENS` at a time. Errors: `UserError` for a token that the tokeniser does not have.
+    With `separate` the documents of the text do not see each other. Reads about `BATCH_TOKENS` at a time. Errors:
+    `UserError` for a token that the tokeniser does not have.
     """
     import numpy as np
     import torch
@@ -144,7 +145,7 @@ def mean_loss(model: "GPT", text: Text, vocabulary: Vocabulary, separate: bool) 
 
 
 def _texts(run: Path, data: str) -> list[Text]:
-    """What is to be evaluated: of a run's own validation set each part of the blend, else one text."""
+    """What to evaluate: each part of the run's own validation set, or one text."""
     from data.samples import mixture
     from data.tokens import prepare
 

@@ -1,4 +1,4 @@
-"""Export a run as a Hugging Face folder: `stagecraft export --run runs/gpt_tiny/…`."""
+"""The weights and the tokeniser of a run, and its export as a Hugging Face folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def load_tokeniser(run: Path) -> "PreTrainedTokenizerFast":
 
 
 def load_as_hf(run: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
-    """A run as transformers knows it, with a row for each id of its tokeniser and no other: none else is sampled."""
+    """A run as transformers knows it. The model has a row for each id of the tokeniser and no other: none is drawn."""
     from data.tokens import tokenisers
     from model.huggingface import to_hf
 

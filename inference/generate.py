@@ -1,11 +1,9 @@
-"""Write text with a run: `stagecraft generate --prompt "KING HENRY"`."""
+"""Write text with a run."""
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from run.directory import newest
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -13,6 +11,42 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 DEFAULT_NEW_TOKENS = 200
+MOST_SEEDS = 2**32  # numpy's
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are drawn; each of the `samples` with the next seed. Errors: `UserError` for values out of range."""
+
+    greedy: bool = False  # always the likeliest token
+    temperature: float = 0.8
+    top_k: int = 50  # 0: off
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    samples: int = 1
+    max_new_tokens: int | None = None  # None: `DEFAULT_NEW_TOKENS`, or what fits
+
+    def __post_init__(self) -> None:
+        checks = {
+            "--temperature": (self.temperature > 0, "above 0 (use --greedy for the likeliest text)"),
+            "--top-k": (self.top_k >= 0, "at least 0 (0 is off)"),
+            "--top-p": (0 < self.top_p <= 1, "in (0, 1]"),
+            "--repetition-penalty": (self.repetition_penalty > 0, "above 0 (1 is off)"),
+            "--samples": (self.samples >= 1, "at least 1"),
+            "--seed": (0 <= self.seed <= MOST_SEEDS - self.samples, f"from 0 to {MOST_SEEDS - self.samples}"),
+        }
+        for flag, (good, rule) in checks.items():
+            if not good:
+                raise UserError(f"{flag} must be {rule}")
+
+    @property
+    def arguments(self) -> JsonObject:
+        """The arguments of transformers' `generate`."""
+        values: JsonObject = {"do_sample": not self.greedy, "repetition_penalty": self.repetition_penalty}
+        if not self.greedy:
+            values |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return values
 
 
 def load(path: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
@@ -74,68 +108,31 @@ def new_tokens(prompt_tokens: int, context: int, asked: int | None) -> int:
     return asked
 
 
-def sampling(args: argparse.Namespace) -> JsonObject:
-    """The arguments of transformers' `generate`. Errors: `UserError` for values outside their range."""
-    checks = {
-        "--temperature": (args.temperature > 0, "above 0 (use --greedy for the likeliest text)"),
-        "--top-k": (args.top_k >= 0, "at least 0 (0 is off)"),
-        "--top-p": (0 < args.top_p <= 1, "in (0, 1]"),
-        "--repetition-penalty": (args.repetition_penalty > 0, "above 0 (1 is off)"),
-        "--samples": (args.samples >= 1, "at least 1"),
-    }
-    for flag, (good, rule) in checks.items():
-        if not good:
-            raise UserError(f"{flag} must be {rule}")
-    values: JsonObject = {"do_sample": not args.greedy, "repetition_penalty": args.repetition_penalty}
-    if not args.greedy:
-        values |= {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
-    return values
-
-
-def prompts(args: argparse.Namespace) -> str:
-    """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
-    if args.prompt is not None:
-        return str(args.prompt)
-    if args.file is not None:
-        try:
-            return str(args.file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"prompt file {args.file} is not UTF-8 at byte {error.start}; convert it") from None
-    if sys.stdin.isatty():
-        return ""
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"standard input is not UTF-8 at byte {error.start}; convert it") from None
-
-
-def generate(args: argparse.Namespace) -> JsonObject:
-    """Write `args.samples` texts, streamed as they come unless they go out as JSON; return prompt and texts."""
-    settings, prompt = sampling(args), prompts(args)
+def generate(path: Path, prompt: str, sampling: Sampling, stream: bool = False) -> JsonObject:
+    """Texts that go on from a prompt, written with a run or an exported folder; a `stream` prints them as they come."""
     import torch
     from transformers import TextStreamer, set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model, tokeniser = load(args.run or newest())
+    model, tokeniser = load(path)
     # A prompt of nothing is the beginning of a document.
     ids = tokeniser(prompt, add_special_tokens=False)["input_ids"] or [tokeniser.eos_token_id]
-    count = new_tokens(len(ids), model.config.n_positions, args.max_new_tokens)
+    count = new_tokens(len(ids), model.config.n_positions, sampling.max_new_tokens)
     inputs = torch.tensor([ids], device=model.device)
-    texts = []
-    for number in range(args.samples):
-        set_seed(args.seed + number)
-        if args.samples > 1 and not args.json:
-            print(f"--- sample {number + 1} (seed {args.seed + number})")
-        streamer = None if args.json else TextStreamer(tokeniser, skip_special_tokens=True)
+    texts: list[str] = []
+    for seed in range(sampling.seed, sampling.seed + sampling.samples):
+        set_seed(seed)
+        if stream and sampling.samples > 1:
+            print(f"--- sample {len(texts) + 1} (seed {seed})")
         output = model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=count,
             pad_token_id=tokeniser.eos_token_id,
             suppress_tokens=meaningless(model, tokeniser) or None,
-            streamer=streamer,
-            **settings,
+            streamer=TextStreamer(tokeniser, skip_special_tokens=True) if stream else None,
+            **sampling.arguments,
         )
         texts.append(tokeniser.decode(output[0], skip_special_tokens=True))
     return {"prompt": prompt, "samples": texts}

@@ -1,1 +1,1 @@
-"""Where a run goes: machines and commands, nothing of models."""
+"""Where a run goes: it starts the ranks on this machine or others, and sees them through."""

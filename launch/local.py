@@ -13,12 +13,12 @@ from types import FrameType
 from support.errors import UserError
 
 CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
-# What a shell acts upon in an argument that stands bare or in double quotes, and in a value in double quotes.
+# What a shell acts upon: in an argument, bare or in double quotes; in a variable's value, in double quotes.
 ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.compile(r"[$`\"\\]")
 SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their beginnings
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CHOSEN = "CUDA_VISIBLE_DEVICES"
-DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder a board, whichever are visible
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # one folder for each board, visible or not
 
 
 def count_gpus() -> int:
@@ -112,10 +112,10 @@ def deepspeed_command(module: str, arguments: list[str], processes: int, hostfil
 
 
 def check_remote(arguments: list[str]) -> None:
-    """Refuse what the shells of other machines would change or run: DeepSpeed 0.19.8 quotes arguments and variables
-    with double quotes or not at all, `$(command)` and passwords with a `$` among them.
+    """Refuse what the shells of other machines would change or run, such as `$(command)` or a password with a `$`.
 
-    Errors: `UserError` that names the argument, the variable, or the line of `.deepspeed_env`.
+    DeepSpeed 0.19.8 puts arguments and variables into double quotes, or into none. Errors: `UserError` that names the
+    argument, the variable, or the line of `.deepspeed_env`.
     """
     for argument in arguments:
         if found := ACTIVE_IN_ARGUMENTS.search(argument):
@@ -135,7 +135,7 @@ def check_remote(arguments: list[str]) -> None:
 
 
 def environment(processes: int) -> dict[str, str]:
-    """The environment for the ranks of this machine: the cores shared out, and no accelerator looked for in vain."""
+    """The environment of this machine's ranks: they share the cores, and without GPUs DeepSpeed takes the CPU."""
     result = dict(os.environ)
     if count_gpus() == 0:
         result.setdefault("DS_ACCELERATOR", "cpu")
@@ -145,7 +145,7 @@ def environment(processes: int) -> dict[str, str]:
 
 
 def run(command: list[str], env: dict[str, str]) -> int:
-    """Run a launcher to its end and return its exit status; an interrupt stops the ranks in good order first.
+    """Run a launcher to its end and return its exit status. An interrupt lets the ranks save before they end.
 
     The launcher's outer process neither passes signals on nor reports a killed inner one (DeepSpeed 0.19.8 exits 0),
     so signals go to the inner one, and the caller must check that the run did what it should.
@@ -180,7 +180,7 @@ def _terminate(launcher: int) -> None:
 
 
 def _end_group(group: int) -> None:
-    """End what a launcher that was killed left running: its ranks are in its process group."""
+    """End the ranks that a killed launcher left running: they are in its process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGTERM)
 

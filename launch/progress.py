@@ -28,7 +28,7 @@ class Watch:
         self.used, self.moved = processor_seconds(process), time.monotonic()
 
     def hangs(self) -> bool:
-        """To be asked now and then. A process that ends takes its time with it: that counts as work too."""
+        """Ask this now and then. The time of a process that ends leaves the sum: that counts as work too."""
         used = processor_seconds(self.process)
         if abs(used - self.used) >= WORK_SECONDS:
             self.used, self.moved = used, time.monotonic()

@@ -34,7 +34,7 @@ SEQ_LENGTH, HEAD_SIZE, VOCABULARY = 64, 16, 512
 
 @dataclass(frozen=True)
 class Narrow:
-    """How a recipe was narrowed: the settings that do it, the ranks it takes, and what is not as in the real thing."""
+    """How a recipe was narrowed: the settings that do it, the ranks that it takes, and what differs from the recipe."""
 
     settings: tuple[str, ...]
     processes: int
@@ -47,12 +47,12 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
     tp, pp, ulysses, dp = (min(FOLDED, degree) for degree in (layout.tp, layout.pp, layout.ulysses, data))
     if tp * pp * ulysses > processes:
         raise UserError(
-            f"{recipe.name} keeps {tp * pp * ulysses} ranks at the least (tp {tp} x pp {pp} x ulysses "
+            f"{recipe.name} needs at least {tp * pp * ulysses} ranks (tp {tp} x pp {pp} x ulysses "
             f"{ulysses}); give --processes {tp * pp * ulysses} or more"
         )
     if tp * pp * ulysses * dp > processes:
         dp = 1
-    # A head for each tensor and Ulysses rank and one more; two blocks a stage; two micro-batches in flight a stage.
+    # Two heads for each tensor and Ulysses rank; two blocks and two micro-batches for each stage.
     heads = 2 * tp * ulysses
     unit = dp * min(2, recipe.batch.micro_batch)
     batch = 2 * pp * unit
@@ -109,7 +109,7 @@ def _command(recipe: Recipe, plan: Narrow, run_dir: Path, *more: str) -> list[st
 
 
 def _run(command: list[str], log: Path) -> None:
-    """Run to the end. Errors: `UserError` with the last line of what it said."""
+    """Run a command to its end. Errors: `UserError` with the last line of its log where it fails."""
     with open(log, "a") as stream:
         status = subprocess.run(command, cwd=ROOT, env=_environment(), stdout=stream, stderr=stream).returncode
     if status:
@@ -118,13 +118,13 @@ def _run(command: list[str], log: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    # On the CPU, where the same steps give the same bits, also where there is a GPU or two.
+    # On the CPU, even where there are GPUs: on a CPU the same steps give the same bits.
     cpu = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return {**os.environ, **cpu, "STAGECRAFT_RUNS": str(runs_root().resolve())}
 
 
 def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
-    """Start, wait for a step, SIGKILL one rank; returns the step that was logged last."""
+    """Start a run, SIGKILL one rank after `KILL_AFTER` steps, and return the step that was logged last."""
     import psutil
 
     with open(log, "a") as stream:
@@ -151,7 +151,7 @@ def _numbers(path: Path) -> list[JsonObject]:
 
 
 def rehearse(recipe: Recipe, processes: int, say: Say) -> JsonObject:
-    """Walk the recipe and return what came out. Errors: `UserError` where a step of the road does not hold."""
+    """Walk the recipe and return what came out. Errors: `UserError` where a part of the walk fails."""
     began = time.monotonic()
     plan = narrow(recipe, processes)
     small = override(recipe, list(plan.settings))
@@ -199,7 +199,7 @@ def rehearse(recipe: Recipe, processes: int, say: Say) -> JsonObject:
 
 
 def _same(recipe: Recipe) -> list[str]:
-    """What of the real thing the rehearsal ran as it is."""
+    """What the rehearsal ran just as the recipe has it."""
     optimizer = recipe.optimizer
     same = [
         f"the recipe object recipes/{recipe.name}.py and its {recipe.engine}",

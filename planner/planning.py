@@ -124,8 +124,15 @@ def own_step(recipe: Recipe, config_path: Path, world_size: int) -> Work:
     return work(recipe.model, recipe.layout, resolved.json, data_degree(recipe, world_size))
 
 
-def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | None = None) -> Plan:
-    """A recipe at a world size; with a machine also its memory's limit and its time.
+def plan(
+    recipe: Recipe,
+    config_path: Path,
+    world_size: int,
+    machine: Machine | None = None,
+    storage_gb_s: float = STORAGE_GB_S,
+    price: float | None = None,
+) -> Plan:
+    """A recipe at a world size; with a machine also its memory's limit and its time, and its cost by the GPU-hour.
 
     Errors: `UserError` where recipe, JSON and world size do not go together.
     """
@@ -158,5 +165,8 @@ def plan(recipe: Recipe, config_path: Path, world_size: int, machine: Machine | 
         check_precision(machine.gpu, resolved.dtype)
         values["gpu"] = machine.gpu.name
         values["time"] = plan_time(recipe, step, machine)
-    values["saving"] = saves(recipe, world_size, values["time"]["step_seconds"] if machine is not None else 0.0)
+        if price is not None:
+            values |= {"price": price, "cost": price * values["time"]["gpu_hours"]}
+    step_seconds = values["time"]["step_seconds"] if machine is not None else 0.0
+    values["saving"] = saves(recipe, world_size, step_seconds, storage_gb_s)
     return values

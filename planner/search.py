@@ -247,59 +247,20 @@ def comparison(recipe: Recipe, path: Path, world: int, machine: Machine, judged:
     }
 
 
-def _words(row: Candidate) -> str:
-    every = row["recompute_every"]
-    recompute = "none" if not every else "all" if every == 1 else f"1 of {every}"
-    return (
-        f"{row['tp']:6d} {row['pp']:8d} {row['dp']:5d} {row['micro_batch']:11d} {recompute:>9s} {row['zero_stage']:5d} "
-        f"{row['step_seconds']:9.3f} {row['model_tflops_per_gpu']:11.1f} {row['peak_bytes'] / GIGA:10.1f}"
-    )
-
-
-def run(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int, quiet: bool) -> Found:
-    """Search, print unless `quiet`, and return what was found."""
+def best(recipe: Recipe, path: Path, world: int, machine: Machine | None, top: int) -> Found:
+    """The `top` fastest layouts that fit, beside the recipe's own. Errors: `UserError` where none fits."""
     if machine is None:
         raise UserError(f"{recipe.name} is planned for no GPU of the catalogue; give --gpu")
     began = time.perf_counter()
     judged = search(recipe, path, world, machine)
     took = time.perf_counter() - began
-    own = comparison(recipe, path, world, machine, judged)
-    rows = [describe(judged, int(index)) for index in np.flatnonzero(judged.fits)[:top]]
-    found: Found = {
+    return {
         "recipe": recipe.name,
+        "gpu": machine.gpu.name,
         "world_size": world,
         "candidates": len(judged.seconds),
         "fitting": int(judged.fits.sum()),
         "seconds": took,
-        "layouts": rows,
-        "own": own,
+        "layouts": [describe(judged, int(index)) for index in np.flatnonzero(judged.fits)[:top]],
+        "own": comparison(recipe, path, world, machine, judged),
     }
-    if quiet:
-        return found
-    print(
-        f"{recipe.name} on {world:,} {machine.gpu.name}: {found['candidates']:,} layouts, {found['fitting']:,} fit, "
-        f"{took:.2f} s"
-    )
-    print("tensor pipeline  data micro-batch recompute  ZeRO    step s TFLOP/s/GPU    GB/rank")
-    for row in rows:
-        print(_words(row))
-    for line in _why(own):
-        print(line)
-    return found
-
-
-def _why(own: Own | Refused) -> Iterable[str]:
-    if own["runs"] is False:
-        yield f"the recipe's own layout does not run here: {own['reason']}"
-        return
-    yield _words(own) + "  the recipe's own" + ("" if own["fits"] else ", which does not fit")
-    ahead = own["faster_layouts"]
-    if not ahead:
-        yield "no layout that fits is faster than the recipe's own"
-        return
-    parts = sorted(own["parts_more_than_best"].items(), key=lambda item: -abs(item[1]))[:3]
-    told = ", ".join(f"{name} {seconds:+.2f} s" for name, seconds in parts)
-    yield (
-        f"{ahead:,} layouts that fit are predicted faster; against the best the recipe's own takes "
-        f"{100 * own['slower_than_best']:.1f}% longer: {told}"
-    )

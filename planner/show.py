@@ -1,6 +1,8 @@
-"""A plan on a terminal."""
+"""A plan, and what a search found, on a terminal."""
 
-from planner.values import Plan, SavingPlan
+from collections.abc import Iterable
+
+from planner.values import Candidate, Found, Own, Plan, Refused, SavingPlan
 
 
 def show(values: Plan) -> None:
@@ -33,11 +35,19 @@ def show(values: Plan) -> None:
     rows["a checkpoint"] = f"{values['checkpoint_bytes'] / 1e9:,.3f} GB"
     rows |= _saving_rows(values["saving"])
     rows |= _time_rows(values)
+    if "verified" in values:
+        proof = values["verified"]
+        rows["verified"] = (
+            f"built all {proof['built']} distinct ranks of {proof['world_size']:,} in {proof['seconds']:.1f} s: each "
+            "holds exactly the planned parameters and bytes of weights"
+        )
     print(values["recipe"])
     for name, value in rows.items():
         print(f"  {name:24s}  {value}")
     for deviation in values["deviations"]:
         print(f"  deviates from the recipe: {deviation}")
+    if "remedy" in values:
+        print(f"  {values['remedy']}")
 
 
 def _stage(values: Plan) -> str:
@@ -79,3 +89,42 @@ def _time_rows(values: Plan) -> dict[str, str]:
     if "cost" in values:
         rows["cost"] = f"{values['cost']:,.0f} at {values['price']:g} a GPU-hour"
     return rows
+
+
+def show_found(found: Found) -> None:
+    """Print what a search found."""
+    print(
+        f"{found['recipe']} on {found['world_size']:,} {found['gpu']}: {found['candidates']:,} layouts, "
+        f"{found['fitting']:,} fit, {found['seconds']:.2f} s"
+    )
+    print("tensor pipeline  data micro-batch recompute  ZeRO    step s TFLOP/s/GPU    GB/rank")
+    for row in found["layouts"]:
+        print(_words(row))
+    for line in _why(found["own"]):
+        print(line)
+
+
+def _words(row: Candidate) -> str:
+    every = row["recompute_every"]
+    recompute = "none" if not every else "all" if every == 1 else f"1 of {every}"
+    return (
+        f"{row['tp']:6d} {row['pp']:8d} {row['dp']:5d} {row['micro_batch']:11d} {recompute:>9s} {row['zero_stage']:5d} "
+        f"{row['step_seconds']:9.3f} {row['model_tflops_per_gpu']:11.1f} {row['peak_bytes'] / 1e9:10.1f}"
+    )
+
+
+def _why(own: Own | Refused) -> Iterable[str]:
+    if own["runs"] is False:
+        yield f"the recipe's own layout does not run here: {own['reason']}"
+        return
+    yield _words(own) + "  the recipe's own" + ("" if own["fits"] else ", which does not fit")
+    ahead = own["faster_layouts"]
+    if not ahead:
+        yield "no layout that fits is faster than the recipe's own"
+        return
+    parts = sorted(own["parts_more_than_best"].items(), key=lambda item: -abs(item[1]))[:3]
+    told = ", ".join(f"{name} {seconds:+.2f} s" for name, seconds in parts)
+    yield (
+        f"{ahead:,} layouts that fit are predicted faster; against the best the recipe's own takes "
+        f"{100 * own['slower_than_best']:.1f}% longer: {told}"
+    )

@@ -72,7 +72,7 @@ class Proof(TypedDict):
 
 
 class Plan(TypedDict):
-    """A plan as `--json` shows it. The command adds what depends on its flags."""
+    """A plan as `--json` shows it."""
 
     recipe: str
     status: str
@@ -138,6 +138,7 @@ class Found(TypedDict):
     """What a search found, as `--json` shows it."""
 
     recipe: str
+    gpu: str
     world_size: int
     candidates: int
     fitting: int

@@ -50,24 +50,14 @@ def verify(recipe: Recipe, path: Path, world: int) -> Proof:
 
 def _build(recipe: Recipe, engine: JsonObject, world: int, rank: int, dtype: str) -> tuple[int, int]:
     """Parameters of a rank's part of the model and their bytes."""
-    import torch
-
     from model.engine.build import quiet_deepspeed
     from model.engine.config import recomputed_blocks
+    from model.engine.precision import DTYPES
 
     quiet_deepspeed()
     from model.pipeline import meta_model, pretended_world
 
     recompute = recomputed_blocks(engine.get("activation_checkpointing", {}), recipe.model.num_layers)
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
     with pretended_world(recipe.layout, world, rank) as grid:
-        parameters = list(meta_model(recipe.model, grid, recompute, kind).parameters())
+        parameters = list(meta_model(recipe.model, grid, recompute, DTYPES[dtype]).parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
-
-
-def show_proof(proof: Proof) -> None:
-    """Print what was built."""
-    print(
-        f"  verified                  built all {proof['built']} distinct ranks of {proof['world_size']:,} in "
-        f"{proof['seconds']:.1f} s: each holds exactly the planned parameters and bytes of weights"
-    )

@@ -1,1 +1,1 @@
-"""What to run. One file a model size, the vocabulary they are written in, and the jobs they share."""
+"""What to run. One file a model size, and the vocabulary that these files are written in."""

@@ -1,0 +1,1 @@
+"""The record of one run: directory, request, prepared data, metrics, report. Imports no torch."""

@@ -74,7 +74,7 @@ class Run:
 
 
 def create(run: Run, data: Mixture) -> None:
-    """Write what makes a run: all that its ranks need to know. It counts as a run from its first step on."""
+    """Write what makes a run: all that its ranks need to know. It counts as a run after its first step."""
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "status.json").unlink(missing_ok=True)
     write_json(run.path / "ds_config.json", run.engine_json)

@@ -1,34 +1,30 @@
-"""Prepare a recipe's data: `stagecraft prepare gpt_tiny`."""
+"""The prepared data of a recipe or a run: made, opened again, and told."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data.cleaning import clean
 from data.cleaning.stages import Settings
+from data.corpus.sources import SPLITS
 from data.samples import blend, mixture
 from data.samples.mixture import Mixture, PreparedPart
 from data.tokens import prepare
 from data.tokens.tasks import Progress
 from recipes.recipe import Recipe
 from run.directory import Run, runs_root
-
-Say = Callable[[str], None]
+from support.json_object import JsonObject
+from support.terminal import Say, now_and_then
 
 
 class Bar:
     """Progress as a line now and then, or where it is `live` as a bar."""
 
-    EVERY_SECONDS = 10.0
-
     def __init__(self, say: Say, live: bool = False) -> None:
-        self.say, self.live, self.said = say, live, time.monotonic()
+        self.say, self.live = now_and_then(say, at_once=False), live
         self.bar: Any = None
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
         if self.live:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Live
@@ -38,12 +34,11 @@ class Bar:
                 self.bar.add_task("")
                 self.bar.start()
             self.bar.update(0, total=progress.total_bytes, completed=progress.done_bytes, description=str(progress))
-        elif now - self.said >= self.EVERY_SECONDS:
-            self.said = now
+        else:
             self.say(str(progress))
 
     def stop(self) -> None:
-        """Leave the bar."""
+        """End the bar, so that what follows stands below it."""
         if self.bar:
             self.bar.stop()
 
@@ -75,6 +70,22 @@ def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None
         weights = [(size / max(sizes)) ** (1 / data.temperature) for size in sizes]
     shares = blend.shares(weights)
     return Mixture([PreparedPart(p.corpus, f, s) for p, f, s in zip(data.parts, folders, shares, strict=True)])
+
+
+def print_data(parts: list[JsonObject], train_tokens: int) -> None:
+    """Print the size of each split, and how often a run of `train_tokens` tokens reads each part of its blend."""
+    total = sum(part["share"] for part in parts)
+    for part in parts:
+        for split in SPLITS:
+            facts = part[split]
+            if facts["tokens"]:
+                print(
+                    f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
+                    f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+                )
+        share = part["share"] / total
+        epochs = share * train_tokens / part["train"]["tokens"]
+        print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
 
 
 def run_data(run: Run, say: Say) -> Mixture:

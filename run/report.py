@@ -13,7 +13,7 @@ from support.json_object import JsonObject
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
-    """A loss in nats a token as bits a byte of the same text, which no tokeniser changes."""
+    """A loss in nats a token as bits a byte of the same text. Bits a byte compare across tokenisers."""
     return loss / bytes_per_token / math.log(2)
 
 
@@ -26,9 +26,8 @@ def write(run: Run, step: int, consumed_samples: int, validation_loss: float, de
     """Write `report.json` and `loss.png`."""
     recipe = run.recipe
     bytes_per_token = json.loads((run.path / "data.json").read_text())["bytes_per_token"]
-    # The first steps of a process warm up its caches.
-    speeds = [line["tokens_per_second"] for line in read_metrics(run.metrics)]
-    speed = statistics.median(speeds)
+    # The median: the first steps of a process are slow, because they warm up its caches.
+    speed = statistics.median(line["tokens_per_second"] for line in read_metrics(run.metrics))
     values = {
         "recipe": recipe.name,
         "parameters": recipe.model.num_parameters,
@@ -106,5 +105,5 @@ def show(path: Path) -> None:
         "checkpoints": str(path / "checkpoints"),
     }
     for name, value in rows.items():
-        table.add_row(name, value, style=None)
+        table.add_row(name, value)
     Console(soft_wrap=True).print(table)

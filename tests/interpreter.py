@@ -4,7 +4,7 @@ A fresh interpreter takes seconds of CPU time to import them, and a training com
 fork of the fork server, and so is every Python module that it starts in turn: the front end, DeepSpeed's launcher and
 the ranks. They stay processes of their own, each a child of the one that started it, with its arguments, environment,
 folder, session and streams; signals and exit statuses are what they are elsewhere. What only a fresh interpreter shows
-(what a module imports by itself, its noise) is shown by the tests that start one, see `commands.fresh`.
+(what a module imports by itself, its noise) is shown by the tests that start one: `fresh` of `running.Command`.
 """
 
 import atexit

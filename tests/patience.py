@@ -1,4 +1,4 @@
-"""Waiting that does not depend on how fast a machine is: what no longer computes is hung, what computes may go on."""
+"""Waiting that does not depend on how fast a machine is: a process that computes may go on, an idle one is hung."""
 
 from collections.abc import Callable, Iterable
 from time import monotonic, sleep
@@ -14,7 +14,7 @@ STEP_SECONDS = 0.02
 
 
 class Patience:
-    """How long to wait for processes: two minutes with hardly any CPU time of them and their children, 30 in all."""
+    """How long to wait for processes: until they and their children idle for two minutes, 30 minutes at most."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self.pids = list(pids)
@@ -22,7 +22,7 @@ class Patience:
         self.used = 0.0
 
     def check(self, what: str) -> None:
-        """To be called while waiting, as often as one likes. Errors: `AssertionError` where it is enough."""
+        """Call this while waiting, as often as you like. Errors: `AssertionError` when it is time to give up."""
         now = monotonic()
         if now < self.looked + 1:
             return
@@ -42,7 +42,7 @@ def ended(pid: int) -> bool:
 
 
 def wait_until(holds: Callable[[], object], *pids: int, what: str = "waiting") -> None:
-    """Wait until something holds, as long as these processes get on with it."""
+    """Wait until something holds, as long as these processes work."""
     patience = Patience(pids)
     while not holds():
         patience.check(what)

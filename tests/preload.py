@@ -1,4 +1,4 @@
-"""Imported once in the clean process that ranks and commands are forked from: what each of them would import."""
+"""What every rank and command imports. The clean process that they are forked from imports it once."""
 
 import gc
 

@@ -83,6 +83,11 @@ def test_deepspeed_is_imported_in_few_places() -> None:
     assert found == {"model/engine/build.py", "model/engine/inside.py", "model/pipeline.py"}
 
 
+def test_a_command_is_thin() -> None:
+    lines = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "commands").glob("*.py")}
+    assert {name for name, count in lines.items() if count > 80} == set()
+
+
 def test_few_places_ask_which_engine_runs() -> None:
     """Behind `Engine` nobody asks for pipelines or ZeRO stages: building, the engines and the JSON's checks do."""
     question = re.compile(r"(\.pp|zero_stage|zero_stage\(\w+\)) [=<>!]=? \d")

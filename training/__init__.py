@@ -1,0 +1,1 @@
+"""The loop: what a rank does between two steps."""

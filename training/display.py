@@ -68,6 +68,6 @@ class Display:
             self.say(f"step {metrics['step']:>6}/{self.last_step}  {text}")
 
     def finish(self) -> None:
-        """Leave the bar."""
+        """End the bar, so that what follows stands below it."""
         if self.bar:
             self.bar.stop()

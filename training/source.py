@@ -50,7 +50,7 @@ class Source:
         return [self.training(start, micro_batch) for start in starts]
 
     def validation(self, rows: list[int]) -> MicroBatch:
-        """Rows of the validation set; a label weighs 1 and one past the end of the set, or of a repeated row, 0."""
+        """Rows of the validation set. A label that counts weighs 1; padding and rows past the set's end weigh 0."""
         inside = np.array([row < len(self.samples) for row in rows])
         chosen = np.minimum(rows, len(self.samples) - 1)
         examples = self._examples(self.samples[chosen], chosen)
@@ -77,13 +77,13 @@ class Source:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """On a machine with GPUs in pinned memory, from where it is copied while the GPU computes."""
+    """The array as a tensor. With GPUs it lies in pinned memory, so that it is copied while the GPU computes."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
 def check_alike(run: Run, mixture: Mixture) -> None:
-    """Every rank must be told the same and read the same, also where machines share no storage.
+    """Check that all ranks were told the same and read the same: machines may share no storage.
 
     Collective. Errors: `UserError` on every rank that names a rank and what differs there.
     """
@@ -111,7 +111,7 @@ def check_alike(run: Run, mixture: Mixture) -> None:
 
 
 def _first_difference(ours: Any, theirs: Any) -> str:
-    """Where two values differ, as a path of keys; nothing where they are equal."""
+    """The path of keys to the first place where two dictionaries differ; empty where they are equal."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in ours | theirs:
             if ours.get(key) != theirs.get(key):

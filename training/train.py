@@ -210,7 +210,8 @@ class Loop:
         """Do not burn hours on weights that no step will mend.
 
         A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
-        one bad batch or one bad chip. Skipping is how a dynamic loss scale is found; elsewhere it must not go on.
+        one bad batch or one bad chip. A dynamic loss scale is found by skipping; without one, many skips in a row
+        mean that the weights are lost too.
         """
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
         hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
@@ -222,14 +223,16 @@ class Loop:
             )
 
     def _batch_at(self, consumed_samples: int) -> int:
-        """The global batch after that many sequences; past the ramp the JSON's word counts."""
+        """The global batch after that many sequences. After the ramp it is the JSON's."""
         batch = self.run.recipe.batch
         full: int = self.run.engine.json["train_batch_size"]
         return batch.at(consumed_samples) if consumed_samples < batch.ramp_samples else full
 
     def _agreed(self) -> tuple[bool, bool]:
-        """Whether to stop, which any rank may ask for, and whether to save, which rank 0's clock says where steps do
-        not. One all-reduce for both."""
+        """Whether to stop and whether to save, the same on all ranks: one all-reduce for both.
+
+        Any rank may ask to stop. A save is due by the count of steps, or by rank 0's clock.
+        """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
         asked = torch.tensor([float(self.stop_asked), float(due)], device=self.trainer.device)
@@ -243,7 +246,7 @@ class Loop:
         count = min(most, len(self.source.samples))
         labels, mine = 0.0, []
         for first in range(0, count, size * grid.dp):
-            # Every data rank computes as many micro-batches, the last ones perhaps of nothing: they work in step.
+            # All data ranks compute the same number of micro-batches, because they work in step; some may be empty.
             rows = [row if row < count else len(self.source.samples) for row in range(first, first + size * grid.dp)]
             labels += float(self.source.validation(rows).weights_BS.sum())
             mine.append(self.source.validation(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))

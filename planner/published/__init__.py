@@ -1,0 +1,1 @@
+"""Published measurements: the tables and how they are read."""

@@ -31,7 +31,7 @@ def write_corpus(path: Path) -> Path:
 
 
 def small(corpus: Path) -> list[str]:
-    """Settings that make `gpt_tiny` a matter of seconds; dropout is on, so that resuming has something to get wrong."""
+    """Settings that train `gpt_tiny` in seconds. Dropout is on, because a resumed run could draw it wrongly."""
     return [
         "--set",
         f"data.corpus={corpus}",
@@ -48,8 +48,10 @@ def environment(home: Path) -> dict[str, str]:
 
 
 class Command:
-    """A command that was started: `python -m arguments`, in forks of a process that has imported everything, or
-    in fresh interpreters, as a user's."""
+    """A command that was started: `python -m arguments`, in forks of a process that has imported everything.
+
+    With `fresh` it starts in a new interpreter, as a user's does.
+    """
 
     def __init__(self, home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> None:
         self.folder = TemporaryDirectory(prefix="command-")

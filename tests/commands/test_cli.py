@@ -1,14 +1,17 @@
 """Standard output is for the result."""
 
+import os
 import signal
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 from commands import cli
+from commands.__main__ import COMMANDS, main
 from recipes.registry import ROOT
-from support.errors import STOPPED, WRONG_INPUT, UserError
+from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
 
 NOISY = """
 import logging, os, subprocess, sys
@@ -55,3 +58,44 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, capfd: pyte
     line = "error: stopped; give the same command again, what is finished is kept\n"
     assert (ended.value.code, *capfd.readouterr()) == (STOPPED, "", line)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("line", "status", "out", "err"), [
+    ("", WRONG_INPUT, "", "usage: stagecraft COMMAND"),
+    ("help", 0, "usage: stagecraft COMMAND", ""),
+    ("--help", 0, "usage: stagecraft COMMAND", ""),
+    ("help recipes", 0, "usage: stagecraft recipes", ""),
+    ("recipes --help", 0, "usage: stagecraft recipes", ""),
+    ("paln", WRONG_INPUT, "", "error: there is no command 'paln'; did you mean plan"),
+    ("recipes --all", WRONG_INPUT, "", "error: unrecognized arguments: --all; see stagecraft recipes --help"),
+])  # fmt: skip
+def test_what_is_asked_for_is_output_and_what_is_wrong_is_an_error(
+    line: str, status: int, out: str, err: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["stagecraft", *line.split()])
+    try:
+        main()
+        ended = 0
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    shown = capfd.readouterr()
+    assert ended == status and shown.out.startswith(out) and shown.err.startswith(err)
+    assert bool(shown.out) == bool(out) and bool(shown.err) == bool(err)
+    assert out != "usage: stagecraft COMMAND" or all(f"  {name} " in shown.out for name in COMMANDS)
+
+
+def test_the_version_is_the_project_s(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["stagecraft", "--version"])
+    main()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert capfd.readouterr().out == f"stagecraft {version}\n"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    read, written = os.pipe()
+    os.close(read)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    line = [sys.executable, "-m", "commands", "help"]
+    done = subprocess.run(line, cwd=ROOT, env=buffered, stdout=written, stderr=subprocess.PIPE)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (CRASHED, b"")

@@ -14,6 +14,7 @@ import pytest
 
 from recipes.registry import ROOT
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
+from tests.commands.documented import check
 from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
 from tests.patience import ended
 
@@ -66,7 +67,7 @@ def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Pa
     path = str(home / "stopped")
     succeed(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", path, "--max-steps", "7")
     assert len(metrics(Path(path))) == 7
-    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", path)
+    check("pretrain", json.loads(succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", path, "--json")))
     ours, theirs = metrics(Path(path)), metrics(unbroken)
     ours[6].pop("validation_loss")  # the end of the first part was evaluated
     assert ours == theirs

@@ -8,12 +8,14 @@ import pytest
 from launch.rehearse import narrow
 from recipes.registry import load, names
 from recipes.settings import override
+from tests.commands.documented import check
 from tests.commands.running import fail, succeed
 
 
 @pytest.mark.parametrize(("name", "processes"), [("125m", 2), ("530b", 4)])
 def test_a_recipe_rehearses(name: str, processes: int, tmp_path: Path) -> None:
     values = json.loads(succeed(tmp_path, "commands", "rehearse", name, "--processes", str(processes), "--json"))
+    check("rehearse", values)
     assert values["resumed_equals_unbroken"] and values["killed_after_step"] < values["steps"]
     assert values["processes"] == processes
     assert (Path(values["export"]) / "model.safetensors").exists()
@@ -38,4 +40,4 @@ def test_every_axis_that_is_split_stays_split(name: str) -> None:
 
 
 def test_too_few_processes_are_refused(tmp_path: Path) -> None:
-    assert "keeps 4 ranks at the least" in fail(tmp_path, "commands", "rehearse", "530b", "--processes", "2")
+    assert "needs at least 4 ranks" in fail(tmp_path, "commands", "rehearse", "530b", "--processes", "2")

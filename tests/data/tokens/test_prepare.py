@@ -1,16 +1,11 @@
-import errno
+"""Preparing a corpus: what is in the shards, who makes them, and when a folder is used again."""
+
 import itertools
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +17,8 @@ from data.tokens import prepare, tasks, tokenisers
 from data.tokens.prepare import Options, OthersUnfinished
 from data.tokens.shards import ShardWriter
 from data.tokens.tasks import Progress
+from tests.data.tokens.preparing import LINES, contents, decoded, left_in
 from tests.data.tokens.test_tokenisers import with_gap
-
-LINES = [f"Document {i} says that the number is {i * i} and the rest is the same.\n" for i in range(400)]
-
-
-@pytest.fixture(scope="module")
-def tokeniser(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokeniser")
-    tokenisers.save(tokenisers.train_bpe(LINES, 300), folder)
-    return str(folder)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
-    return path
-
-
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus of four files, each a task of its own."""
-    monkeypatch.setattr(tasks, "piece_bytes", lambda total: 1)
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for number in range(4):
-        part = LINES[number * 100 : number * 100 + 100]
-        (folder / f"{number}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in part))
-    return folder
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*-*")) if path.is_file()}
 
 
 def test_shards_hold_the_documents_in_order_each_with_its_end(corpus: Path, tmp_path: Path) -> None:
@@ -91,13 +51,6 @@ def test_a_corpus_too_small_to_split_holds_out_its_end(tmp_path: Path, tokeniser
     end = loaded.eos_token
     assert train.removesuffix(end) + held.removesuffix(end) == text
     assert 0.03 < len(held) / len(text) < 0.07 and held.startswith("Document")
-
-
-def decoded(folder: Path, split: str) -> list[str]:
-    loaded = tokenisers.load(str(folder / "tokeniser"))
-    facts = prepare.manifest(folder)[split]
-    tokens = prepare.shards(folder, split).read().tolist() if facts["tokens"] else []
-    return loaded.decode(tokens).split(loaded.eos_token)[:-1]
 
 
 def test_a_test_split_is_not_trained_on(tmp_path: Path, tokeniser: str) -> None:
@@ -243,215 +196,6 @@ def test_a_copy_of_the_hub_that_changed_is_prepared_again(
     second = prepare.prepare("some/set", tokeniser, 300, tmp_path / "out")
     facts = prepare.manifest(second)
     assert second != first and sum(facts[split]["documents"] for split in sources.SPLITS) == 60
-
-
-def test_bad_input_stops_or_is_skipped_and_what_was_finished_is_kept(
-    files: Path, tmp_path: Path, tokeniser: str
-) -> None:
-    with open(files / "2.jsonl", "a") as stream:
-        stream.write("not json\n")
-    out = tmp_path / "out"
-    with pytest.raises(ValueError, match=r"2\.jsonl line 101 is not JSON"):
-        prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
-    (unfinished,) = left_in(out)
-    assert unfinished.endswith(".partial")
-    before = (out / unfinished / "train-00000-00.bin").stat().st_mtime_ns
-    said: list[str] = []
-    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1, skip=True))
-    assert any("going on: 2 of 4 tasks are finished already" in line for line in said)
-    assert any("skipped 1 times, not JSON; the first: " in line and "line 101" in line for line in said)
-    assert prepare.manifest(folder)["skipped"] == {"not JSON": 1}
-    assert (folder / "train-00000-00.bin").stat().st_mtime_ns == before
-    assert left_in(out) == [folder.name]
-    assert not [name for name in left_in(folder) if "partial" in name or name.startswith("task")]
-
-
-def test_data_that_lacks_what_was_skipped_is_not_taken_where_nothing_is_to_be(
-    files: Path, tmp_path: Path, tokeniser: str
-) -> None:
-    out, said = tmp_path / "out", list[str]()
-    bad = files / "2.jsonl"
-    bad.write_text(bad.read_text() + "not json\n")
-    skip, stop, either = (Options(workers=1, skip=skip) for skip in (True, False, None))
-    lacking = prepare.prepare(str(files), tokeniser, 300, out, options=skip)
-    assert prepare.prepare(str(files), tokeniser, 300, out, options=either) == lacking  # a run takes what there is
-    with pytest.raises(ValueError, match=r"2\.jsonl line 101 is not JSON"):
-        prepare.prepare(str(files), tokeniser, 300, out, options=stop)
-    assert prepare.manifest(lacking)["skipped"] == {"not JSON": 1}
-    bad.write_text("".join(bad.read_text().splitlines(keepends=True)[:-1]))
-    whole = prepare.prepare(str(files), tokeniser, 300, out, options=skip)
-    assert prepare.prepare(str(files), tokeniser, 300, out, said.append, stop) == whole and not said
-    assert prepare.manifest(whole)["skipped"] == {}
-
-
-def test_a_task_that_skipped_is_done_again_where_nothing_is_to_be(
-    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As with a disk that fails for a while: no file tells that there is more in it now."""
-    read = sources.FilePiece.documents
-
-    def lossy(piece: sources.FilePiece, problems: sources.Problems) -> Iterator[sources.Document]:
-        if piece.path.name == "1.jsonl":
-            problems.report("unreadable file", "gone for now")
-            return
-        yield from read(piece, problems)
-
-    def full(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    out, said = tmp_path / "out", list[str]()
-    with monkeypatch.context() as patched:
-        patched.setattr(sources.FilePiece, "documents", lossy)
-        patched.setattr(prepare._Preparation, "_put_together", full)
-        with pytest.raises(KeyboardInterrupt):
-            prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1, skip=True))
-    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
-    assert any("going on: 3 of 4 tasks" in line for line in said)
-    assert sum(prepare.manifest(folder)[split]["documents"] for split in sources.SPLITS) == len(LINES)
-
-
-def test_an_error_in_a_worker_ends_the_others_and_is_one_line(files: Path, tmp_path: Path, tokeniser: str) -> None:
-    (files / "1.jsonl").write_text("not json\n")
-    with pytest.raises(ValueError, match=r"1\.jsonl line 1 is not JSON"):
-        prepare.prepare(str(files), tokeniser, 300, tmp_path / "out", options=Options(workers=2))
-
-
-def test_a_corpus_that_breaks_at_once_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
-    with open(corpus, "a") as stream:
-        stream.write("not json\n")
-    with pytest.raises(ValueError, match="line 401 is not JSON"):
-        prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out")
-    assert left_in(tmp_path / "out") == []
-
-
-SLOW = """
-import sys, time
-from pathlib import Path
-from data.tokens import prepare, tasks
-tasks.piece_bytes = lambda total: 1
-encode = tasks._encode
-def slowly(batch, parts, job, encoder):
-    result = encode(batch, parts, job, encoder)
-    if len(list(job.folder.glob("task-*.json"))) == 2:
-        print("here", flush=True)
-        time.sleep(600)
-    return result
-tasks._encode = slowly
-prepare.prepare(sys.argv[1], sys.argv[2], 300, Path(sys.argv[3]), options=prepare.Options(workers=1))
-"""
-
-
-def test_a_killed_run_is_gone_on_with(files: Path, tmp_path: Path, tokeniser: str) -> None:
-    out = tmp_path / "out"
-    root = Path(__file__).resolve().parents[3]
-    command = [sys.executable, "-c", SLOW, str(files), tokeniser, str(out)]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stdout.readline() == "here\n"
-        process.send_signal(signal.SIGKILL)
-    (scratch,) = out.glob("*.partial")
-    assert list(scratch.glob("*.bin.*partial"))  # half a shard
-    kept = {path.name: path.stat().st_mtime_ns for path in scratch.glob("train-*.bin")}
-    assert len(kept) == 2
-    said: list[str] = []
-    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
-    assert any("going on: 2 of 4 tasks" in line for line in said)
-    assert all((folder / name).stat().st_mtime_ns == when for name, when in kept.items())
-    fresh = prepare.prepare(str(files), tokeniser, 300, tmp_path / "fresh", options=Options(workers=1))
-    assert contents(folder) == contents(fresh) and left_in(out) == [folder.name]
-
-
-@pytest.mark.parametrize("target", ["manifest.json", "replace"])
-def test_a_run_stopped_while_it_puts_all_together_keeps_its_shards(
-    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    write, rename = prepare.write_json, os.replace
-
-    def stop_writing(path: Path, value: Any) -> None:
-        if path.name == target:
-            raise KeyboardInterrupt
-        write(path, value)
-
-    def stop_renaming(source: Path, place: Path) -> None:
-        if target == "replace" and Path(place).parent == out:
-            raise KeyboardInterrupt
-        rename(source, place)
-
-    out = tmp_path / "out"
-    with monkeypatch.context() as patched:
-        patched.setattr(prepare, "write_json", stop_writing)
-        patched.setattr(os, "replace", stop_renaming)
-        with pytest.raises(KeyboardInterrupt):
-            prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
-    said: list[str] = []
-    folder = prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
-    assert "going on: 4 of 4 tasks are finished already" in said
-    assert left_in(out) == [folder.name]
-    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".bin", ".idx", ".json"}
-    assert not list(folder.glob("task-*"))
-
-
-def test_a_full_disk_is_one_line_and_leaves_no_half_shard(
-    files: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finish = ShardWriter.finish
-
-    def full(writer: ShardWriter) -> None:
-        if writer.prefix.name.startswith("train-00002"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finish(writer)
-
-    monkeypatch.setattr(ShardWriter, "finish", full)
-    with pytest.raises(ValueError, match=r"no room left to write .*: No space left on device; free some"):
-        prepare.prepare(str(files), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
-    (scratch,) = (tmp_path / "out").glob("*.partial")
-    assert not [name for name in left_in(scratch) if "00002" in name or "partial" in name]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """The system refuses to write more into a file: as a full disk, for whoever writes, in Rust too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("size", [1000, 3])
-def test_no_room_for_the_tokeniser_is_one_line(corpus: Path, tmp_path: Path, size: int) -> None:
-    words = r"no room left to write .*partial: File too large; free some"
-    with files_of_at_most(size), pytest.raises(ValueError, match=words):
-        prepare.prepare(str(corpus), "bpe:300", 300, tmp_path / "out", options=Options(workers=1))
-    with files_of_at_most(size), pytest.raises(ValueError, match="no room left to write"):
-        prepare.shared_tokeniser([str(corpus), str(corpus)], "bpe:300", tmp_path / "out")
-
-
-def test_no_room_for_the_manifest_is_one_line(
-    corpus: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = prepare.write_json
-
-    def full(path: Path, value: Any) -> None:
-        with files_of_at_most(10 if path.name == "manifest.json" else 1 << 30):
-            write(path, value)
-
-    monkeypatch.setattr(prepare, "write_json", full)
-    with pytest.raises(ValueError, match=r"no room left to write .*partial: File too large; free some"):
-        prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "out", options=Options(workers=1))
-
-
-def test_a_file_that_was_mended_is_done_again_and_the_others_are_not(
-    files: Path, tmp_path: Path, tokeniser: str
-) -> None:
-    (files / "3.jsonl").write_text("not json\n")
-    out = tmp_path / "out"
-    with pytest.raises(ValueError, match="is not JSON"):
-        prepare.prepare(str(files), tokeniser, 300, out, options=Options(workers=1))
-    (files / "3.jsonl").write_text('{"text": "mended"}\n' * 100)
-    said: list[str] = []
-    prepare.prepare(str(files), tokeniser, 300, out, said.append, Options(workers=1))
-    assert any("going on: 3 of 4 tasks" in line for line in said)
 
 
 def test_processes_that_arrive_together_get_one_result(corpus: Path, tmp_path: Path) -> None:

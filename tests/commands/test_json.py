@@ -1,0 +1,114 @@
+"""`--json`: one value on standard output, with the keys that docs/json.md names (pretrain: test_road.py; rehearse:
+tests/launch/test_rehearse.py)."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.__main__ import COMMANDS, main
+from model.engine.resolve import Resolved
+from run import report
+from run.directory import Run, read_recipe
+from support.errors import WRONG_INPUT
+from tests.commands.documented import check, has, sections
+from tests.commands.running import small
+from tests.data.cleaning.test_clean import prose, write
+from tests.inference import conftest
+
+Called = Callable[..., Any]
+untrained = conftest.run
+
+
+@pytest.fixture
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Called:
+    """Calls a command in this process and reads what it prints."""
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+
+    def call(*arguments: str) -> Any:
+        monkeypatch.setattr("sys.argv", ["stagecraft", *arguments, "--json"])
+        main()
+        return json.loads(capfd.readouterr().out, parse_constant=pytest.fail)
+
+    return call
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Sixty documents, one of them short, and a line that is not JSON."""
+    path = Path(write(tmp_path / "corpus.jsonl", [*(prose(seed) for seed in range(59)), "short"]))
+    path.write_text(path.read_text() + "{\n")
+    return path
+
+
+def test_every_command_is_documented() -> None:
+    assert {title.split()[0] for title in sections()} == set(COMMANDS)
+
+
+def test_a_key_too_many_or_too_few_is_found() -> None:
+    tree = {"a": {}, "b?": {"[]": {"c": {}}}}
+    assert has({"a": 1, "b": [{"c": 1}]}, tree) == {".a", ".b?", ".b?.[]", ".b?.[].c"}
+    for wrong in ({}, {"a": 1, "x": 1}, {"a": {"x": 1}}, {"a": [[{}]]}, {"a": 1, "b": [{}]}, {"a": 1, "b": 1}, []):
+        with pytest.raises(AssertionError):
+            has(wrong, tree)
+
+
+def test_recipes_and_plans(called: Called) -> None:
+    check("recipes", called("recipes"))
+    small_memory = ("--gpu", "v100-16gb", "--nodes", "2", "--deepspeed_config", "ds_configs/zero1_fp16.json")
+    check(
+        "plan",
+        called("plan", "530b", "--price", "2"),
+        called("plan", "tiny", "--verify"),
+        called("plan", "13b", *small_memory),
+    )
+    check("plan --search", *(called("plan", "18b", "--search", "--top", "2", "--nodes", n) for n in ("32", "30")))
+
+
+def test_data(called: Called, corpus: Path) -> None:
+    check("prepare --corpora", called("prepare", "--corpora"))
+    evals = write(corpus.with_name("evals.jsonl"), [prose(3), "too short"])
+    out, skip = str(corpus.with_name("out")), ("--workers", "1", "--on-error", "skip")
+    stages = ("default", f"decontaminate:{evals}")
+    check("clean", called("clean", str(corpus), "--out", out, *skip, "--stages", *stages))
+    prepare = ("prepare", "tiny", *small(corpus), "--engine", "tokenizers", *skip)
+    check("prepare --nodes", called(*prepare, "--nodes", "2", "--node", "1"))
+    prepared = called(*prepare)
+    check("prepare", prepared)
+    check("inspect", called("inspect", prepared["parts"][0]["folder"]))
+
+
+def test_a_trained_model(called: Called, untrained: Path) -> None:
+    (untrained / "text.txt").write_text(conftest.WORDS)
+    check("evaluate", called("evaluate", "--run", str(untrained), "--data", str(untrained / "text.txt")))
+    check("generate", called("generate", "--run", str(untrained), "--prompt", "the", "--max-new-tokens", "2"))
+    check("export", called("export", "--run", str(untrained)))
+
+
+def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
+    line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
+    (untrained / "metrics.jsonl").write_text(json.dumps(line))
+    (untrained / "data.json").write_text('{"bytes_per_token": 2.0}')
+    run = Run(untrained, read_recipe(untrained), {}, Resolved({}, ()), 2, None, False)
+    report.write(run, 1, 8, 800.0, "a CPU")
+    values = called("report", "--run", str(untrained))
+    check("report", values)
+    assert values["validation_loss"] == 800 and values["perplexity"] is None
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    ("recipes --all", "--all"), ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
+    ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
+    ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
+    ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
+])  # fmt: skip
+def test_an_error_is_one_line_and_no_json(
+    command: str, words: str, called: Called, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        called(*command.split())
+    out, error = capfd.readouterr()
+    assert (ended.value.code, out, error.count("\n")) == (WRONG_INPUT, "", 1), error
+    assert error.startswith("error: ") and words in error
