@@ -1,5 +1,6 @@
 """`stagecraft generate --prompt "KING HENRY"`: write text with a run."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from support.json_object import JsonObject
 
 def read_prompt(text: str | None, file: Path | None) -> str:
     """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
-    if text is not None or (file is None and sys.stdin.isatty()):
-        return text or ""
+    where = "--prompt" if text is not None else f"prompt file {file}" if file else "standard input"
+    if file and not file.exists():
+        raise UserError(f"{where} does not exist; give the path of a text file")
     try:
-        return file.read_text(encoding="utf-8") if file else sys.stdin.buffer.read().decode("utf-8")
+        if text is not None:
+            return os.fsencode(text).decode()  # what is not UTF-8 reaches us as halves of surrogate pairs
+        if file:
+            return file.read_text(encoding="utf-8")
+        return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        where = f"prompt file {file}" if file else "standard input"
         raise UserError(f"{where} is not UTF-8 at byte {error.start}; convert it") from None
 
 

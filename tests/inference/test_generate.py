@@ -1,6 +1,7 @@
 """What is written can be read: no id that the tokeniser does not have."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,12 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"cannot be read as a model: .*header"):
         load(tmp_path)
+
+
+def test_a_prompt_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="--prompt is not UTF-8 at byte 1; convert it"):
+        generate.read_prompt(os.fsdecode(b"a\xff"), None)
+    with pytest.raises(ValueError, match=r"prompt file .*none\.txt does not exist; give"):
+        generate.read_prompt(None, tmp_path / "none.txt")
+    monkeypatch.setattr("sys.stdin", None)  # as where it is closed
+    assert generate.read_prompt(None, None) == "" and generate.read_prompt("Käse 漢字", None) == "Käse 漢字"
