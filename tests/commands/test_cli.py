@@ -44,3 +44,13 @@ def test_an_error_leaves_standard_output_empty_and_open(capfd: pytest.CaptureFix
     shown = capfd.readouterr()
     assert ended.value.code == WRONG_INPUT and shown.out == "afterwards\n"
     assert shown.err.endswith("error: no such thing; give another\n")
+
+
+def test_an_interrupt_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    def job() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run_job(job)
+    assert ended.value.code == 130
+    assert capfd.readouterr().err == "error: interrupted; the same command goes on from what is finished\n"
