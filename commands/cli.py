@@ -33,13 +33,16 @@ class Parser(argparse.ArgumentParser):
 
 def fail(message: str, status: int) -> NoReturn:
     """Say why in one line and end with this exit status."""
-    rank = int(os.environ.get("RANK", "0"))
-    if rank:
-        # Most errors come to all ranks alike. Rank 0 says it for all; when it ends, the launcher ends the others.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training rather notes a signal and goes on
-        time.sleep(5)
+    _let_rank_0_speak()
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(status)
+
+
+def _let_rank_0_speak() -> None:
+    """Most errors come to all ranks alike, or because rank 0 has ended. It says why; the launcher ends the others."""
+    if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training rather notes a signal and goes on
+        time.sleep(5)
 
 
 def run_job(job: Callable[[], object], as_json: bool = False) -> None:
@@ -68,8 +71,8 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
             traceback.print_exc()
         fail(str(error), error.status if isinstance(error, UserError) else CRASHED)
     except Exception:
-        if os.environ.get("RANK", "0") == "0":
-            print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)
+        _let_rank_0_speak()
+        print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)
         raise
     finally:
         if terminated is not None:

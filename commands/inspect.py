@@ -1,6 +1,5 @@
 """Look at prepared data: `stagecraft inspect tiny`, or a run's directory, or prepared folders."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from commands import cli
 from data.inspect import SEED, SEQ_LENGTH, Inspected, check_same_tokeniser, describe, print_description
 from recipes.registry import load
 from recipes.settings import override
-from run.directory import read_recipe
+from run.directory import read_data, read_recipe
 from support.errors import UserError
 
 
@@ -27,8 +26,7 @@ def find(given: list[str], settings: list[str]) -> Inspected:
         raise UserError("--set goes with a recipe, not with a run or prepared folders")
     if len(given) == 1 and (paths[0] / "data.json").is_file():
         recipe = read_recipe(paths[0])
-        stored = json.loads((paths[0] / "data.json").read_text())
-        return Inspected(mixture.reopened(stored), recipe.model.seq_length, recipe.seed)
+        return Inspected(mixture.reopened(read_data(paths[0])), recipe.model.seq_length, recipe.seed)
     if len(given) == 1 and not paths[0].exists():
         try:
             recipe = override(load(given[0]), settings)

@@ -49,7 +49,11 @@ def main(recipe: Recipe | None = None) -> None:
 
         be_rank(lambda: train.train_alone(recipe, request))
     else:
-        from launch.start import start
-
         wanted = recipe
-        cli.run_job(lambda: start(wanted or load(args.recipe), request, args.processes, args.hostfile), args.json)
+
+        def job() -> object:
+            from launch.start import start
+
+            return start(wanted or load(args.recipe), request, args.processes, args.hostfile)
+
+        cli.run_job(job, args.json)

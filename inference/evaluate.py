@@ -1,7 +1,6 @@
 """Loss, perplexity and bits per byte of a run on any text."""
 
 import itertools
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from data.corpus.sources import SPLITS
 from inference.export import load_model, load_tokeniser
-from run.directory import read_recipe
+from run.directory import read_data, read_recipe
 from run.report import bits_per_byte, perplexity
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -151,7 +150,7 @@ def _texts(run: Path, data: str) -> list[Text]:
 
     if data != "validation":
         return [text_of(run, data)]
-    opened = mixture.reopened(json.loads((run / "data.json").read_text()))
+    opened = mixture.reopened(read_data(run))
     return [
         _of_shards(part.corpus, prepare.shards(part.folder, "validation"), manifest["validation"]["bytes"], part.share)
         for part, manifest in zip(opened.parts, opened.manifests, strict=True)

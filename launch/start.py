@@ -6,7 +6,7 @@ from planner.show import show
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
 from run import report
-from run.directory import create, end_of
+from run.directory import created, end_of
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import CrashedError
@@ -26,9 +26,9 @@ def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str
     arguments = ["--run-dir", str(run.path)]
     if hostfile:
         local.check_remote(arguments)
-    create(run, run_data(run, print))
-    command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
-    status = local.run(command, local.environment(world))
+    with created(run, run_data(run, print)) as lock:
+        command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
+        status = local.run(command, local.environment(world), lock)
     ended = end_of(run.path)
     if ended is None:  # a rank or the launcher was killed
         raise CrashedError(

@@ -7,9 +7,10 @@ runs/<recipe>/<run-id>/
     data.json, tokeniser/     the manifests of the prepared data, and a copy of the tokeniser
     start.json                what the last start was asked for: command, world size, last step, whether it resumes
     starts.jsonl              all starts, a line each, with time, versions, commit and device
-    status.json               how the last start ended; none while it runs, and none after a crash
+    status.json               how the last start ended; none while it runs, and none after a crash that nobody noted
     metrics.jsonl             one line a step
     checkpoints/              step-00000100/ …
+    .lock                     held by the process that trains here
     report.json, loss.png     written at the end
 
 The directory is how the launcher tells the ranks what to do: they are given its path and nothing else.
@@ -24,6 +25,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +37,7 @@ from recipes import settings
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
 from support.errors import UserError
-from support.files import write_json
+from support.files import enough_room, locked, write_json
 from support.json_object import JsonObject
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy")
@@ -73,9 +76,28 @@ class Run:
         return self.path / "metrics.jsonl"
 
 
-def create(run: Run, data: Mixture) -> None:
-    """Write what makes a run: all that its ranks need to know. It counts as a run after its first step."""
-    run.path.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def created(run: Run, data: Mixture) -> Iterator[int]:
+    """Write what makes a run, and hold its directory for this process alone; yields the descriptor of the lock.
+
+    Errors: `UserError` where another process trains there, or has meanwhile; `NoRoomError`.
+    """
+    busy = f"another process trains in {run.path}; wait for its end, or give another --run-dir"
+    with locked(run.path / ".lock", busy) as lock:
+        check_new(run.path, run.resume)
+        with enough_room(run.path):
+            _create(run, data)
+        yield lock
+
+
+def check_new(path: Path, resume: bool) -> None:
+    """A run is not started anew over another one. Errors: `UserError`."""
+    if not resume and was_trained(path):
+        raise UserError(f"{path} already holds a run; add --resume to go on with it, or give another --run-dir")
+
+
+def _create(run: Run, data: Mixture) -> None:
+    """Write all that the ranks need to know. It counts as a run from its first step on."""
     (run.path / "status.json").unlink(missing_ok=True)
     write_json(run.path / "ds_config.json", run.engine_json)
     write_json(run.path / "ds_config.resolved.json", run.engine.json)
@@ -93,12 +115,12 @@ def create(run: Run, data: Mixture) -> None:
 
 
 def opened(path: Path) -> tuple[Run, Mixture]:
-    """The run that `create` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
+    """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
     engine = Resolved(resolved, tuple(start["deviations"]))
     given = _read_json(path / "ds_config.json")
     run = Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
-    return run, mixture.reopened(_read_json(path / "data.json"))
+    return run, mixture.reopened(read_data(path))
 
 
 def note_start(run: Run, device: str) -> None:
@@ -119,7 +141,7 @@ def note_start(run: Run, device: str) -> None:
 
 def note_end(path: Path, status: int, reason: str = "") -> None:
     """Write how a start ended. GNU make and the deepspeed launcher pass no exit status of a rank on."""
-    if (path / "recipe.json").exists():
+    with suppress(OSError):  # on a full disk the reason is worth more than this file
         write_json(path / "status.json", {"status": status, "reason": reason})
 
 
@@ -143,13 +165,23 @@ def read_recipe(path: Path) -> Recipe:
     return settings.from_dict(_read_json(file), str(file))
 
 
+def read_data(path: Path) -> JsonObject:
+    """The data that a run was trained on, as it described them. Errors: `UserError` where they cannot be read."""
+    values = _read_json(path / "data.json")
+    if "parts" not in values:
+        raise UserError(f"{path / 'data.json'} was changed; restore it, or start a new run")
+    return values
+
+
 def _read_json(file: Path) -> JsonObject:
     try:
         values: JsonObject = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"{file} is missing; restore it, or start a new run") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} line {error.lineno} is not JSON: {error.msg}; restore it") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}; restore it, or start a new run") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} must hold a JSON object; restore it, or start a new run")
     return values
 
 

@@ -1,6 +1,7 @@
 """The metrics of a run: `metrics.jsonl`, one line a step."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from support import files
@@ -8,14 +9,12 @@ from support.json_object import JsonObject
 
 
 def read_metrics(path: Path) -> list[JsonObject]:
-    """The lines of a `metrics.jsonl`; a last line torn by a crash is left out."""
+    """The lines of a `metrics.jsonl`; a line that is none, as a crash tears the last one, is left out."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
 def truncate_metrics(path: Path, step: int) -> None:

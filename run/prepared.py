@@ -1,6 +1,5 @@
 """The prepared data of a recipe or a run: made, opened again, and told."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from data.samples.mixture import Mixture, PreparedPart
 from data.tokens import prepare
 from data.tokens.tasks import Progress
 from recipes.recipe import Recipe
-from run.directory import Run, runs_root
+from run.directory import Run, read_data, runs_root
 from support.json_object import JsonObject
 from support.terminal import Say, now_and_then
 
@@ -93,7 +92,7 @@ def run_data(run: Run, say: Say) -> Mixture:
     stored = run.path / "data.json"
     if not run.resume or not stored.exists():
         return recipe_data(run.recipe, say)
-    began_with = json.loads(stored.read_text())
+    began_with = read_data(run.path)
     if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
         return mixture.reopened(began_with)
     return Mixture(recipe_data(run.recipe, say).parts, began_with)

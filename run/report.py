@@ -5,7 +5,7 @@ import math
 import statistics
 from pathlib import Path
 
-from run.directory import Run, read_recipe
+from run.directory import Run, read_data, read_recipe
 from run.metrics import read_metrics
 from support.errors import UserError
 from support.files import write_json
@@ -25,7 +25,7 @@ def perplexity(loss: float) -> float:
 def write(run: Run, step: int, consumed_samples: int, validation_loss: float, device: str) -> None:
     """Write `report.json` and `loss.png`."""
     recipe = run.recipe
-    bytes_per_token = json.loads((run.path / "data.json").read_text())["bytes_per_token"]
+    bytes_per_token = read_data(run.path)["bytes_per_token"]
     # The median: the first steps of a process are slow, because they warm up its caches.
     speed = statistics.median(line["tokens_per_second"] for line in read_metrics(run.metrics))
     values = {

@@ -11,7 +11,7 @@ from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run.directory import Run, newest, read_recipe, runs_root, was_trained
+from run.directory import Run, check_new, newest, read_recipe, runs_root
 from support.errors import UserError
 
 
@@ -34,8 +34,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     """
     path = _run_path(recipe, request)
     stored = read_recipe(path) if request.resume else None
-    if stored is None and was_trained(path):
-        raise UserError(f"{path} already holds a run; add --resume to go on with it, or give another --run-dir")
+    check_new(path, request.resume)
     wanted = settings.override(stored or recipe, list(request.settings))
     if request.seed is not None:
         wanted = dataclasses.replace(wanted, seed=request.seed)
@@ -57,8 +56,9 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 def _run_path(recipe: Recipe, request: Request) -> Path:
     if request.run_dir:
         path = Path(request.run_dir)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--run-dir {path} is a file; give a directory")
+        standing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not standing.is_dir():
+            raise UserError(f"--run-dir {path}: {standing} is a file; give a directory")
         return path
     if request.resume:
         return newest(recipe.name)

@@ -100,11 +100,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, busy: str = "") -> Iterator[None]:
+def locked(path: Path, busy: str = "") -> Iterator[int]:
     """Hold a lock, as one process at a time: of this machine, and of others where their file system's locks reach.
 
     It waits for another process to end or to leave the block. Errors: `UserError` with the message `busy`, where there
-    is one, instead of waiting. The system frees the lock of a process that is killed; the empty file stays.
+    is one, instead of waiting. The system frees the lock of a process that is killed; the empty file stays. A process
+    that inherits the descriptor, which the block gets, holds the lock too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as lock:  # not "w": whoever waits must not empty what the holder may have written
@@ -112,7 +113,7 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
             raise UserError(busy) from None
-        yield
+        yield lock.fileno()
 
 
 @contextmanager
@@ -120,6 +121,8 @@ def enough_room(place: Path) -> Iterator[None]:
     """Say in one line that the disk is full. Errors: `NoRoomError` where the block finds no room to write `place`."""
     try:
         yield
+    except UserError:
+        raise  # it says more
     except Exception as error:  # libraries in Rust raise a bare one, with the number in its words
         told = re.search(r"\(os error (\d+)\)", str(error))
         number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None

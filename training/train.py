@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,11 +29,12 @@ from model.engine.precision import software
 from planner.saving import saving
 from recipes.recipe import Recipe
 from run import report
-from run.directory import Run, create, note_end, note_start, opened
+from run.directory import Run, created, note_end, note_start, opened
 from run.metrics import truncate_metrics
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
+from support.files import enough_room
 from support.json_object import JsonObject
 from training.device import device_name
 from training.display import Display
@@ -74,16 +76,16 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     """Train to the last step, and say at the end how it ended."""
     rank = torch.distributed.get_rank()
     check_alike(run, mixture)
-    if fresh and rank == 0:
-        create(run, mixture)
-    try:
-        _to_the_end(run, mixture)
-    except UserError as error:
+    with created(run, mixture) if fresh and rank == 0 else nullcontext():
+        try:
+            with enough_room(run.path):
+                _to_the_end(run, mixture)
+        except UserError as error:
+            if rank == 0:
+                note_end(run.path, error.status, str(error))
+            raise
         if rank == 0:
-            note_end(run.path, error.status, str(error))
-        raise
-    if rank == 0:
-        note_end(run.path, DONE)
+            note_end(run.path, DONE)
     torch.distributed.destroy_process_group()
 
 

@@ -269,7 +269,7 @@ class _Preparation:
         """Whether the folder is there already, because another node was faster."""
         return bool(_made(self.accepted))
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _alone(self) -> AbstractContextManager[object]:
         """Hold the lock that all nodes share."""
         return locked(self.scratch.with_name(f".{self.scratch.stem}.lock"))
 

@@ -28,7 +28,7 @@ from model.checkpoint.format import (
 from model.checkpoint.zero import Flat, ZeroState, state_of
 from model.engine import inside
 from model.engine.engine import Engine
-from support.errors import UserError
+from support.errors import CrashedError
 from support.files import give_name, sync
 from support.json_object import JsonObject
 
@@ -36,7 +36,7 @@ from support.json_object import JsonObject
 def save(engine: Engine, root: Path, step: int, state: JsonObject, keep: int) -> Path:
     """Write checkpoint `step` below `root` and prune to the newest `keep`; collective over all ranks.
 
-    `state` is whatever the caller needs to go on; it must be JSON. Errors: `UserError` on every rank where any rank
+    `state` is whatever the caller needs to go on; it must be JSON. Errors: `CrashedError` on every rank where any rank
     could not write; the earlier checkpoints stay as they are.
     """
     rank, held = torch.distributed.get_rank(), state_of(engine)
@@ -135,7 +135,7 @@ def _agree(problem: str, partial: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     good = completed(partial.parent)
     kept = f"the last good checkpoint is {good[-1]}" if good else "there is no earlier checkpoint"
-    raise UserError(
+    raise CrashedError(
         f"checkpoint {partial.with_suffix('')} could not be written: {reason}; {kept}; "
         "make room and go on with --resume"
     )

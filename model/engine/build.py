@@ -21,6 +21,7 @@ from model.gpt import GPT
 from model.grid import Grid, make_grid
 from model.init import init_weights
 from model.layout import Layout
+from support.errors import CrashedError, UserError
 from support.json_object import JsonObject
 
 
@@ -48,15 +49,33 @@ def _silent() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _refusals_in_one_line() -> Iterator[None]:
+    """Say in one line what DeepSpeed refuses in the JSON: our own checks do not know all of its rules.
+
+    Errors: `UserError`.
+    """
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"DeepSpeed refuses this JSON: {str(error) or 'it does not say why'}; change it") from error
+
+
 def start_process_group() -> None:
-    """Join the process group that the launcher described in the environment (NCCL on GPUs, gloo on CPUs)."""
+    """Join the process group that the launcher described in the environment (NCCL on GPUs, gloo on CPUs).
+
+    Errors: `CrashedError` where the ranks cannot reach each other.
+    """
     quiet_deepspeed()
     import deepspeed
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with _silent():
-        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        with _silent():
+            deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    except torch.distributed.DistNetworkError as error:
+        raise CrashedError(f"the ranks cannot meet: {error}; give the launcher another --master_port") from None
 
 
 def build(config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, entries: int) -> Engine:
@@ -96,13 +115,14 @@ def _sharded(
     import deepspeed
 
     partitioned = zero_stage(ds_config) == 3
-    place = (
-        deepspeed.zero.Init(
-            data_parallel_group=grid.data.group, config_dict_or_path=ds_config, mem_efficient_linear=False, mpu=grid
+    with _refusals_in_one_line():
+        place = (
+            deepspeed.zero.Init(
+                data_parallel_group=grid.data.group, config_dict_or_path=ds_config, mem_efficient_linear=False, mpu=grid
+            )
+            if partitioned
+            else nullcontext()
         )
-        if partitioned
-        else nullcontext()
-    )
     gather = partial(deepspeed.zero.GatheredParameters, modifier_rank=0) if partitioned else nullcontext
     with place:
         model = GPT(config, grid.parallel, recompute)
@@ -126,5 +146,6 @@ def initialize(model: nn.Module, ds_config: JsonObject, mpu: Grid | None = None)
         {"params": [p for p in model.parameters() if len(inside.shape_of(p)) <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config, mpu=mpu)
+    with _refusals_in_one_line():
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config, mpu=mpu)
     return engine

@@ -13,6 +13,8 @@ from support.errors import UserError
 from support.json_object import JsonObject
 from support.nearest import hint
 
+MOST_DIGITS = 19  # of a whole number; no count goes beyond 2^63, and what is beyond 1e308 is no float
+
 
 def precision(config: JsonObject) -> str:
     """The precision that a DeepSpeed JSON asks for: "bf16", "fp16" or "fp32"."""
@@ -70,12 +72,15 @@ def read(path: Path) -> JsonObject:
         raise UserError(f"{path} is not text; give a DeepSpeed JSON") from None
     except FileNotFoundError:
         known = sorted(str(file) for file in path.parent.glob("*.json"))
-        raise UserError(f"{path} does not exist; {hint(str(path), known)}") from None
+        remedy = hint(str(path), known) if known else "give a DeepSpeed JSON, for example ds_configs/zero1_bf16.json"
+        raise UserError(f"{path} does not exist; {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a DeepSpeed JSON") from None
     try:
-        config = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        config = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno} is not JSON: {error.msg}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object")
@@ -145,6 +150,9 @@ def _check_offload(zero: JsonObject, where: str) -> None:
             raise UserError(f"{where}: zero_optimization.{name} needs nvme_path, a folder on a fast local disk")
         if device == "nvme" and zero.get("stage") != 3:
             raise UserError(f"{where}: zero_optimization.{name}.device nvme needs ZeRO stage 3; set stage to 3")
+    for name, least in (("offload_optimizer", 1), ("offload_param", 3)):  # DeepSpeed 0.19.8 passes over it in silence
+        if zero.get(name, {}).get("device", "none") != "none" and zero.get("stage", 0) < least:
+            raise UserError(f"{where}: zero_optimization.{name} needs ZeRO stage {least} or more; raise stage")
     if zero.get("offload_optimizer", {}).get("ratio", 1) != 1:
         raise UserError(
             f"{where}: zero_optimization.offload_optimizer.ratio below 1 leaves a second optimizer on the GPU, whose "
@@ -177,6 +185,12 @@ def check_layout(config: JsonObject, layout: Layout, where: str) -> None:
 
 def _no_constant(name: str) -> Any:
     raise UserError(f"{name} is no number in JSON; give a finite one")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise UserError(f"a number of {len(digits)} digits is too large; give one of at most {MOST_DIGITS}")
+    return int(digits)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:

@@ -54,9 +54,10 @@ def resolve(
     unit = result["train_micro_batch_size_per_gpu"] * data_degree
     for size in ramp:
         if size % unit:
+            nearest = [near for near in (size - size % unit, size - size % unit + unit) if near]
             raise UserError(
                 f"{where}: the batch-size ramp has a global batch of {size}, which micro-batch x data degree = {unit} "
-                f"does not divide; the nearest that do: {size - size % unit}, {size - size % unit + unit}"
+                f"does not divide; the nearest that do: {', '.join(map(str, nearest))}"
             )
     deviations += _resolve_gradients(result)
     if "scheduler" in result:

@@ -125,6 +125,7 @@ OPTIMIZERS = ("Adam", "AdamW")
 # The lowest and the highest value of a number. A number that is not listed may be any finite one from 0.
 # DeepSpeed checks few of them: it halves a loss scale of 2^500 for hundreds of steps, and with `steps_per_print` 0 it
 # never prints a step.
+FRACTIONS = ("zero_optimization.offload_optimizer.ratio",)  # all other numbers of this section count something
 BOUNDS: dict[str, tuple[float, float]] = {
     "train_batch_size": (1, math.inf),
     "train_micro_batch_size_per_gpu": (1, math.inf),
@@ -165,8 +166,11 @@ def _check_section(section: JsonObject, schema: JsonObject, prefix: str, where: 
         if key not in schema:
             raise UserError(f"{where}: unknown key {path}; {hint(key, schema)}")
         expected = schema[key]
-        if value == "auto" and path not in AUTO_KEYS and expected is not FREE and prefix != "optimizer.params.":
-            raise UserError(f'{where}: {path} cannot be "auto"; the recipe owns only {", ".join(AUTO_KEYS)}')
+        if value == "auto" and path not in AUTO_KEYS:
+            raise UserError(
+                f'{where}: {path} cannot be "auto": the recipe owns only {", ".join(AUTO_KEYS)}; give it a value, or '
+                "take it out"
+            )
         if value is None:
             raise UserError(f"{where}: {path} is null; give it a value or take it out")
         if value == "auto":
@@ -185,6 +189,8 @@ def _check_section(section: JsonObject, schema: JsonObject, prefix: str, where: 
 
 def _check_bounds(path: str, value: float, where: str) -> None:
     low, high = BOUNDS.get(path, (0, math.inf))
+    if path.startswith("zero_optimization.") and path not in FRACTIONS and value % 1:
+        raise UserError(f"{where}: {path} is {value}; it must be a whole number")
     if not (math.isfinite(value) and low <= value <= high):
         most = f" and at most {high:g}" if math.isfinite(high) else ", and finite"
         raise UserError(f"{where}: {path} is {value}; it must be at least {low:g}{most}")
@@ -202,6 +208,10 @@ def _check_adam(params: JsonObject, where: str) -> None:
         "betas": betas == "auto"
         or (isinstance(betas, list) and len(betas) == 2 and all(number(b, 0, 1) for b in betas)),
     }
+    for key in params.keys() - good.keys():
+        good[key] = isinstance(params[key], bool)
     for key, fits in good.items():
         if not fits:
             raise UserError(f"{where}: optimizer.params.{key} cannot be {json.dumps(params[key])}")
+    if params.get("fused") and params.get("foreach"):
+        raise UserError(f"{where}: optimizer.params.fused and foreach exclude each other; switch one off")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import local
+from support import files
 from tests.patience import ended, wait_until
 
 
@@ -100,6 +101,11 @@ def test_hidden_boards_leave_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_the_exit_status_is_the_command_s() -> None:
     assert local.run([sys.executable, "-c", "raise SystemExit(7)"], dict(os.environ)) == 7
     assert local.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], dict(os.environ)) == 128 + 9
+
+
+def test_the_launcher_holds_the_lock_of_the_run(tmp_path: Path) -> None:
+    with files.locked(tmp_path / "lock") as lock:
+        assert local.run([sys.executable, "-c", f"import os; os.fstat({lock})"], dict(os.environ), lock) == 0
 
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

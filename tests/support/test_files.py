@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support import files
-from support.errors import CRASHED
+from support.errors import CRASHED, CrashedError
 
 
 def names(folder: Path) -> list[str]:
@@ -96,5 +96,7 @@ def test_a_full_disk_is_one_line_and_no_wrong_input(error: Exception, tmp_path: 
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(CrashedError, match=r"^mine"), files.enough_room(tmp_path):
+        raise CrashedError("mine: No space left on device (os error 28)")
     with pytest.raises(PermissionError), files.enough_room(tmp_path):
         raise PermissionError(errno.EACCES, "no")

@@ -11,6 +11,7 @@ from model.checkpoint.read import Reader, load_newest
 from model.checkpoint.write import save
 from model.engine.engine import Engine
 from model.layout import Layout
+from support.errors import CrashedError
 from tests.distributed import run_ranks
 from tests.model import training
 
@@ -205,7 +206,7 @@ def save_with_a_full_disk(root: Path) -> str:
     if torch.distributed.get_rank() == 1:  # a limit on the size of files stands in for a full disk: one rank fails
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
-    with pytest.raises(ValueError, match=r"could not be written.*last good checkpoint is .*step-00000001") as caught:
+    with pytest.raises(CrashedError, match=r"could not be written.*last good checkpoint is .*step-00000001") as caught:
         save(engine, root, 2, {"where": 2}, keep=2)
     return str(caught.value)
 

@@ -162,6 +162,16 @@ def test_an_explicit_value_beats_the_recipe_and_is_listed() -> None:
         ),
         ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "device is 'nvme'"),
         ({"zero_optimization": {"stage": 4}}, "must be 0, 1, 2 or 3"),
+        ({"scheduler": {"type": "WarmupLR", "params": "auto"}}, r'scheduler\.params cannot be "auto".*take it out'),
+        ({"optimizer": {"params": "auto"}}, r'optimizer\.params cannot be "auto"'),
+        ({"optimizer": {"params": {"torch_adam": "yes"}}}, 'torch_adam cannot be "yes"'),
+        ({"optimizer": {"params": {"fused": True, "foreach": True}}}, "fused and foreach exclude each other"),
+        ({"zero_optimization": {"stage3_prefetch_bucket_size": 0.5}}, "is 0.5; it must be a whole number"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "offload_optimizer needs ZeRO stage 1 or"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "offload_param needs ZeRO stage 3"),
+        ('{"gradient_clipping": 1' + "0" * 400 + "}", "a number of 401 digits is too large"),
+        ('{"optimizer": {"params": {"lr": 1' + "0" * 400 + "}}}", "a number of 401 digits is too large"),
+        ("[" * 100_000, "recursion"),
         ('{"a": 1, "a": 2}', "key a stands twice"),
         ('{"a": ', "line 1 is not JSON"),
         ("[1]", "must hold a JSON object"),
@@ -171,6 +181,13 @@ def test_a_wrong_json_is_refused_with_key_and_remedy(tmp_path: Path, config: Any
     with pytest.raises(ValueError, match=words) as caught:
         engine_config.read(write(tmp_path, config))
     assert str(tmp_path / "engine.json") in str(caught.value)
+
+
+def test_a_folder_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read: Is a directory; give a DeepSpeed JSON"):
+        engine_config.read(tmp_path)
+    with pytest.raises(ValueError, match="does not exist; give a DeepSpeed JSON, for example"):
+        engine_config.read(tmp_path / "mine.json")
 
 
 def test_a_missing_json_names_its_neighbours() -> None:

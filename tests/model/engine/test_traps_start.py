@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,10 +24,11 @@ import torch
 from launch import local
 from model.engine import config as engine_config
 from model.engine import inside
-from model.engine.build import quiet_deepspeed
+from model.engine.build import quiet_deepspeed, start_process_group
 from model.engine.device import check_device
 from model.layout import Layout
 from recipes.registry import ROOT
+from support.errors import CrashedError, UserError
 from tests.distributed import run_ranks
 from tests.model import alone, training
 from tests.patience import wait_until
@@ -273,3 +275,25 @@ def refused_and_allowed() -> str:
 
 def test_fp16_is_refused_on_a_cpu_that_computes_it_in_software() -> None:
     assert run_ranks(1, refused_and_allowed) == ["Type fp16 is not supported on your device."]
+
+
+def refused(precision: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        training.trainer("zero1_bf16", bf16={"enabled": True, **precision})
+    return str(caught.value)
+
+
+def test_what_only_deepspeed_refuses_is_one_line_too() -> None:
+    (said,) = run_ranks(1, refused, {"bf16_optimizer_states": True})
+    assert said.startswith("DeepSpeed refuses this JSON: bf16_optimizer_states requires bf16_master_weights_and_grads")
+
+
+def test_a_port_that_is_taken_is_one_line_and_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.listen()
+        world = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        for name, value in {**world, "MASTER_PORT": str(holder.getsockname()[1])}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(CrashedError, match="the ranks cannot meet: "):
+            start_process_group()
