@@ -90,7 +90,7 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
     line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
     (untrained / "metrics.jsonl").write_text(json.dumps(line))
-    (untrained / "data.json").write_text('{"bytes_per_token": 2.0}')
+    (untrained / "data.json").write_text('{"bytes_per_token": 2.0, "parts": []}')
     run = Run(untrained, read_recipe(untrained), {}, Resolved({}, ()), 2, None, False)
     report.write(run, 1, 8, 800.0, "a CPU")
     values = called("report", "--run", str(untrained))

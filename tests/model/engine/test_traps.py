@@ -16,6 +16,7 @@ from model.engine.device import check_device
 from model.engine.engine import LossScaleFloorError
 from model.grid import make_grid
 from model.layout import Layout
+from support.errors import UserError
 from tests.distributed import run_ranks
 from tests.model import alone, training
 
@@ -110,9 +111,10 @@ def test_a_pipeline_takes_sequence_parallel_activations_for_equal_ones() -> None
 def refuses_in_a_pipeline(stage: int) -> str:
     config = training.engine_json("pipeline_fp32", 1)
     config["zero_optimization"]["stage"] = stage
-    with pytest.raises(AssertionError) as caught:
+    with pytest.raises(UserError, match="DeepSpeed refuses this JSON") as caught:
         build(training.CONFIG, Layout(pp=2), config, training.SEED, training.ENTRIES)
-    return str(caught.value)
+    assert isinstance(caught.value.__cause__, AssertionError)
+    return str(caught.value.__cause__)
 
 
 def test_a_pipeline_refuses_zero_2_and_3_after_the_start_only() -> None:
