@@ -74,7 +74,8 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
 
 def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     """Train to the last step, and say at the end how it ended."""
-    rank = torch.distributed.get_rank()
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    assert world == run.world_size, f"{world} ranks were started for a run that was written for {run.world_size}"
     check_alike(run, mixture)
     with created(run, mixture) if fresh and rank == 0 else nullcontext():
         try:
