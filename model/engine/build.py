@@ -58,7 +58,11 @@ def _refusals_in_one_line() -> Iterator[None]:
     try:
         yield
     except (AssertionError, ValueError) as error:
-        raise UserError(f"DeepSpeed refuses this JSON: {str(error) or 'it does not say why'}; change it") from error
+        reason = str(error) or "it does not say why"
+        raise UserError(
+            f"DeepSpeed refuses this JSON: {reason}; change it, or where the JSON is right, report this with what "
+            "STAGECRAFT_TRACEBACK=1 adds"
+        ) from error
 
 
 def start_process_group() -> None:
