@@ -28,3 +28,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return path if path in WHOLE else nodeid
 
     return Scheduling(config, log)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name cases by what every worker sees alike: pytest-xdist refuses a suite whose names differ between workers.
+
+    Bytes may hold a time (gzip writes one), sets come in the order of a process's own hash seed.
+    """
+    return argname if isinstance(val, bytes | set | frozenset) else None

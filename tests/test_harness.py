@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_a_rank_that_dies_is_said() -> None:
 def test_a_fork_ends_and_says_what_a_fresh_interpreter_does(arguments: tuple[str, ...], tmp_path: Path) -> None:
     fork, fresh = (run(tmp_path, "commands", "plan", *arguments, fresh=fresh) for fresh in (False, True))
     assert (fork.returncode, fork.stdout, fork.stderr) == (fresh.returncode, fresh.stdout, fresh.stderr)
+
+
+def test_every_worker_gives_the_tests_the_same_names(request: pytest.FixtureRequest) -> None:
+    """Collected again, later and under another hash seed, as another worker of pytest-xdist collects them."""
+    files = {item.nodeid.split("::")[0] for item in request.session.items}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "-o", "addopts=", *sorted(files)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {item.nodeid for item in request.session.items} <= set(done.stdout.splitlines())
