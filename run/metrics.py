@@ -1,20 +1,15 @@
 """The metrics of a run: `metrics.jsonl`, one line a step."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 
-from support import files
+from support import files, json_lines
 from support.json_object import JsonObject
 
 
 def read_metrics(path: Path) -> list[JsonObject]:
     """The lines of a `metrics.jsonl`; a line that is none, as a crash tears the last one, is left out."""
-    lines = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
+    return [line for line in json_lines.read(path) if "step" in line]
 
 
 def truncate_metrics(path: Path, step: int) -> None:

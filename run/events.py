@@ -1,0 +1,37 @@
+"""What happened to a run beside its steps: `events.jsonl`, a line an event, never cut.
+
+Who trains, launches or supervises a run adds lines; a panel, a report or a colleague's program reads them. Each line
+has `time` (seconds since 1970) and `event`, one of `KINDS`, and the facts that `KINDS` names.
+"""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from support import json_lines
+from support.json_object import JsonObject
+
+KINDS = {
+    "start": "the command begins: resumed, world_size, pid, host",
+    "phase": "what a start is busy with: phase (data, imports, engine, compile, load)",
+    "training": "the loop begins: step, last_step",
+    "saved": "a checkpoint is whole: step, path, seconds, bytes",
+    "passed_over": "a checkpoint was damaged: path, reason",
+    "said": "a line that a person should see: line",
+    "stop": "the run was asked to stop: signal",
+    "end": "the start ended: status (see support/errors.py), reason",
+    "note": "what a person wrote down: text",
+}
+
+
+def note(path: Path, event: str, **facts: Any) -> None:
+    """Add an event to the run directory `path`. A disk without room loses it: the run is worth more."""
+    assert event in KINDS, event
+    with suppress(OSError):
+        json_lines.add(path / "events.jsonl", {"time": time.time(), "event": event, **facts})
+
+
+def read(path: Path) -> list[JsonObject]:
+    """The events of the run directory `path`, oldest first."""
+    return [line for line in json_lines.read(path / "events.jsonl") if line.get("event") in KINDS]
