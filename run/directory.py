@@ -116,11 +116,15 @@ def _create(run: Run, data: Mixture) -> None:
 
 def opened(path: Path) -> tuple[Run, Mixture]:
     """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
+    return read_run(path), mixture.reopened(read_data(path))
+
+
+def read_run(path: Path) -> Run:
+    """The run that `created` wrote. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
     engine = Resolved(resolved, tuple(start["deviations"]))
     given = _read_json(path / "ds_config.json")
-    run = Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
-    return run, mixture.reopened(read_data(path))
+    return Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
 
 
 def note_start(run: Run, device: str) -> None:

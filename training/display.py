@@ -1,73 +1,50 @@
-"""What a run shows while it goes: a live bar on a terminal, plain lines elsewhere."""
+"""What rank 0 has to tell while a run goes. It tells the run's files: who launched or watches the run prints them."""
 
 import sys
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from planner.resolve import data_degree
+from run import events
 from run.directory import Run
+from run.feed import Feed
+from run.lines import Lines
 from support.json_object import JsonObject
+from support.terminal import Lasting
 
 
 class Display:
-    """The progress of one run; silent on all ranks but the first."""
+    """Tells what happens; silent on all ranks but the first.
 
-    def __init__(self, run: Run, enabled: bool) -> None:
-        self.run, self.enabled = run, enabled
-        self.console = Console(soft_wrap=True, highlight=False)
-        self.bar: Progress | None = None
+    A rank that is `alone`, because another launcher started it, has no parent of ours: it prints its files itself.
+    """
+
+    def __init__(self, run: Run, enabled: bool, alone: bool) -> None:
+        self.path, self.enabled, self.prints = run.path, enabled, enabled and alone
+        if self.prints:
+            self.feed, self.lines, self.stream = Feed(run.path), Lines(run.path), Lasting(sys.stdout)
+            self.feed.new()  # what happened before
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """One line that a person should see."""
         if self.enabled:
-            self.console.print(line, markup=False)
-            sys.stdout.flush()
+            events.note(self.path, "said", line=line)
+            self._print()
 
     def start(self, step: int, last_step: int) -> None:
-        """Show what is about to run, resolved, and begin at `step`."""
-        self.last_step = last_step
-        if not self.enabled:
-            return
-        recipe, config = self.run.recipe, self.run.engine.json
-        degree = data_degree(recipe, self.run.world_size)
-        self.say(
-            f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters, "
-            f"{recipe.tokens_per_step:,} tokens a step, steps {step + 1} to {self.last_step}"
-        )
-        self.say(
-            f"engine: {self.run.engine.dtype}, ZeRO stage {config.get('zero_optimization', {}).get('stage', 0)}, "
-            f"global batch {config['train_batch_size']} = micro-batch {config['train_micro_batch_size_per_gpu']} x "
-            f"accumulation {config['gradient_accumulation_steps']} x data degree {degree}"
-        )
-        for deviation in self.run.engine.deviations:
-            self.say(f"deviates from the recipe: {deviation}")
-        self.say(f"run: {self.run.path}")
-        if self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
-            )  # fmt: skip
-            self.task = self.bar.add_task("", total=self.last_step, completed=step)
-            self.bar.start()
+        """The loop begins after `step`."""
+        if self.enabled:
+            events.note(self.path, "training", step=step, last_step=last_step)
+            self._print()
 
     def step(self, metrics: JsonObject) -> None:
-        """Show one step."""
-        if not self.enabled:
-            return
-        text = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
-        if self.bar:
-            self.bar.update(self.task, completed=metrics["step"], description=text)
-        every = self.run.recipe.intervals.log_every
-        wanted = metrics["step"] % every == 0 or metrics["step"] == self.last_step
-        if "validation_loss" in metrics:
-            text += f"  validation loss {metrics['validation_loss']:.4f}"
-        if metrics["skipped"]:
-            text += f"  skipped (loss scale {metrics['loss_scale']:,.0f})"
-        if "validation_loss" in metrics or metrics["skipped"] or (wanted and not self.bar):
-            self.say(f"step {metrics['step']:>6}/{self.last_step}  {text}")
+        """A step that has its line among the metrics."""
+        self._print()
 
     def finish(self) -> None:
-        """End the bar, so that what follows stands below it."""
-        if self.bar:
-            self.bar.stop()
+        """The loop has ended."""
+        self._print()
+
+    def _print(self) -> None:
+        if self.prints:
+            for happened in self.feed.new():
+                for line in self.lines.of(happened):
+                    self.stream.write(line + "\n")
+            self.stream.flush()

@@ -28,7 +28,7 @@ from model.engine.inside import unexamined_version
 from model.engine.precision import software
 from planner.saving import saving
 from recipes.recipe import Recipe
-from run import report
+from run import events, report
 from run.directory import Run, created, note_end, note_start, opened
 from run.metrics import truncate_metrics
 from run.prepared import run_data
@@ -80,7 +80,7 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     with created(run, mixture) if fresh and rank == 0 else nullcontext():
         try:
             with enough_room(run.path):
-                _to_the_end(run, mixture)
+                _to_the_end(run, mixture, alone=fresh)
         except UserError as error:
             if rank == 0:
                 note_end(run.path, error.status, str(error))
@@ -90,11 +90,11 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _to_the_end(run: Run, mixture: Mixture) -> None:
-    """Train to the last step, evaluating and saving on the way, and report."""
+def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
+    """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
     rank, device = torch.distributed.get_rank(), device_name()
     check_device(run.engine.json)
-    display = Display(run, enabled=rank == 0)
+    display = Display(run, enabled=rank == 0, alone=alone)
     if unexamined := unexamined_version():
         display.say(unexamined)
     if rank == 0:
@@ -119,7 +119,8 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
     final = loop.validation_loss(run.recipe.intervals.final_samples)
     if rank == 0:
         report.write(run, position.step, position.consumed_samples, final, device)
-        report.show(run.path)
+        if alone:
+            report.show(run.path)
 
 
 def _place_wandb(run: Run, display: Display) -> None:
@@ -270,7 +271,8 @@ class Loop:
         keep = self.run.recipe.intervals.keep_checkpoints
         path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
         self.saved_at = time.monotonic()
-        self.display.say(f"saved {path}")
+        if self.rank == 0:
+            events.note(self.run.path, "saved", step=self.position.step, path=str(path))
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_asked = True
