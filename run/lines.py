@@ -37,6 +37,8 @@ class Lines:
                 return [happened["line"]]
             case "saved":
                 return [f"saved {happened['path']}"]
+            case "passed_over":
+                return [f"passing over a damaged checkpoint: {happened['reason']}"]
             case None if is_step(happened) and self.run is None:
                 self.waiting.append(happened)
             case None if is_step(happened) and happened["step"] > self.first:

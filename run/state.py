@@ -109,7 +109,7 @@ class State:
         self.losses.append(Loss(number, step["loss"]))
         if "validation_loss" in step:
             self.validation.append(Loss(number, step["validation_loss"]))
-        self.last = step
+        self.last = {**step, "memory_bytes": step.get("memory_bytes") or self.last.get("memory_bytes")}  # many: once
         self.skipped += bool(step.get("skipped"))
         if speed := step.get("tokens_per_second"):
             self.speeds.append(speed)
