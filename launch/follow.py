@@ -23,7 +23,8 @@ from support.terminal import Lasting, draws
 
 POLL_SECONDS = 0.25
 STILL_SECONDS = 1.0  # between two drawings while nothing happens
-SHARE = 0.01  # of the time that drawing may take at most
+MOST_SECONDS = 2.0  # between two looks
+SHARE = 0.01  # of a processor that drawing may take
 KEPT = 200  # lines above the panel that are printed again after a resize
 
 
@@ -96,7 +97,7 @@ class Screen:
 
     def refresh(self) -> float:
         """Show what is new, and return the seconds until it is worth to look again."""
-        began = time.monotonic()
+        began, used = time.monotonic(), time.thread_time()
         said = self._ranks_said()
         news = self.feed.new()
         for happened in news:
@@ -105,7 +106,7 @@ class Screen:
         if news or said or began - self.drawn_at >= STILL_SECONDS:
             self.view.draw(said, self.panel)
             self.drawn_at = began
-        return max(POLL_SECONDS, (time.monotonic() - began) / SHARE)
+        return min(max(POLL_SECONDS, (time.thread_time() - used) / SHARE), MOST_SECONDS)
 
     def _ranks_said(self) -> list[str]:
         """Whole lines that the ranks printed since the last call: warnings, and what went wrong."""

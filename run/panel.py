@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable
 
-from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -14,6 +13,7 @@ from run.state import GOING, State
 from support.json_object import JsonObject
 
 TWO_COLUMNS = 120  # from this width on what is told stands side by side
+OTHER_LINES = 15  # of the panel at most, beside those of the parts of the data
 FEW_RANKS = 4  # whose memory is told one by one
 BLOCKS, LETTERS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 UNKNOWN = "-"
@@ -34,8 +34,12 @@ class RunPanel:
         losses = [loss.loss for loss in self.state.losses]
         line = sparkline(losses, min(half - 26, 60), LETTERS if options.ascii_only else BLOCKS)
         left, right = _training(value, line), _machine(value)
-        body: list[RenderableType] = [_grid([("start", _phases(value)), ("step", _progress(value, inside))])]
-        if wide:
+        body: list[RenderableType] = [
+            _grid([("start", _phases(value, inside - 11)), ("step", _progress(value, inside))])
+        ]
+        if value["step"] is None:
+            body.append(_grid([("time", duration(value["seconds"]))]))
+        elif wide:
             sides = Table.grid(padding=(0, 3, 0, 0), expand=True, pad_edge=False)
             sides.add_column(ratio=1)
             sides.add_column(ratio=1)
@@ -44,7 +48,8 @@ class RunPanel:
         else:
             body.append(_grid(left + right))
         if value["parts"]:
-            body.append(_grid([("data", _parts(value["parts"]))]))
+            room = console.height - OTHER_LINES if console.is_terminal else len(value["parts"])
+            body.append(_grid([("epochs", _parts(value["parts"], inside - 11, room))]))
         body.append(_grid(_last(value)))
         alarm = value["status"] not in (*GOING, "finished")
         title = f"{value['recipe'] or 'run'}  [bold]{value['status']}[/]  {_safe(value['run'])}"
@@ -105,16 +110,21 @@ def _grid(rows: Iterable[Row]) -> Table:
     return grid
 
 
-def _phases(value: JsonObject) -> Text:
-    """What the start is busy with, or what it was."""
-    text = Text(overflow="fold", no_wrap=False)
+def _phases(value: JsonObject, width: int) -> Text:
+    """What the start is busy with, or what it was; none is broken in two."""
     phases = value["phases"]
-    for number, each in enumerate(phases, start=1):
-        now = value["status"] == "starting" and number == len(phases)
-        text.append(f"{each['phase']} {duration(each['seconds'])}", style="bold" if now else "")
-        text.append("  " if number < len(phases) else "")
-    if value["status"] != "starting" and len(phases) > 1:
-        text.append(f"  together {duration(sum(each['seconds'] for each in phases))}", style="dim")
+    said = [f"{each['phase']} {duration(each['seconds'])}" for each in phases]
+    going = value["status"] == "starting"
+    if not going and len(phases) > 1:
+        said.append(f"all {duration(sum(each['seconds'] for each in phases))}")
+    text, column = Text(), 0
+    for number, words in enumerate(said, start=1):
+        if column and column + 2 + len(words) > width:
+            text.append("\n")
+            column = 0
+        text.append("  " if column else "")
+        text.append(words, style="bold" if going and number == len(said) else "")
+        column += len(words) + (2 if column else 0)
     return text
 
 
@@ -133,24 +143,24 @@ def _training(value: JsonObject, line: str) -> list[Row]:
         validation = f"{_number(value['validation_loss'], '.4f', 'nan')} at {value['validation_step']:,}"
         if value["best_validation_step"] is not None:
             validation += f", best {value['best_validation_loss']:.4f} at {value['best_validation_step']:,}"
-    if value["final_validation_loss"] is not None:
-        validation += f", final {value['final_validation_loss']:.4f}"
     loss = _number(value["loss"], ".3f", UNKNOWN if value["step"] is None else "nan")
     rates = f"{_number(value['lr'], '.3g')}  norm {_number(value['grad_norm'], '.3g')}"
     rates += f"  scale {_number(value['loss_scale'], ',.0f')}"
+    final = value["final_validation_loss"]
     return [
         ("tokens", f"{count(value['tokens'])} of {count(value['train_tokens'])} in the budget"),
         ("loss", Text.assemble((f"{loss}  ", "bold"), (line, "cyan"))),
         ("validation", validation),
+        *([("final", f"{final:.4f} over the most samples")] if final is not None else []),
         ("rate", rates + (f"  skipped {value['skipped']:,}" if value["skipped"] else "")),
     ]
 
 
 def _machine(value: JsonObject) -> list[Row]:
-    left = duration(value["seconds_left"])
-    ends = ""
-    if value["seconds_left"]:
-        ends = f"  after {duration(value['seconds'])}"
+    so_far = duration(value["seconds"])
+    left = (
+        f"{duration(value['seconds_left'])} left, {so_far} so far" if value["status"] in GOING else f"{so_far} in all"
+    )
     save = duration(value["seconds_to_save"])
     if value["next_save_step"] is not None:
         save = f"after step {value['next_save_step']:,}" + ("" if save == UNKNOWN else f", in {save}")
@@ -159,7 +169,7 @@ def _machine(value: JsonObject) -> list[Row]:
     return [
         ("speed", f"{_number(value['tokens_per_second'], ',.0f')} tokens/s  MFU {_number(value['mfu'], '.1%')}"),
         ("memory", _memory(value["memory_bytes"])),
-        ("left", f"{left}{ends}" if value["status"] in GOING else f"ended after {duration(value['seconds'])}"),
+        ("time", left),
         ("next save", save),
     ]
 
@@ -171,19 +181,29 @@ def _memory(ranks: list[float] | None) -> str:
     if len(giga) <= FEW_RANKS:
         return "  ".join(f"{size:.2f}" for size in giga) + " GB"
     fullest = max(range(len(giga)), key=giga.__getitem__)
-    return f"{min(giga):.2f} to {max(giga):.2f} GB, most on rank {fullest:,} of {len(giga):,}"
+    return f"{min(giga):.2f} to {max(giga):.2f} GB (rank {fullest:,} of {len(giga):,})"
 
 
-def _parts(parts: list[JsonObject]) -> RenderableType:
-    names = [part["corpus"].rstrip("/").rsplit("/", 1)[-1] for part in parts]
-    cells = [f"{name[:20]} {part['epochs']:.2f} epochs" for name, part in zip(names, parts, strict=True)]
-    return Columns(cells, padding=(0, 3), equal=True)
+def _parts(parts: list[JsonObject], width: int, room: int) -> RenderableType:
+    """How often each part of the data was read, in at most `room` lines: those at least that were read most."""
+    names = [part["corpus"].rstrip("/").rsplit("/", 1)[-1][:18] for part in parts]
+    cells = [f"{part['epochs']:.2f} {name}" for name, part in zip(names, parts, strict=True)]
+    columns = max(1, (width + 2) // (max(map(len, cells)) + 2))
+    most = max(1, room) * columns
+    if len(cells) > most:
+        order = sorted(range(len(parts)), key=lambda place: -parts[place]["epochs"])[: most - 1]
+        cells = [*(cells[place] for place in sorted(order)), f"and {len(cells) - most + 1} more"]
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    for first in range(0, len(cells), columns):
+        grid.add_row(*cells[first : first + columns])
+    return grid
 
 
 def _last(value: JsonObject) -> list[Row]:
     rows: list[Row] = []
-    if event := value["last_event"]:
-        rows.append(("last", f"{time.strftime('%H:%M:%S', time.localtime(event['time']))}  {_safe(event['text'])}"))
+    if value["last_event"]:
+        at = time.strftime("%H:%M:%S", time.localtime(value["last_event_time"]))
+        rows.append(("last", f"{at}  {_safe(value['last_event'])}"))
     if value["reason"]:
         rows.append(("why", Text(value["reason"], overflow="fold", no_wrap=False)))
     silent, usual = value["silent_seconds"], 60.0

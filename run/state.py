@@ -202,7 +202,8 @@ class State:
             "seconds_left": left.seconds(now) if left else None,
             "next_save_step": left.next_save_step if left else None,
             "seconds_to_save": left.seconds_to_save(now) if left else None,
-            "last_event": {"time": self.news[0], "text": self.news[1]} if self.news else None,
+            "last_event": self.news[1] if self.news else None,
+            "last_event_time": self.news[0] if self.news else None,
         }
 
     def _phase_seconds(self, until: float) -> list[JsonObject]:
