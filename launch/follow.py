@@ -24,7 +24,7 @@ from support.terminal import Lasting, draws
 POLL_SECONDS = 0.25
 STILL_SECONDS = 1.0  # between two drawings while nothing happens
 MOST_SECONDS = 2.0  # between two looks
-SHARE = 0.01  # of a processor that drawing may take
+SHARE = 0.005  # of a processor that drawing may take
 KEPT = 200  # lines above the panel that are printed again after a resize
 
 
@@ -98,11 +98,11 @@ class Screen:
     def refresh(self) -> float:
         """Show what is new, and return the seconds until it is worth to look again."""
         began, used = time.monotonic(), time.thread_time()
-        said = self._ranks_said()
-        news = self.feed.new()
+        ranks_said, news, said = self._ranks_said(), self.feed.new(), list[str]()
         for happened in news:
             self.state.take(happened)
             said += self.lines.of(happened)
+        said += ranks_said  # what they wrote before it was read after it
         if news or said or began - self.drawn_at >= STILL_SECONDS:
             self.view.draw(said, self.panel)
             self.drawn_at = began
