@@ -114,13 +114,18 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     assert metrics(path)[-1]["loss"] == metrics(unbroken)[-1]["loss"]
 
 
-def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Path) -> None:
+@pytest.mark.parametrize("launcher", [
+    "deepspeed.launcher.runner --num_gpus 1 --module recipes.gpt_tiny",
+    f"deepspeed.launcher.runner --num_gpus 1 {ROOT}/recipes/gpt_tiny.py --deepspeed",
+    "torch.distributed.run --nproc-per-node 1 -m recipes.gpt_tiny",
+], ids=["deepspeed module", "deepspeed path", "torchrun"])  # fmt: skip
+def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbroken: Path, tmp_path: Path) -> None:
     """Without our front end: one process, ZeRO stage 3, the same data and weights as two processes with stage 1."""
-    path = home / "direct"
-    arguments = ["--module", "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--max-steps", "3"]
+    path = tmp_path / "direct"
+    arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    succeed(home, "deepspeed.launcher.runner", "--num_gpus", "1", *arguments)
+    succeed(home, *launcher.split(), *arguments)
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 
