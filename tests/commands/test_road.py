@@ -41,7 +41,7 @@ def test_a_run_keeps_all_that_made_it(unbroken: Path) -> None:
     names = {path.name for path in unbroken.iterdir()}
     assert names == {
         *("recipe.json", "ds_config.json", "ds_config.resolved.json", "data.json", "tokeniser"),
-        *("start.json", "starts.jsonl", "status.json"),
+        *("run.json", "start.json", "starts.jsonl", "status.json"),
         *("metrics.jsonl", "checkpoints", "report.json", "loss.png", ".lock"),
     }
     (start,) = [json.loads(line) for line in (unbroken / "starts.jsonl").read_text().splitlines()]
