@@ -11,7 +11,8 @@ from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run.directory import Run, check_new, newest, read_recipe, runs_root
+from run import select
+from run.directory import Run, check_new, read_recipe, runs_root
 from support.errors import UserError
 
 
@@ -54,14 +55,15 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
 
 def _run_path(recipe: Recipe, request: Request) -> Path:
+    if request.resume:
+        asked = request.run_dir
+        return select.newest(recipe.name) if asked in (None, select.NEWEST) else select.find(asked)
     if request.run_dir:
         path = Path(request.run_dir)
         standing = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not standing.is_dir():
             raise UserError(f"--run-dir {path}: {standing} is a file; give a directory")
         return path
-    if request.resume:
-        return newest(recipe.name)
     return runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
 
 
