@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
-from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
@@ -51,7 +50,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
-    return Run(path, wanted, config, _with_monitors(resolved, path), world_size, request.max_steps, request.resume)
+    return Run(path, wanted, config, resolved, world_size, request.max_steps, request.resume)
 
 
 def _run_path(recipe: Recipe, request: Request) -> Path:
@@ -88,14 +87,3 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
                 )
     if stored.seed != wanted.seed:
         raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
-
-
-def _with_monitors(resolved: Resolved, path: Path) -> Resolved:
-    """Let the monitors that the JSON switches on write into the run directory unless it says where."""
-    config = dict(resolved.json)
-    for name in ("tensorboard", "csv_monitor"):
-        if config.get(name, {}).get("enabled"):
-            config[name] = {"output_path": str(path), "job_name": name, **config[name]}
-    if config.get("wandb", {}).get("enabled"):
-        config["wandb"] = {"project": "stagecraft", **config["wandb"]}
-    return dataclasses.replace(resolved, json=config)
