@@ -32,7 +32,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
-    path = _run_path(recipe, request)
+    path = run_path(recipe, request)
     stored = read_recipe(path) if request.resume else None
     check_new(path, request.resume)
     wanted = settings.override(stored or recipe, list(request.settings))
@@ -53,7 +53,8 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     return Run(path, wanted, config, resolved, world_size, request.max_steps, request.resume)
 
 
-def _run_path(recipe: Recipe, request: Request) -> Path:
+def run_path(recipe: Recipe, request: Request) -> Path:
+    """The directory that a run will have, or has where it goes on. Errors: `UserError` where there can be none."""
     if request.resume:
         asked = request.run_dir
         return select.newest(recipe.name) if asked in (None, select.NEWEST) else select.find(asked)

@@ -123,7 +123,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) ->
     os.kill(ranks[-1], signal.SIGKILL)
     done = training.finish()
     assert done.returncode == CRASHED and "go on with --resume" in done.stderr
-    assert not (path / "status.json").exists()
+    assert json.loads((path / "status.json").read_text())["status"] == CRASHED
     assert all(map(ended, ranks))
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)

@@ -93,6 +93,15 @@ def test_devices_that_the_launcher_would_mistake_are_refused(
         local.world_size(None, None)
 
 
+def test_a_machine_without_a_driver_has_no_gpus_and_needs_no_torch_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GPU_DEVICES", ("no-such-device*",))
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import would fail
+    assert local.count_gpus() == 0
+    monkeypatch.setattr(local, "GPU_DEVICES", ("nul*",))
+    with pytest.raises(ImportError):
+        local.count_gpus()
+
+
 def test_a_run_on_this_machine_reads_no_hostfile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """DeepSpeed's launcher takes /job/hostfile where nobody names another one."""
     from deepspeed.launcher import runner
