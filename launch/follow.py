@@ -127,15 +127,15 @@ class Screen:
 
 
 @contextmanager
-def following(path: Path) -> Iterator[int | None]:
-    """Show a run that this process starts, in a thread, until the block ends.
+def following(path: Path, began: float) -> Iterator[int | None]:
+    """Show a run that this process starts, since `began` (seconds since 1970), in a thread until the block ends.
 
     Yields the descriptor that the ranks are to print to, None for those of this process: what they print into a panel
     would break it up, so it is shown above. What cannot be printed any more is lost, and the run goes on.
     """
     with tempfile.NamedTemporaryFile("ab") as written, open(written.name, "rb") as ranks_say:
         drawn = draws(sys.stdout) and sys.stderr.isatty()
-        screen = Screen(path, time.time(), ranks_say if drawn else None)
+        screen = Screen(path, began, ranks_say if drawn else None)
         screen.history()
         ended = threading.Event()
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
-from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run.directory import Run, check_new, newest, read_recipe, runs_root
+from run import select
+from run.directory import Run, check_new, read_recipe, runs_root
 from support.errors import UserError
 
 
@@ -32,7 +32,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
-    path = _run_path(recipe, request)
+    path = run_path(recipe, request)
     stored = read_recipe(path) if request.resume else None
     check_new(path, request.resume)
     wanted = settings.override(stored or recipe, list(request.settings))
@@ -50,18 +50,20 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
-    return Run(path, wanted, config, _with_monitors(resolved, path), world_size, request.max_steps, request.resume)
+    return Run(path, wanted, config, resolved, world_size, request.max_steps, request.resume)
 
 
-def _run_path(recipe: Recipe, request: Request) -> Path:
+def run_path(recipe: Recipe, request: Request) -> Path:
+    """The directory that a run will have, or has where it goes on. Errors: `UserError` where there can be none."""
+    if request.resume:
+        asked = request.run_dir
+        return select.newest(recipe.name) if asked in (None, select.NEWEST) else select.find(asked)
     if request.run_dir:
         path = Path(request.run_dir)
         standing = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not standing.is_dir():
             raise UserError(f"--run-dir {path}: {standing} is a file; give a directory")
         return path
-    if request.resume:
-        return newest(recipe.name)
     return runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
 
 
@@ -86,14 +88,3 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
                 )
     if stored.seed != wanted.seed:
         raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
-
-
-def _with_monitors(resolved: Resolved, path: Path) -> Resolved:
-    """Let the monitors that the JSON switches on write into the run directory unless it says where."""
-    config = dict(resolved.json)
-    for name in ("tensorboard", "csv_monitor"):
-        if config.get(name, {}).get("enabled"):
-            config[name] = {"output_path": str(path), "job_name": name, **config[name]}
-    if config.get("wandb", {}).get("enabled"):
-        config["wandb"] = {"project": "stagecraft", **config["wandb"]}
-    return dataclasses.replace(resolved, json=config)

@@ -7,20 +7,35 @@ import torch
 
 from run import events
 from run.directory import Run
+from run.metrics import read_metrics, truncate_metrics
 from support import json_lines
+from support.errors import StoppedError
 from support.json_object import JsonObject
+from training import monitors
 from training.display import Display
 
 MANY_RANKS = 64  # from here on a line has the memory of all ranks only where it is not that of the line before
 
 
 class Log:
-    """The record that rank 0 keeps; the other ranks write nothing. `display` prints it, where nobody else does."""
+    """The record that rank 0 keeps; the other ranks write nothing. `display` prints it, where nobody else does.
+
+    Leaving the context ends the monitors' curves.
+    """
 
     def __init__(self, run: Run, display: Display | None) -> None:
         self.run, self.display = run, display
         self.writes = torch.distributed.get_rank() == 0
+        self._monitors: list[monitors.Monitor] = []
+        self._begin = 0
         self._memory: list[int] = []
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        for monitor in self._monitors:
+            monitor.close(failed=kind not in (None, StoppedError))
 
     def note(self, event: str, /, **facts: Any) -> None:
         """Add an event; see `run/events.py`."""
@@ -34,8 +49,15 @@ class Log:
         self.note("said", line=line)
 
     def start(self, step: int, last_step: int) -> None:
-        """The steps after `step` begin."""
-        self.note("training", step=step, last_step=last_step)
+        """The steps after `step` begin: those that were taken before are forgotten."""
+        reached = 0
+        if self.writes:
+            before = [event["reached"] for event in events.read(self.run.path) if "reached" in event]
+            reached = max([0, *before, *(line["step"] for line in read_metrics(self.run.metrics))])
+            truncate_metrics(self.run.metrics, step)
+            self._monitors = monitors.opened(self.run, step, reached, self.say)
+        self._begin = step
+        self.note("training", step=step, last_step=last_step, reached=reached)
 
     def passed_over(self, checkpoint: Path, reason: str) -> None:
         """A checkpoint was damaged."""
@@ -58,3 +80,6 @@ class Log:
         json_lines.add(self.run.metrics, line)
         if self.display:
             self.display.show()
+        if line["step"] > self._begin:  # else nothing was trained, and the curves have their end already
+            for monitor in self._monitors:
+                monitor.write(line["step"], monitors.numbers(line))

@@ -1,7 +1,6 @@
 """One rank of a training run: the loop."""
 
 import math
-import os
 import signal
 import time
 from collections import deque
@@ -30,7 +29,6 @@ from planner.saving import saving
 from recipes.recipe import Recipe
 from run import report
 from run.directory import Run, created, note_end, note_start, opened
-from run.metrics import truncate_metrics
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
@@ -95,44 +93,37 @@ def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
     """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
     rank, device = torch.distributed.get_rank(), device_name()
     check_device(run.engine.json)
-    log = Log(run, Display(run.path) if alone and rank == 0 else None)
-    if unexamined := unexamined_version():
-        log.say(unexamined)
+    with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
+        if unexamined := unexamined_version():
+            log.say(unexamined)
+        if rank == 0:
+            note_start(run, device)
+            if slow := software(run.engine.json):
+                log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
+        loop = _loop(run, mixture, log)
+        loop.run_to_last_step()
+        final = loop.evaluate_at_the_end()
     if rank == 0:
-        note_start(run, device)
-        if slow := software(run.engine.json):
-            log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
-    source = Source(run.recipe, mixture)
-    _place_wandb(run, log)
-    log.note("phase", phase="compile" if will_compile(run.engine.json) else "engine")
-    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
-    log.note("phase", phase="load")
-    saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
-    position = Position(**saved) if saved else Position()
-    if rank == 0:
-        truncate_metrics(run.metrics, position.step)
-    loop = Loop(run, trainer, source, log, position)
-    log.start(position.step, loop.last_step)
-    if not run.recipe.intervals.save_every:
-        log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
-    loop.run_to_last_step()
-    final = loop.evaluate_at_the_end()
-    if rank == 0:
-        report.write(run, position.step, position.consumed_samples, final, device)
+        report.write(run, loop.position.step, loop.position.consumed_samples, final, device)
         if alone:
             report.show(run.path)
 
 
-def _place_wandb(run: Run, log: Log) -> None:
-    """Let wandb write into the run directory, and offline where there is no account to write to."""
-    if not run.engine.json.get("wandb", {}).get("enabled"):
-        return
-    import wandb
-
-    os.environ.setdefault("WANDB_DIR", str(run.path))
-    if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
-        os.environ["WANDB_MODE"] = "offline"
-        log.say("wandb: no account is configured, logging offline")
+def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
+    """The loop, ready to train from where the run is."""
+    source = Source(run.recipe, mixture)
+    if compiling := will_compile(run.engine.json):
+        log.say(compiling)
+    log.note("phase", phase="compile" if compiling else "engine")
+    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
+    log.note("phase", phase="load")
+    saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    position = Position(**saved) if saved else Position()
+    loop = Loop(run, trainer, source, log, position)
+    log.start(position.step, loop.last_step)
+    if not run.recipe.intervals.save_every:
+        log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
+    return loop
 
 
 class Loop:
@@ -288,9 +279,6 @@ class Loop:
         if self.save_took:
             metrics["save_seconds"], self.save_took = self.save_took, 0.0
         self.log.metrics(metrics)
-        names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
-        events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
-        self.trainer.write_events(events)
 
     def _save(self) -> None:
         began = time.perf_counter()
