@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from launch import local
+from launch.follow import following
 from planner import planning
 from planner.show import show
 from recipes.recipe import Recipe
@@ -29,8 +30,6 @@ def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str
     began = time.time()
     path = run_path(recipe, request)
     print(f"{'resuming' if request.resume else 'starting'} {recipe.name} in {path}", flush=True)  # what follows is slow
-    from launch.follow import following  # imports rich
-
     with following(path, began) as output:
         ended = _ended(recipe, dataclasses.replace(request, run_dir=str(path)), processes, hostfile, began, output)
     if ended:
