@@ -3,21 +3,32 @@
 from collections import deque
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
 from run.panel import RunPanel
 from run.state import State
 
+SPARE = 3  # columns
 KEPT = 200  # lines above the panel that are printed again after a resize
+
+
+class _Narrower:
+    """The panel without the last columns: the terminal writes `^C` there, and the panel's lines do not move."""
+
+    def __init__(self, panel: RunPanel) -> None:
+        self.panel = panel
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.panel, options.update(width=options.max_width - SPARE))
 
 
 class Drawn:
     """The panel, and above it the lines that stay."""
 
     def __init__(self, stream: TextIO, state: State) -> None:
-        self.panel = RunPanel(state)
+        self.panel = _Narrower(RunPanel(state))
         self.console = Console(file=stream, force_terminal=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.size = self.console.size
