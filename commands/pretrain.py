@@ -6,6 +6,7 @@ from pathlib import Path
 from commands import cli
 from recipes.registry import load
 from run.request import Request
+from support.terminal import lasting_output
 
 
 def main(file: str | None = None) -> None:
@@ -55,6 +56,7 @@ def main(file: str | None = None) -> None:
         def job() -> object:
             from launch.start import start
 
-            return start(load(name), request, args.processes, args.hostfile)
+            with lasting_output():
+                return start(load(name), request, args.processes, args.hostfile)
 
         cli.run_job(job, args.json)

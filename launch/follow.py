@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol, TextIO
 from run.feed import Feed
 from run.lines import Lines
 from run.state import State
-from support.terminal import Lasting, draws
+from support.terminal import draws, lasting
 
 POLL_SECONDS = 0.25
 STILL_SECONDS = 1.0  # between two drawings while nothing happens
@@ -66,7 +66,7 @@ class Screen:
     """What a person sees of a run. `history` leaves out what happened before: the panel knows it, no line tells it."""
 
     def __init__(self, path: Path, began: float, ranks_say: BinaryIO | None = None) -> None:
-        stream: TextIO = Lasting(sys.stdout)  # type: ignore[assignment]  # all of a stream that is used here
+        stream = lasting(sys.stdout)
         self.feed, self.state, self.ranks_say = Feed(path), State(path, began), ranks_say
         self.lines = Lines(path, steps=not draws(stream))
         self.view = view(stream, self.state)

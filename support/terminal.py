@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +32,8 @@ def draws(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
-class Lasting:
-    """A stream whose reader may go: a closed pipe or a lost terminal silences it for good and is no error."""
+class _Lasting:
+    """What `lasting` returns."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -66,6 +66,21 @@ class Lasting:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
             os.close(nowhere)
+
+
+def lasting(stream: TextIO) -> TextIO:
+    """A stream whose reader may go: a closed pipe or a lost terminal silences it for good and is no error."""
+    return cast(TextIO, _Lasting(stream))  # it has all of a stream that print and rich use
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """What is printed on standard output in this block may find no reader: the block goes on."""
+    with redirect_stdout(lasting(sys.stdout)) as stream:
+        try:
+            yield
+        finally:
+            stream.flush()
 
 
 def now_and_then(say: Say, seconds: float = 10.0, at_once: bool = True) -> Say:

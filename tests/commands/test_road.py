@@ -164,7 +164,9 @@ def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbro
     arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    succeed(home, *launcher.split(), *arguments)
+    out = succeed(home, *launcher.split(), *arguments)  # rank 0 tells what no parent of ours tells
+    assert out.index(f"run: {path}") < out.index("step      1/3") < out.index("step      3/3") < out.index("saved")
+    assert "bits per byte" in out and out.count("step      2/3") == 1
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 
