@@ -91,14 +91,14 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
 
 def _to_the_end(run: Run, mixture: Mixture) -> None:
     """Train to the last step, evaluating and saving on the way, and report."""
-    rank, device = torch.distributed.get_rank(), device_name()
+    rank = torch.distributed.get_rank()
     check_device(run.engine.json)
     display = Display(run, enabled=rank == 0)
     with Log(run, display) as log:
         if unexamined := unexamined_version():
             log.say(unexamined)
         if rank == 0:
-            note_start(run, device)
+            note_start(run, device_name())
             if slow := software(run.engine.json):
                 log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
         loop = _loop(run, mixture, log)
@@ -106,10 +106,9 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
             loop.run_to_last_step()
         finally:
             display.finish()
-        final = loop.evaluate_at_the_end()
+        loop.evaluate_at_the_end()
     if rank == 0:
-        report.write(run, loop.position.step, loop.position.consumed_samples, final, device)
-        report.show(run.path)
+        report.show(run.path, report.write(run.path))
 
 
 def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
@@ -257,12 +256,11 @@ class Loop:
         began = time.perf_counter()
         return self.validation_loss(most), time.perf_counter() - began
 
-    def evaluate_at_the_end(self) -> float:
-        """The validation loss over the most samples, which has a line of metrics of its own."""
+    def evaluate_at_the_end(self) -> None:
+        """Write down the validation loss over the most samples: it has a line of metrics of its own."""
         where = self._where()
         loss, seconds = self._evaluated(self.run.recipe.intervals.final_samples)
         self._record({**where, "final_validation_loss": loss, "evaluate_seconds": seconds})
-        return loss
 
     def validation_loss(self, most: int) -> float:
         """Mean loss in nats over the labels of at most `most` validation samples."""
