@@ -79,7 +79,7 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     with created(run, mixture) if fresh and rank == 0 else nullcontext():
         try:
             with enough_room(run.path):
-                _to_the_end(run, mixture)
+                _to_the_end(run, mixture, alone=fresh)
         except UserError as error:
             if rank == 0:
                 note_end(run.path, error.status, str(error))
@@ -89,12 +89,11 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _to_the_end(run: Run, mixture: Mixture) -> None:
-    """Train to the last step, evaluating and saving on the way, and report."""
+def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
+    """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
     rank = torch.distributed.get_rank()
     check_device(run.engine.json)
-    display = Display(run, enabled=rank == 0)
-    with Log(run, display) as log:
+    with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
         if unexamined := unexamined_version():
             log.say(unexamined)
         if rank == 0:
@@ -102,13 +101,12 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
             if slow := software(run.engine.json):
                 log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
         loop = _loop(run, mixture, log)
-        try:
-            loop.run_to_last_step()
-        finally:
-            display.finish()
+        loop.run_to_last_step()
         loop.evaluate_at_the_end()
     if rank == 0:
-        report.show(run.path, report.write(run.path))
+        values = report.write(run.path)
+        if alone:
+            report.show(run.path, values)
 
 
 def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":

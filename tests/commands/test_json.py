@@ -15,6 +15,8 @@ from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
 from tests.inference import conftest
+from tests.run.written import event, started, step, write_run
+from tests.run.written import write as write_happened
 
 Called = Callable[..., Any]
 untrained = conftest.run
@@ -99,11 +101,19 @@ def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> Non
     assert values["validation_loss"] == 800 and values["perplexity"] is None and values["status"] == "finished"
 
 
+def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
+    write_happened(write_run(tmp_path / "run"), [*started(), step(1, 12.0), event("end", 13.0, status=0)])
+    values = called("watch", str(tmp_path / "run"))
+    check("watch", values)
+    assert values["status"] == "finished" and values["step"] == 1
+
+
 @pytest.mark.parametrize(("command", "words"), [
     ("recipes --all", "--all"), ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
+    ("watch x", "not a run"),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_no_json(
     command: str, words: str, called: Called, capfd: pytest.CaptureFixture[str]

@@ -1,0 +1,30 @@
+"""`stagecraft watch`: a run while it goes, whoever started it."""
+
+import time
+from pathlib import Path
+
+from commands import cli
+from launch import follow
+from run.directory import newest, read_recipe
+from run.feed import Feed
+from run.state import State
+
+
+def main() -> None:
+    parser = cli.Parser("Show a run until it is over: a panel on a terminal, else lines. Ctrl-C leaves the run alone.")
+    parser.add_argument("run", nargs="?", type=Path, help="run directory; by default the newest")
+    parser.add_argument("--json", action="store_true", help="print where the run is now as JSON, and end")
+    args = parser.parse_args()
+
+    def job() -> object:
+        path = args.run or newest()
+        read_recipe(path)
+        if not args.json:
+            follow.watch(path)
+            return None
+        state = State(path, follow.began_at(path))
+        for happened in Feed(path).new():
+            state.take(happened)
+        return state.value(time.time())
+
+    cli.run_job(job, args.json)
