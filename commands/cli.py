@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
@@ -34,7 +35,8 @@ class Parser(argparse.ArgumentParser):
 def fail(message: str, status: int) -> NoReturn:
     """Say why in one line and end with this exit status."""
     _let_rank_0_speak()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # its terminal may be gone: the status still says how it ended
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

@@ -6,6 +6,7 @@ from commands import cli
 from recipes.recipe import Recipe
 from recipes.registry import load, names
 from run.request import Request
+from support.terminal import lasting_output
 
 
 def main(recipe: Recipe | None = None) -> None:
@@ -54,6 +55,7 @@ def main(recipe: Recipe | None = None) -> None:
         def job() -> object:
             from launch.start import start
 
-            return start(wanted or load(args.recipe), request, args.processes, args.hostfile)
+            with lasting_output():
+                return start(wanted or load(args.recipe), request, args.processes, args.hostfile)
 
         cli.run_job(job, args.json)
