@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NoReturn
 
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
@@ -35,8 +34,7 @@ class Parser(argparse.ArgumentParser):
 def fail(message: str, status: int) -> NoReturn:
     """Say why in one line and end with this exit status."""
     _let_rank_0_speak()
-    with suppress(OSError):  # its terminal may be gone: the status still says how it ended
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

@@ -55,7 +55,7 @@ def main(recipe: Recipe | None = None) -> None:
         def job() -> object:
             from launch.start import start
 
-            with lasting_output():
-                return start(wanted or load(args.recipe), request, args.processes, args.hostfile)
+            return start(wanted or load(args.recipe), request, args.processes, args.hostfile)
 
-        cli.run_job(job, args.json)
+        with lasting_output():
+            cli.run_job(job, args.json)
