@@ -13,6 +13,8 @@ from support.nearest import hint
 COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
     "recipes": "list the recipes",
+    "new-recipe": "copy a recipe under a name of your own",
+    "diff": "what two recipes do not share",
     "plan": "memory, time and cost of a recipe, without a GPU",
     "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",
@@ -54,7 +56,7 @@ def main() -> None:
         print(f"stagecraft {version()}")
     elif name in COMMANDS:
         sys.argv = [f"stagecraft {name}", *rest]
-        importlib.import_module(f"commands.{name}").main()
+        importlib.import_module(f"commands.{name.replace('-', '_')}").main()
     else:
         cli.fail(f"there is no command {name!r}; {hint(name, COMMANDS)}", WRONG_INPUT)
 

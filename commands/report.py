@@ -1,20 +1,18 @@
 """`stagecraft report`: the summary and the curve of a run."""
 
-from pathlib import Path
-
 from commands import cli
-from run.directory import newest
 from run.report import plot, show, summary
+from run.select import HELP, find
 
 
 def main() -> None:
     parser = cli.Parser("Show how far a run is, or how it ended, and draw its curve. The run may be training.")
-    parser.add_argument("--run", type=Path, help="run directory; by default the newest")
+    parser.add_argument("--run", help=HELP)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
 
     def job() -> object:
-        path = args.run or newest()
+        path = find(args.run)
         values = summary(path)
         plot(path, values)
         if not args.json:

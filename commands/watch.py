@@ -1,23 +1,23 @@
 """`stagecraft watch`: a run while it goes, whoever started it."""
 
 import time
-from pathlib import Path
 
 from commands import cli
 from launch import follow
-from run.directory import newest, read_recipe
+from run.directory import read_recipe
 from run.feed import Feed
+from run.select import HELP, find
 from run.state import State
 
 
 def main() -> None:
     parser = cli.Parser("Show a run until it is over: a panel on a terminal, else lines. Ctrl-C leaves the run alone.")
-    parser.add_argument("run", nargs="?", type=Path, help="run directory; by default the newest")
+    parser.add_argument("run", nargs="?", help=HELP)
     parser.add_argument("--json", action="store_true", help="print where the run is now as JSON, and end")
     args = parser.parse_args()
 
     def job() -> object:
-        path = args.run or newest()
+        path = find(args.run)
         read_recipe(path)
         if not args.json:
             follow.watch(path)

@@ -1,6 +1,7 @@
 """The run directory: everything that made a run, and everything it made.
 
-runs/<recipe>/<run-id>/
+runs/<recipe>/<time>/
+    run.json                  who it is: id, name, when it was created, and its parent if it is a branch
     recipe.json               the recipe with its overrides
     ds_config.json            the DeepSpeed JSON as it was given, "auto" and all; a resumed run reads it again
     ds_config.resolved.json   the same without "auto", as DeepSpeed got it
@@ -37,6 +38,7 @@ from model.engine.resolve import Resolved
 from recipes import settings
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
+from run import record
 from support.errors import UserError
 from support.files import enough_room, locked, write_json
 from support.json_object import JsonObject
@@ -60,6 +62,7 @@ class Run:
     world_size: int
     max_steps: int | None
     resume: bool
+    name: str | None = None
 
     def last_step_from(self, step: int, consumed_samples: int) -> int:
         """The step at which the token budget is used up, or `--max-steps` reached, seen from a position of the run."""
@@ -99,6 +102,7 @@ def check_new(path: Path, resume: bool) -> None:
 
 def _create(run: Run, data: Mixture) -> None:
     """Write all that the ranks need to know. It counts as a run from its first step on."""
+    record.write(run.path, run.name)
     (run.path / "status.json").unlink(missing_ok=True)
     write_json(run.path / "ds_config.json", run.engine_json)
     write_json(run.path / "ds_config.resolved.json", run.engine.json)
@@ -188,15 +192,3 @@ def _read_json(file: Path) -> JsonObject:
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold a JSON object; restore it, or start a new run")
     return values
-
-
-def newest(name: str | None = None) -> Path:
-    """The run that was started or resumed last, of one recipe or of all. Errors: `UserError` where there is none."""
-    found = runs_root().glob(f"{name or '*'}/*/recipe.json")
-    trained = filter(was_trained, (file.parent for file in found))
-    runs = sorted(trained, key=lambda path: (path / "recipe.json").stat().st_mtime)
-    if not runs:
-        raise UserError(
-            f"there is no run below {runs_root() / (name or '')}; train one with make demo, or give its directory"
-        )
-    return runs[-1]

@@ -10,7 +10,8 @@ from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run.directory import Run, check_new, newest, read_recipe, runs_root
+from run import select
+from run.directory import Run, check_new, read_recipe, runs_root
 from support.errors import UserError
 
 
@@ -31,7 +32,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
-    path = _run_path(recipe, request)
+    path = run_path(recipe, request)
     stored = read_recipe(path) if request.resume else None
     check_new(path, request.resume)
     wanted = settings.override(stored or recipe, list(request.settings))
@@ -52,15 +53,17 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     return Run(path, wanted, config, resolved, world_size, request.max_steps, request.resume)
 
 
-def _run_path(recipe: Recipe, request: Request) -> Path:
+def run_path(recipe: Recipe, request: Request) -> Path:
+    """The directory that a run will have, or has where it goes on. Errors: `UserError` where there can be none."""
+    if request.resume:
+        asked = request.run_dir
+        return select.newest(recipe.name) if asked in (None, select.NEWEST) else select.find(asked)
     if request.run_dir:
         path = Path(request.run_dir)
         standing = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not standing.is_dir():
             raise UserError(f"--run-dir {path}: {standing} is a file; give a directory")
         return path
-    if request.resume:
-        return newest(recipe.name)
     return runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
 
 

@@ -112,7 +112,9 @@ def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
 def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     """The loop, ready to train from where the run is."""
     source = Source(run.recipe, mixture)
-    log.note("phase", phase="compile" if will_compile(run.engine.json) else "engine")
+    if compiling := will_compile(run.engine.json):
+        log.say(compiling)
+    log.note("phase", phase="compile" if compiling else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
     saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
