@@ -244,9 +244,9 @@ class Loop:
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        told = torch.zeros(2 + self.world, dtype=torch.int64)
-        told[0], told[1], told[2 + self.rank] = self.stop_asked, due, memory_bytes()
-        told = told.to(self.trainer.device)
+        memory = [0] * self.world
+        memory[self.rank] = memory_bytes()
+        told = torch.tensor([self.stop_asked, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
         stop, due, *memory = told.tolist()
         return bool(stop), self.position.step % every == 0 if every else bool(due), memory
