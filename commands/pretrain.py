@@ -56,7 +56,7 @@ def main(file: str | None = None) -> None:
         def job() -> object:
             from launch.start import start
 
-            with lasting_output():
-                return start(load(name), request, args.processes, args.hostfile)
+            return start(load(name), request, args.processes, args.hostfile)
 
-        cli.run_job(job, args.json)
+        with lasting_output():
+            cli.run_job(job, args.json)

@@ -13,7 +13,7 @@ runs/<recipe>/<time>/
     events.jsonl              what else happened
     checkpoints/              step-00000100/ …
     .lock                     held by the process that trains here
-    report.json, loss.png     written at the end
+    report.json, loss.png     written at the end; `report` draws the curve at any time
 
 The directory is how the launcher tells the ranks what to do: they are given its path and nothing else.
 """

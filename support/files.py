@@ -116,6 +116,18 @@ def locked(path: Path, busy: str = "") -> Iterator[int]:
         yield lock.fileno()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether some process holds a lock. Who takes it in the same instant may be told that it is busy."""
+    if not path.exists():
+        return False
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def enough_room(place: Path) -> Iterator[None]:
     """Say in one line that the disk is full. Errors: `NoRoomError` where the block finds no room to write `place`."""

@@ -7,7 +7,7 @@ import torch
 
 from run import events
 from run.directory import Run
-from run.metrics import read_metrics, truncate_metrics
+from run.metrics import each, truncate_metrics
 from support import json_lines
 from support.errors import StoppedError
 from support.json_object import JsonObject
@@ -53,7 +53,7 @@ class Log:
         reached = 0
         if self.writes:
             before = [event["reached"] for event in events.read(self.run.path) if "reached" in event]
-            reached = max([0, *before, *(line["step"] for line in read_metrics(self.run.metrics))])
+            reached = max([0, *before, *(line["step"] for line in each(self.run.metrics))])
             truncate_metrics(self.run.metrics, step)
             self._monitors = monitors.opened(self.run, step, reached, self.say)
         self._begin = step

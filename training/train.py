@@ -91,22 +91,22 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
 
 def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
     """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
-    rank, device = torch.distributed.get_rank(), device_name()
+    rank = torch.distributed.get_rank()
     check_device(run.engine.json)
     with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
         if unexamined := unexamined_version():
             log.say(unexamined)
         if rank == 0:
-            note_start(run, device)
+            note_start(run, device_name())
             if slow := software(run.engine.json):
                 log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
         loop = _loop(run, mixture, log)
         loop.run_to_last_step()
-        final = loop.evaluate_at_the_end()
+        loop.evaluate_at_the_end()
     if rank == 0:
-        report.write(run, loop.position.step, loop.position.consumed_samples, final, device)
+        values = report.write(run.path)
         if alone:
-            report.show(run.path)
+            report.show(run.path, values)
 
 
 def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
@@ -244,9 +244,9 @@ class Loop:
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        told = torch.zeros(2 + self.world, dtype=torch.int64)
-        told[0], told[1], told[2 + self.rank] = self.stop_asked, due, memory_bytes()
-        told = told.to(self.trainer.device)
+        memory = [0] * self.world
+        memory[self.rank] = memory_bytes()
+        told = torch.tensor([self.stop_asked, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
         stop, due, *memory = told.tolist()
         return bool(stop), self.position.step % every == 0 if every else bool(due), memory
@@ -256,12 +256,11 @@ class Loop:
         began = time.perf_counter()
         return self.validation_loss(most), time.perf_counter() - began
 
-    def evaluate_at_the_end(self) -> float:
-        """The validation loss over the most samples, which has a line of metrics of its own."""
+    def evaluate_at_the_end(self) -> None:
+        """Write down the validation loss over the most samples: it has a line of metrics of its own."""
         where = self._where()
         loss, seconds = self._evaluated(self.run.recipe.intervals.final_samples)
         self._record({**where, "final_validation_loss": loss, "evaluate_seconds": seconds})
-        return loss
 
     def validation_loss(self, most: int) -> float:
         """Mean loss in nats over the labels of at most `most` validation samples."""

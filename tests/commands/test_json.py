@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from commands.__main__ import COMMANDS, main
-from model.engine.resolve import Resolved
 from run import report
-from run.directory import Run, read_recipe
 from support.errors import WRONG_INPUT
 from tests.commands.documented import check, has, sections
 from tests.commands.running import small
@@ -92,13 +90,16 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
 
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
     line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
-    (untrained / "metrics.jsonl").write_text(json.dumps(line))
+    last = {"step": 1, "consumed_samples": 8, "final_validation_loss": 800.0}
+    (untrained / "metrics.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(last))
     (untrained / "data.json").write_text('{"bytes_per_token": 2.0, "parts": []}')
-    run = Run(untrained, read_recipe(untrained), {}, Resolved({}, ()), 2, None, False)
-    report.write(run, 1, 8, 800.0, "a CPU")
+    start = {"world_size": 2, "max_steps": 1, "resumed": False, "deviations": []}
+    (untrained / "start.json").write_text(json.dumps(start))
+    (untrained / "ds_config.resolved.json").write_text('{"train_batch_size": 16}')
+    report.write(untrained)
     values = called("report", "--run", str(untrained))
     check("report", values)
-    assert values["validation_loss"] == 800 and values["perplexity"] is None
+    assert values["validation_loss"] == 800 and values["perplexity"] is None and values["status"] == "finished"
 
 
 def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
