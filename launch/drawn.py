@@ -10,7 +10,7 @@ from rich.text import Text
 from run.panel import RunPanel
 from run.state import State
 
-SPARE = 3  # columns
+SPARE = 2  # columns
 KEPT = 200  # lines above the panel that are printed again after a resize
 
 
