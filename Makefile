@@ -12,7 +12,7 @@ FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOS
 	$(if $(FROM),--from "$(FROM)") $(ARGS)
 RUNFLAG = $(if $(RUN),--run "$(RUN)")
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report runs note clean-runs \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -81,6 +81,15 @@ export: setup  ## a Hugging Face folder: RUN=…
 
 report: setup  ## the summary and the curve of a run: RUN=…
 	$(PY) -m commands report $(RUNFLAG) $(ARGS)
+
+runs: setup  ## a table of the runs: ARGS="345m"
+	@$(PY) -m commands runs $(ARGS)
+
+note: setup  ## a note in a run's record: RUN=… NOTE="…"
+	@$(PY) -m commands note "$(RUN)" "$(NOTE)" $(ARGS)
+
+clean-runs: setup  ## remove old checkpoints and starts that came to nothing: RUN=… ARGS="--older 30"
+	@$(PY) -m commands clean-runs $(if $(RUN),"$(RUN)") $(ARGS)
 
 bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
 	$(PY) -m bench.plain $(ARGS)

@@ -21,6 +21,9 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
     "export": "a run as a Hugging Face folder",
+    "runs": "list the runs",
+    "note": "write a note into a run's record",
+    "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",
 }
 
@@ -53,7 +56,7 @@ def main() -> None:
         print(f"stagecraft {version()}")
     elif name in COMMANDS:
         sys.argv = [f"stagecraft {name}", *rest]
-        importlib.import_module(f"commands.{name}").main()
+        importlib.import_module(f"commands.{name.replace('-', '_')}").main()
     else:
         cli.fail(f"there is no command {name!r}; {hint(name, COMMANDS)}", WRONG_INPUT)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from support import files, json_lines
 from support.json_object import JsonObject
 
+EVALUATED = b'"validation_loss"'
 FINAL = "final_validation_loss"
 MEASURED = (
     *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds"),
@@ -24,6 +25,23 @@ def read_metrics(path: Path) -> list[JsonObject]:
 def read_steps(path: Path) -> list[JsonObject]:
     """The lines of a `metrics.jsonl` that are steps: those with a loss, which is None where it was not finite."""
     return [line for line in read_metrics(path) if "loss" in line]
+
+
+def read_evaluated(path: Path) -> list[JsonObject]:
+    """The lines of a `metrics.jsonl` that have a `validation_loss`. Of a long file no other line is parsed.
+
+    What cannot be read has none.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return []
+    lines, at = [], content.find(EVALUATED)
+    while at >= 0:
+        end = content.find(b"\n", at) % (len(content) + 1)  # -1, of a last line without an end, is the file's
+        lines.append(content[content.rfind(b"\n", 0, at) + 1 : end])
+        at = content.find(EVALUATED, end)
+    return [line for line in json_lines.parsed(lines) if "step" in line]
 
 
 def reproducible(lines: list[JsonObject]) -> list[JsonObject]:

@@ -14,14 +14,18 @@ def read(path: Path) -> list[JsonObject]:
 
 
 def read_end(path: Path, most_bytes: int = 2**15) -> list[JsonObject]:
-    """As `read`, of the last lines of a file, however long it is."""
-    if not path.exists():
+    """As `read`, of the last lines of a file, however long it is: those in its last bytes, but at least one.
+
+    What cannot be read has none.
+    """
+    try:
+        with open(path, "rb") as stream:
+            before = max(0, stream.seek(0, 2) - most_bytes)
+            stream.seek(before)
+            lines = stream.read().split(b"\n")
+    except OSError:
         return []
-    with open(path, "rb") as stream:
-        before = max(0, stream.seek(0, 2) - most_bytes)
-        stream.seek(before)
-        lines = stream.read().split(b"\n")
-    return parsed(lines[1:] if before else lines)
+    return parsed(lines[1:] if before else lines) or (read_end(path, 8 * most_bytes) if before else [])
 
 
 def parsed(lines: Iterable[str | bytes]) -> list[JsonObject]:

@@ -18,6 +18,7 @@ untrained = conftest.run
 def path(tmp_path: Path) -> Path:
     """A run that was saved at three steps and evaluated at two of them, and at one more."""
     path = written.run(tmp_path, "x", steps=40, validation={10: 3.0, 15: 1.0, 20: 2.0, 40: float("nan")})
+    written.lines(path / "metrics.jsonl", [{"step": 20, "final_validation_loss": 9.0}])  # of a start that ended there
     for step in (10, 20, 40):
         written.checkpoint(path, step)
     return path

@@ -11,7 +11,7 @@ from recipes.registry import ROOT, load
 from recipes.settings import override
 from run import record
 
-NOON = 1_800_000_000.0  # seconds since 1970
+NOON = 1_700_000_000.0  # seconds since 1970
 
 
 def lines(path: Path, values: list[dict[str, Any]]) -> None:
