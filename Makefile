@@ -12,7 +12,8 @@ FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOS
 	$(if $(FROM),--from "$(FROM)") $(ARGS)
 RUNFLAG = $(if $(RUN),--run "$(RUN)")
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report runs note clean-runs \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect watch evaluate generate export report \
+	runs note clean-runs \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -69,6 +70,9 @@ rehearse: $(addprefix rehearse-,$(SIZES))  ## rehearse all of them
 
 recipes: setup  ## a table of the recipes
 	@$(PY) -m recipes
+
+watch: setup  ## a run while it goes, whoever started it: RUN=…
+	@$(PY) -m commands watch $(RUN) $(ARGS)
 
 evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
 	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)

@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
     "recipes": "list the recipes",
     "plan": "memory, time and cost of a recipe, without a GPU",
+    "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",
     "prepare": "fetch, clean and tokenise a recipe's data",
     "clean": "clean a corpus",

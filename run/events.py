@@ -15,7 +15,7 @@ from support.json_object import JsonObject
 KINDS = {
     "start": "the command begins: resumed, world_size, pid, host",
     "phase": "what a start is busy with: phase (data, imports, engine, compile, load)",
-    "training": "the loop begins: step, last_step",
+    "training": "the loop begins: step, last_step, reached (the step that any start came to before)",
     "saved": "a checkpoint is whole: step, path, seconds, bytes",
     "passed_over": "a checkpoint was damaged: path, reason",
     "said": "a line that a person should see: line",

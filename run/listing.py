@@ -14,12 +14,13 @@ from run import record, select
 from run.directory import read_recipe
 from run.metrics import read_evaluated
 from run.record import read_object
+from run.report import ENDS
 from support import json_lines
-from support.errors import DONE, STOPPED, UserError
-from support.files import is_held
+from support.errors import UserError
+from support.files import is_locked
 from support.json_object import JsonObject, differences
 
-RUNNING, STOPPED_RUN, CRASHED_RUN, FINISHED, NEVER = "running", "stopped", "crashed", "finished", "never started"
+RUNNING, NEVER = "running", "never started"
 RECENT = 20  # steps that the speed is the median of
 SHOWN = 6  # of the differences from the recipe, in the table
 
@@ -53,7 +54,7 @@ def _summary(path: Path, declared: dict[str, JsonObject]) -> JsonObject:
         "best_step": best[1],
         "tokens_per_second": _median(line.get("tokens_per_second") for line in steps[-RECENT:]),
         "mfu": _median(line.get("mfu") for line in steps[-RECENT:]),
-        "started": max(select.start_times(path), default=who.created if who else 0.0),
+        "started": select.last_started(path),
         "bytes": size_of(path),
         "deviations": _deviations(path, declared.get(path.parent.name)),
         "parent": f"{parent.path}@{parent.step}" if parent else None,
@@ -63,7 +64,7 @@ def _summary(path: Path, declared: dict[str, JsonObject]) -> JsonObject:
 
 def status_of(path: Path) -> str:
     """Whether a run goes on, and if not, how its last start ended."""
-    return RUNNING if is_held(path / ".lock") else outcome_of(path)
+    return RUNNING if is_locked(path / ".lock") else outcome_of(path)
 
 
 def outcome_of(path: Path) -> str:
@@ -71,7 +72,7 @@ def outcome_of(path: Path) -> str:
     if not select.has_steps(path):
         return NEVER
     ended = read_object(path / "status.json").get("status")
-    return FINISHED if ended == DONE else STOPPED_RUN if ended == STOPPED else CRASHED_RUN
+    return ENDS.get(ended, "crashed") if isinstance(ended, int) else "crashed"
 
 
 def size_of(path: Path) -> int:

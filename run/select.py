@@ -55,6 +55,20 @@ def newest(recipe: str | None = None) -> Path:
     return max(found)[1]
 
 
+def latest() -> Path:
+    """The run that was started or resumed last, whether or not it has finished a step: what one may want to watch.
+
+    Errors: `UserError` where there is none.
+    """
+    return max(runs(), key=lambda path: (last_started(path), path), default=None) or newest()
+
+
+def last_started(path: Path) -> float:
+    """When a run was started or resumed last, in seconds since 1970; 0 where nothing says so."""
+    known = record.read(path)
+    return max(start_times(path), default=known.created if known else 0.0)
+
+
 def runs(recipe: str | None = None) -> list[Path]:
     """The directories of all runs below the root, of one recipe or of all, those that never finished a step too."""
     files = [file for name in ("recipe.json", record.FILE) for file in runs_root().glob(f"{recipe or '*'}/*/{name}")]

@@ -122,10 +122,10 @@ def locked(path: Path, busy: str = "") -> Iterator[int]:
         yield lock.fileno()
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process is in a `locked` block of this file. Asking takes the lock for a moment, in common."""
+def is_locked(path: Path) -> bool:
+    """Whether some process holds a lock. Asking takes it for a moment, in common."""
     try:
-        with open(lock) as stream:
+        with open(path) as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

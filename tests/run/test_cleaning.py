@@ -11,7 +11,7 @@ from commands import clean_runs
 from run.cleaning import leftovers, remove
 from support.errors import UserError
 from support.files import locked
-from tests.run import written
+from tests.run import directories
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def path(root: Path) -> Path:
     """A run with three whole checkpoints and a damaged one after them."""
-    path = written.run(root, "x", name="mine")
+    path = directories.run(root, "x", name="mine")
     for step in (10, 20, 30):
-        written.checkpoint(path, step)
-    written.checkpoint(path, 40, damaged=True)
+        directories.checkpoint(path, step)
+    directories.checkpoint(path, 40, damaged=True)
     return path
 
 
@@ -43,9 +43,9 @@ def test_checkpoints_before_the_newest_whole_one_can_go(path: Path, root: Path) 
 
 
 def test_where_all_are_damaged_none_goes(root: Path) -> None:
-    path = written.run(root, "x")
+    path = directories.run(root, "x")
     for step in (10, 20):
-        written.checkpoint(path, step, damaged=True)
+        directories.checkpoint(path, step, damaged=True)
     assert names(root) == []
 
 
@@ -60,19 +60,19 @@ def test_a_run_that_goes_on_is_not_touched(path: Path, root: Path) -> None:
 
 def test_a_branch_keeps_its_parent_s_checkpoint_until_it_has_its_own(path: Path, root: Path) -> None:
     parent = {"id": "1" * 16, "path": str(path), "step": 20, "consumed_samples": 320, "changes": [], "data_from": 0}
-    twig = written.run(root, "twig", parent=parent)
+    twig = directories.run(root, "twig", parent=parent)
     assert names(root) == ["x/checkpoints/step-00000010"]
-    written.checkpoint(twig, 25)
+    directories.checkpoint(twig, 25)
     assert names(root) == ["x/checkpoints/step-00000020", "x/checkpoints/step-00000010"]
 
 
 def test_starts_that_came_to_nothing_and_files_that_were_not_finished_can_go(root: Path) -> None:
-    written.run(root, "never", steps=0, status=1)
-    torn = written.run(root, "torn")
+    directories.run(root, "never", steps=0, status=1)
+    torn = directories.run(root, "torn")
     (torn / "checkpoints" / "step-00000050.partial").mkdir(parents=True)
     (torn / ".report.json.host-1.partial").write_text("x")
-    saved = written.run(root, "saved", steps=0)  # somebody removed its metrics
-    written.checkpoint(saved, 10)
+    saved = directories.run(root, "saved", steps=0)  # somebody removed its metrics
+    directories.checkpoint(saved, 10)
     (root / "gpt_tiny" / "foreign").mkdir()
     (root / "gpt_tiny" / "foreign" / "recipe.json").write_text("thesis")
     found = leftovers([])
@@ -84,16 +84,16 @@ def test_starts_that_came_to_nothing_and_files_that_were_not_finished_can_go(roo
 
 
 def test_a_start_that_came_to_something_meanwhile_stays(root: Path) -> None:
-    path = written.run(root, "x", steps=0)
+    path = directories.run(root, "x", steps=0)
     found = leftovers([])
-    written.lines(path / "metrics.jsonl", written.metrics(1))
+    directories.lines(path / "metrics.jsonl", directories.metrics(1))
     remove(found)
     assert (path / "recipe.json").exists()
 
 
 def test_only_old_runs_or_those_that_are_named(path: Path, root: Path) -> None:
-    new = written.run(root, "new", began=time.time() - 3600, status=75)
-    written.checkpoint(new, 10), written.checkpoint(new, 20)
+    new = directories.run(root, "new", began=time.time() - 3600, status=75)
+    directories.checkpoint(new, 10), directories.checkpoint(new, 20)
     assert len(names(root)) == 3 and names(root, older=0.5) == names(root)[1:]
     assert [each.run for each in leftovers([new])] == [new]
     for flags, words in (

@@ -10,8 +10,8 @@ import pytest
 from commands import runs
 from run.listing import show, status_of, summaries
 from support.files import locked
-from tests.run import written
-from tests.run.written import NOON
+from tests.run import directories
+from tests.run.directories import NOON
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def test_a_run_in_a_line(root: Path) -> None:
     validation = {10: 5.0, 20: 4.0, 30: 4.5}
     settings = ["optimizer.lr=0.001", "data.corpus=a=0.25,b=0.75"]
     deviations = ["optimizer.lr is 0.001 (recipe: 0.003)", "train_batch_size is 8 (recipe: 16)"]
-    path = written.run(root, "x", 30, name="mine", validation=validation, settings=settings, deviations=deviations)
-    written.lines(path / "events.jsonl", [{"event": "note", "text": word, "time": 0} for word in ("first", "last")])
-    written.lines(path / "metrics.jsonl", [{"step": 30, "time": NOON + 31, "final_validation_loss": 1.0}])
+    path = directories.run(root, "x", 30, name="mine", validation=validation, settings=settings, deviations=deviations)
+    directories.lines(path / "events.jsonl", [{"event": "note", "text": word, "time": 0} for word in ("first", "last")])
+    directories.lines(path / "metrics.jsonl", [{"step": 30, "time": NOON + 31, "final_validation_loss": 1.0}])
     (path / "checkpoints").mkdir()
     (path / "checkpoints" / "big").write_bytes(bytes(10_000))
     (run,) = summaries("gpt_tiny")
@@ -46,20 +46,20 @@ def test_a_run_in_a_line(root: Path) -> None:
 
 def test_the_run_that_was_started_last_comes_first(root: Path) -> None:
     for number, folder in enumerate(("b", "c", "a")):
-        written.run(root, folder, began=NOON + number)
+        directories.run(root, folder, began=NOON + number)
     assert [Path(run["run"]).name for run in summaries()] == ["a", "c", "b"]
 
 
 @pytest.mark.parametrize(("steps", "status", "word"), [
-    (3, 0, "finished"), (3, 75, "stopped"), (3, 3, "crashed"), (3, 1, "crashed"), (3, None, "crashed"),
-    (0, 2, "never started"), (0, None, "never started"),
+    (3, 0, "finished"), (3, 75, "stopped"), (3, 3, "weights lost"), (3, 2, "refused"), (3, 1, "crashed"),
+    (3, None, "crashed"), (0, 2, "never started"), (0, None, "never started"),
 ])  # fmt: skip
 def test_how_a_run_is(steps: int, status: int | None, word: str, root: Path) -> None:
-    assert status_of(written.run(root, "x", steps, status=status)) == word
+    assert status_of(directories.run(root, "x", steps, status=status)) == word
 
 
 def test_a_run_is_running_while_its_lock_is_held_and_asking_disturbs_nobody(root: Path) -> None:
-    path = written.run(root, "x", status=None)
+    path = directories.run(root, "x", status=None)
     with locked(path / ".lock"):
         assert status_of(path) == "running"
     assert status_of(path) == "crashed"
@@ -68,8 +68,8 @@ def test_a_run_is_running_while_its_lock_is_held_and_asking_disturbs_nobody(root
 
 
 def test_a_step_that_needs_a_long_line_is_a_step(root: Path) -> None:
-    path = written.run(root, "x", steps=1)
-    written.lines(path / "metrics.jsonl", [{"step": 2, "loss": 8.0, "memory_bytes": [10**9] * 20_000}])
+    path = directories.run(root, "x", steps=1)
+    directories.lines(path / "metrics.jsonl", [{"step": 2, "loss": 8.0, "memory_bytes": [10**9] * 20_000}])
     assert summaries()[0]["step"] == 2
 
 
@@ -94,7 +94,7 @@ def test_foreign_and_half_written_directories_have_gaps(root: Path, capfd: pytes
     (root / "gpt_tiny" / "list" / "metrics.jsonl").mkdir()
     (root / "gpt_ours" / "alone").mkdir(parents=True)
     (root / "gpt_ours" / "alone" / "recipe.json").write_text('{"data": {"corpus": [{"corpus": 3, "x": 1}]}}')
-    written.run(root, "good")
+    directories.run(root, "good")
     found = summaries()
     assert {Path(run["run"]).name for run in found} == {*contents, "alone", "good"}
     assert of(found, "torn")["status"] == "never started" and of(found, "alone")["last_step"] is None
@@ -105,10 +105,10 @@ def test_foreign_and_half_written_directories_have_gaps(root: Path, capfd: pytes
 def test_the_table_names_what_differs(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    written.run(root, "20270101-100000", 1500, began=time.time() - 7300, name="mine", validation={1500: 4.25})
+    directories.run(root, "20270101-100000", 1500, began=time.time() - 7300, name="mine", validation={1500: 4.25})
     parent = {"id": "0" * 16, "path": str(root / "gpt_tiny" / "20270101-100000"), "step": 800, "consumed_samples": 1}
     changes = {"changes": ["optimizer.lr 0.003 -> 0.001"], "data_from": 0}
-    written.run(
+    directories.run(
         root, "twig", 0, began=time.time() - 60, status=1, parent=parent | changes, settings=["optimizer.lr=0.001"]
     )
     monkeypatch.setattr("sys.argv", ["runs", "tiny"])
