@@ -101,9 +101,7 @@ def with_parent(run: Run, point: Point) -> Run:
         changes=tuple(changes),
         data_from=data_from if goes_on else point.consumed_samples,
     )
-    since = tuple(f"{change} (since step {step} of its parent)" for change in changes)
-    engine = dataclasses.replace(run.engine, deviations=run.engine.deviations + since)
-    return dataclasses.replace(run, parent=parent, engine=engine)
+    return dataclasses.replace(run, parent=parent)
 
 
 def parents_texts(run: Run) -> Path | None:

@@ -122,6 +122,7 @@ def _create(run: Run, data: Mixture) -> None:
         "max_steps": run.max_steps,
         "resumed": run.resume,
         "deviations": list(run.engine.deviations),
+        "changes": list(run.parent.changes) if run.parent and not run.resume else [],
     }
     write_json(run.path / "start.json", start)
     write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))

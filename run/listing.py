@@ -22,7 +22,7 @@ from support.json_object import JsonObject, differences
 
 RUNNING, NEVER = "running", "never started"
 RECENT = 20  # steps that the speed is the median of
-SHOWN = 6  # of the differences from the recipe, in the table
+SHOWN = 4  # of the differences from the recipe, in the table
 
 
 def summaries(recipe: str | None = None) -> list[JsonObject]:
@@ -58,6 +58,7 @@ def _summary(path: Path, declared: dict[str, JsonObject]) -> JsonObject:
         "bytes": size_of(path),
         "deviations": _deviations(path, declared.get(path.parent.name)),
         "parent": f"{parent.path}@{parent.step}" if parent else None,
+        "changes": list(parent.changes) if parent else [],
         "note": next((str(line.get("text")) for line in reversed(noted) if line["event"] == "note"), None),
     }
 
@@ -176,7 +177,9 @@ def show(runs: list[JsonObject]) -> None:
 
 def _differs(run: JsonObject) -> str:
     path, _, step = (run["parent"] or "").rpartition("@")
-    lines = [*([f"from {record.label(Path(path))}@{step}"] if path else []), *run["deviations"]]
+    lines = [*([f"from {record.label(Path(path))}@{step}"] if path else []), *run["changes"]]
+    changed = {line.split(" ")[0] for line in run["changes"]}
+    lines += [line for line in run["deviations"] if line.partition("=")[0] not in changed]
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return ", ".join(lines[:SHOWN] + more)
 

@@ -120,6 +120,8 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     if saved is None and run.parent:
         saved = load_checked(trainer, run.parent.checkpoint)
         log.say(f"branches off {run.parent.path} after step {run.parent.step}")
+        for change in run.parent.changes:
+            log.say(f"differs from its parent: {change}")
     position = Position(**saved) if saved else Position()
     loop = Loop(run, trainer, source, log, position)
     log.start(position.step, loop.last_step)

@@ -38,7 +38,7 @@ def test_a_run_in_a_line(root: Path) -> None:
     assert run.pop("id") and run == {
         "run": str(path), "name": "mine", "recipe": "gpt_tiny", "status": "finished", "reason": "",
         "step": 30, "last_step": 1600, "validation_loss": 4.5, "best_validation_loss": 4.0, "best_step": 20,
-        "tokens_per_second": 1020.5, "mfu": None, "started": NOON + 5, "parent": None, "note": "last",
+        "tokens_per_second": 1020.5, "mfu": None, "started": NOON + 5, "parent": None, "changes": [], "note": "last",
         "deviations": ["data.corpus=a=0.25,b=0.75", "optimizer.lr=0.001", "train_batch_size is 8 (recipe: 16)"],
     }  # fmt: skip
     assert summaries("gpt_125m") == []
@@ -116,6 +116,6 @@ def test_the_table_names_what_differs(
     first, second, third = capfd.readouterr().out.splitlines()
     assert first.split()[:3] == ["run", "status", "step"]
     assert second.split()[:5] == ["gpt_tiny/twig", "never", "started", "-/1,600", "-"]
-    assert second.rstrip().endswith("from mine@800, optimizer.lr=0.001")
+    assert second.rstrip().endswith("from mine@800, optimizer.lr 0.003 -> 0.001")
     assert third.split()[:8] == ["mine", "finished", "1,500/1,600", "4.2500", "4.2500", "2,490", "-", "2"]
     assert json.loads((root / "gpt_tiny" / "twig" / "run.json").read_text())["parent"]["step"] == 800
