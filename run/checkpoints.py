@@ -74,7 +74,7 @@ def _in_order(run: Path, which: str, saved: list[int]) -> list[int]:
             )
         return [step for _, step in measured]
     if not which.isdecimal():
-        raise UserError(f"--checkpoint {which!r} is no checkpoint; give a step ({_listed(saved)}), {BEST} or {NEWEST}")
+        raise UserError(f"{which!r} is no checkpoint of {run}; give a step ({_listed(saved)}), {BEST} or {NEWEST}")
     if int(which) not in saved:
         raise UserError(f"{run} has no checkpoint of step {int(which)}; there are {_listed(saved)}")
     return [int(which)]

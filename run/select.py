@@ -13,6 +13,7 @@ from run import events, record
 from run.directory import end_of, runs_root
 from support import json_lines
 from support.errors import DONE, UserError
+from support.files import is_locked
 from support.json_object import JsonObject
 from support.nearest import hint
 
@@ -76,14 +77,17 @@ def runs(recipe: str | None = None) -> list[Path]:
 
 
 def new_name(name: str) -> str:
-    """A name for a new run, checked. Errors: `UserError` where it is no name, or means something already."""
+    """A name for a new run, checked. A start that came to nothing does not keep its name from the next try.
+
+    Errors: `UserError` where it is no name, or means something already.
+    """
     name = unicodedata.normalize("NFC", name)
     if not re.fullmatch(r"[^\W_][\w.+-]{0,63}", name):
         raise UserError(
             f"--name {name!r} is no name; write 1 to 64 letters, digits, dots, dashes, _ or +, beginning with a letter "
             "or a digit"
         )
-    taken = [str(known.path) for known in map(_Known, runs()) if name in known.words]
+    taken = [str(known.path) for known in map(_Known, runs()) if name in known.words and _lives(known.path)]
     with suppress(UserError):
         taken.append(f"the recipe {registry.load(name).name}")
     if taken or name == NEWEST:
@@ -159,16 +163,27 @@ def _holds_something_of_ours(path: Path) -> bool:
 
 
 def _one_of(known: list[_Known], text: str) -> Path | None:
-    """The one run that a text means: a whole word first, then a beginning. Errors: `UserError` where it means more."""
+    """The one run that a text means: a whole word first, then a beginning.
+
+    Where it means several, starts that came to nothing do not count, unless all did: then it means the last of these.
+    Errors: `UserError` where it means more.
+    """
     tests: list[Callable[[str], bool]] = [lambda word: word == text, lambda word: word.startswith(text)]
     for test in tests:
         found = [each.path for each in known if any(map(test, each.words))]
+        if len(found) > 1:
+            found = list(filter(_lives, found)) or [max(found, key=last_started)]
         if len(found) > 1:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise UserError(f"{text!r} means {', '.join(map(str, found[:SHOWN]))}{more}; give one of these directories")
         if found:
             return found[0]
     return None
+
+
+def _lives(path: Path) -> bool:
+    """Whether a run finished a step, or may be about to."""
+    return has_steps(path) or is_locked(path / ".lock")
 
 
 def _refuse(text: str, known: list[_Known]) -> Path:

@@ -144,6 +144,8 @@ def load_newest(engine: Engine, root: Path, pass_over: Callable[[Path, str], Non
 def load_checked(engine: Engine, checkpoint: Path) -> JsonObject:
     """Load a checkpoint into the engine; collective. Returns its `state`. Errors: `UserError` where it is damaged."""
     if reason := _damage_anywhere(checkpoint):
+        if not checkpoint.exists():
+            raise UserError(f"{checkpoint} is gone: its run has kept newer ones since; begin again from one of those")
         raise UserError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it, or take another")
     return _loaded(engine, checkpoint)
 

@@ -87,7 +87,7 @@ def test_a_recipe_of_another_name_is_taken_as_it_is(parent: Path) -> None:
     ("mine@", [], "--from mine@: write run@step, run@best, or run alone"),
     ("@200", [], "--from @200: write run@step"),
     ("mine@300", [], "has no checkpoint of step 300; there are 200, 400"),
-    ("mine@soon", [], "'soon' is no checkpoint; give a step .200, 400., best or newest"),
+    ("mine@soon", [], "'soon' is no checkpoint of .*; give a step .200, 400., best or newest"),
     ("mine@best", [], "no validation loss of .* was measured at a step that is saved"),
     ("", [], "an empty text"),
     ("../mine", [], "../mine is not a run directory"),
@@ -128,6 +128,11 @@ def test_what_is_no_name(name: str, parent: Path) -> None:
 def test_a_name_that_means_something_already(name: str, means: str, parent: Path) -> None:
     with pytest.raises(UserError, match=f"--name {name} means .*{means} already; give another"):
         plan_run(load("tiny"), Request(name=name), 2)
+
+
+def test_a_start_that_came_to_nothing_does_not_keep_its_name(parent: Path) -> None:
+    (parent / "metrics.jsonl").write_text("")
+    assert plan_run(load("tiny"), Request(name="mine"), 2).name == "mine"
 
 
 def test_a_name_may_be_of_any_letters(parent: Path) -> None:

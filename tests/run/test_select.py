@@ -75,6 +75,14 @@ def test_a_start_that_failed_before_its_first_step_is_not_the_newest(root: Path)
     assert find(None) == finished
 
 
+def test_of_several_runs_of_a_name_starts_that_came_to_nothing_do_not_count(root: Path) -> None:
+    first = directories.run(root, "1", steps=0, name="mine", began=NOON)
+    last = directories.run(root, "2", steps=0, name="mine", began=NOON + 1)
+    assert find("mine") == last
+    directories.lines(first / "metrics.jsonl", directories.metrics(1))
+    assert find("mine") == find("mi") == first
+
+
 def test_a_resume_counts_from_its_first_step_on(root: Path) -> None:
     old = directories.run(root, "old", began=NOON, status=75)
     new = directories.run(root, "new", began=NOON + 100)
