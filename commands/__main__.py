@@ -13,6 +13,8 @@ from support.nearest import hint
 COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
     "recipes": "list the recipes",
+    "new-recipe": "copy a recipe under a name of your own",
+    "diff": "what two recipes do not share",
     "plan": "memory, time and cost of a recipe, without a GPU",
     "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",

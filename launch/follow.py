@@ -5,87 +5,71 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from typing import BinaryIO, Protocol, TextIO
 
 from run.feed import Feed
 from run.lines import Lines
-from run.panel import RunPanel
 from run.state import State
-from support.terminal import Lasting, draws
+from support.terminal import draws, lasting
 
 POLL_SECONDS = 0.25
 STILL_SECONDS = 1.0  # between two drawings while nothing happens
+PLAIN_COLUMNS = 100  # of the panel where it is no terminal
 MOST_SECONDS = 2.0  # between two looks
-SHARE = 0.01  # of a processor that drawing may take
-KEPT = 200  # lines above the panel that are printed again after a resize
+SHARE = 0.005  # of a processor that drawing may take
+
+
+class View(Protocol):
+    """Where a run is shown."""
+
+    def draw(self, lines: list[str]) -> None:
+        """Show these lines, and the state as it is now where that has a place."""
+
+    def close(self, keep: bool) -> None:
+        """End; with `keep` the state stays there."""
 
 
 class Plain:
     """Lines, one below the other."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO, state: State) -> None:
+        self.stream, self.state = stream, state
 
-    def draw(self, lines: list[str], panel: RunPanel) -> None:
+    def draw(self, lines: list[str]) -> None:
         if lines:
             self.stream.write("".join(f"{line}\n" for line in lines))
             self.stream.flush()
 
-    def close(self, panel: RunPanel, keep: bool) -> None:
+    def close(self, keep: bool) -> None:
         if keep:
-            Console(file=self.stream, width=100).print(panel)
+            from rich.console import Console
+
+            from run.panel import RunPanel
+
+            Console(file=self.stream, width=PLAIN_COLUMNS).print(RunPanel(self.state))
             self.stream.flush()
 
 
-class Drawn:
-    """The panel, and above it the lines that stay."""
+def view(stream: TextIO, state: State) -> View:
+    """Standard output as it can be used: drawn over where it is a terminal."""
+    if not draws(stream):
+        return Plain(stream, state)
+    from launch.drawn import Drawn  # imports rich
 
-    def __init__(self, stream: TextIO) -> None:
-        self.console = Console(file=stream, force_terminal=True, highlight=False, soft_wrap=True)
-        self.live: Live | None = None
-        self.size = self.console.size
-        self.kept: deque[str] = deque(maxlen=KEPT)
-
-    def draw(self, lines: list[str], panel: RunPanel) -> None:
-        self.kept.extend(lines)
-        if self.live and self.console.size != self.size:
-            # The terminal has broken the panel's lines anew: nobody knows how many there are. So all is drawn again.
-            self.live.stop()
-            self.live = None
-            self.console.clear()
-            lines = list(self.kept)
-        self.size = self.console.size
-        if self.live is None:
-            self.live = Live(panel, console=self.console, auto_refresh=False, transient=True)
-            self.live.start()
-        for line in lines:
-            self.console.print(Text.from_ansi(line), soft_wrap=True)
-        self.live.refresh()
-
-    def close(self, panel: RunPanel, keep: bool) -> None:
-        if self.live:
-            self.live.transient = not keep
-            self.live.stop()
+    return Drawn(stream, state)
 
 
 class Screen:
     """What a person sees of a run. `history` leaves out what happened before: the panel knows it, no line tells it."""
 
     def __init__(self, path: Path, began: float, ranks_say: BinaryIO | None = None) -> None:
-        stream: TextIO = Lasting(sys.stdout)  # type: ignore[assignment]  # all of a stream that is used here
-        live = draws(sys.stdout)
+        stream = lasting(sys.stdout)
         self.feed, self.state, self.ranks_say = Feed(path), State(path, began), ranks_say
-        self.lines = Lines(path, steps=not live)
-        self.panel = RunPanel(self.state)
-        self.view: Plain | Drawn = Drawn(stream) if live else Plain(stream)
+        self.lines = Lines(path, steps=not draws(stream))
+        self.view = view(stream, self.state)
         self.drawn_at = -STILL_SECONDS
 
     def history(self, lines: bool = False) -> None:
@@ -98,13 +82,13 @@ class Screen:
     def refresh(self) -> float:
         """Show what is new, and return the seconds until it is worth to look again."""
         began, used = time.monotonic(), time.thread_time()
-        said = self._ranks_said()
-        news = self.feed.new()
+        ranks_said, news, said = self._ranks_said(), self.feed.new(), list[str]()
         for happened in news:
             self.state.take(happened)
             said += self.lines.of(happened)
+        said += ranks_said  # what they wrote before it was read after it
         if news or said or began - self.drawn_at >= STILL_SECONDS:
-            self.view.draw(said, self.panel)
+            self.view.draw(said)
             self.drawn_at = began
         return min(max(POLL_SECONDS, (time.thread_time() - used) / SHARE), MOST_SECONDS)
 
@@ -122,20 +106,20 @@ class Screen:
         """Show the rest, and leave the panel there or not."""
         self.drawn_at = -STILL_SECONDS
         self.refresh()
-        self.view.close(self.panel, keep)
+        self.view.close(keep)
         self.feed.close()
 
 
 @contextmanager
-def following(path: Path) -> Iterator[int | None]:
-    """Show a run that this process starts, in a thread, until the block ends.
+def following(path: Path, began: float) -> Iterator[int | None]:
+    """Show a run that this process starts, since `began` (seconds since 1970), in a thread until the block ends.
 
     Yields the descriptor that the ranks are to print to, None for those of this process: what they print into a panel
     would break it up, so it is shown above. What cannot be printed any more is lost, and the run goes on.
     """
     with tempfile.NamedTemporaryFile("ab") as written, open(written.name, "rb") as ranks_say:
         drawn = draws(sys.stdout) and sys.stderr.isatty()
-        screen = Screen(path, time.time(), ranks_say if drawn else None)
+        screen = Screen(path, began, ranks_say if drawn else None)
         screen.history()
         ended = threading.Event()
 

@@ -35,7 +35,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
-    path = _run_path(recipe, request)
+    path = run_path(recipe, request)
     check_new(path, request.resume)
     name = _name(request)
     point = None if request.branch is None else branch.point_of(request.branch)
@@ -77,7 +77,8 @@ def _name(request: Request) -> str | None:
     return select.new_name(request.name)
 
 
-def _run_path(recipe: Recipe, request: Request) -> Path:
+def run_path(recipe: Recipe, request: Request) -> Path:
+    """The directory that a run will have, or has where it goes on. Errors: `UserError` where there can be none."""
     if request.resume:
         asked = request.run_dir
         return select.newest(recipe.name) if asked in (None, select.NEWEST) else select.find(asked)

@@ -207,8 +207,10 @@ class State:
         }
 
     def _phase_seconds(self, until: float) -> list[JsonObject]:
-        """The phases of the start, each until the next one began."""
-        begun = self.phases if self.phases and self.phases[0][0] == "data" else [("data", self.began), *self.phases]
+        """The phases of the start, each until the next one began; before the first of them it checks what was given."""
+        begun = self.phases
+        if not begun or begun[0][1] > self.began:
+            begun = [("checks", self.began), *begun]
         ends = [*(time for _, time in begun[1:]), self.training_since or until]
         return [
             {"phase": phase, "seconds": max(0.0, end - time)} for (phase, time), end in zip(begun, ends, strict=True)

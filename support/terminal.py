@@ -5,8 +5,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,18 +32,17 @@ def draws(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
-class Lasting:
-    """A stream whose reader may go: a closed pipe or a lost terminal silences it for good and is no error."""
+class _Lasting:
+    """What `lasting` returns."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.encoding = stream.encoding
 
     def write(self, text: str) -> int:
         try:
             return self.stream.write(text)
         except UnicodeEncodeError:
-            return self.stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+            return self.stream.write(text.encode(self.stream.encoding, "replace").decode(self.stream.encoding))
         except (OSError, ValueError):  # a value error: the stream is closed
             self._let_go()
         return len(text)
@@ -54,11 +53,8 @@ class Lasting:
         except (OSError, ValueError):
             self._let_go()
 
-    def isatty(self) -> bool:
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        return self.stream.fileno()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
     def _let_go(self) -> None:
         """Whatever is still printed goes nowhere: what the stream keeps back, and what others print on it."""
@@ -66,6 +62,22 @@ class Lasting:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
             os.close(nowhere)
+
+
+def lasting(stream: TextIO) -> TextIO:
+    """A stream whose reader may go: a closed pipe or a lost terminal silences it for good and is no error."""
+    return cast(TextIO, _Lasting(stream))  # what it does not do itself, the stream does
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """What is printed in the block is lost where its reader has gone; else printing would end what goes on."""
+    with redirect_stdout(lasting(sys.stdout)), redirect_stderr(lasting(sys.stderr)):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def now_and_then(say: Say, seconds: float = 10.0, at_once: bool = True) -> Say:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from run.feed import Feed
 from run.lines import Lines
-from support.terminal import Lasting
+from support.terminal import lasting
 
 
 class Display:
     """Plain lines of what the run in `path` notes from now on."""
 
     def __init__(self, path: Path) -> None:
-        self.feed, self.lines, self.stream = Feed(path), Lines(path), Lasting(sys.stdout)
+        self.feed, self.lines, self.stream = Feed(path), Lines(path), lasting(sys.stdout)
         self.feed.new()  # what happened before
         self.shows = False
 

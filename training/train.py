@@ -113,7 +113,9 @@ def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
 def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     """The loop, ready to train from where the run is."""
     source = Source(run.recipe, mixture, run.data_from)
-    log.note("phase", phase="compile" if will_compile(run.engine.json) else "engine")
+    if compiling := will_compile(run.engine.json):
+        log.say(compiling)
+    log.note("phase", phase="compile" if compiling else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
     saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
@@ -248,9 +250,9 @@ class Loop:
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        told = torch.zeros(2 + self.world, dtype=torch.int64)
-        told[0], told[1], told[2 + self.rank] = self.stop_asked, due, memory_bytes()
-        told = told.to(self.trainer.device)
+        memory = [0] * self.world
+        memory[self.rank] = memory_bytes()
+        told = torch.tensor([self.stop_asked, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
         stop, due, *memory = told.tolist()
         return bool(stop), self.position.step % every == 0 if every else bool(due), memory

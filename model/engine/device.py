@@ -43,10 +43,17 @@ def _kernels(ds_config: JsonObject) -> set[str]:
     return result
 
 
-def will_compile(ds_config: JsonObject) -> bool:
-    """Whether DeepSpeed has a kernel to compile for this JSON, which takes a minute at the first start."""
+def will_compile(ds_config: JsonObject) -> str:
+    """One line where DeepSpeed has kernels to compile for this JSON, with what avoids it; else nothing."""
     built = {path.stem for path in (*_extensions().glob("*/*.so"), *_extensions().glob("*/*/*.so"))}
-    return bool(_kernels(ds_config) - built)
+    missing = sorted(_kernels(ds_config) - built)
+    if not missing:
+        return ""
+    remedy = ""
+    if "cpu_adam" in missing or "fused_adam" in missing:
+        offload = " and zero_force_ds_cpu_optimizer to false" if "cpu_adam" in missing else ""
+        remedy = f"; to do without, set optimizer.params.torch_adam to true{offload}"
+    return f"compiling {' and '.join(missing)} for DeepSpeed, minutes at the first start and never again{remedy}"
 
 
 def _extensions() -> Path:

@@ -5,6 +5,7 @@ field is gone or means something else. Two hooks cannot stand here, because they
 `GPTPipeline._partition_layers` in `model/pipeline.py`, and the methods of `model/grid.py` that DeepSpeed calls.
 """
 
+import copy
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,22 @@ def allow_fp16_on_cpu() -> None:
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         accelerator.is_fp16_supported = lambda: True
+
+
+def read_config(ds_config: JsonObject, data_ranks: int) -> None:
+    """Let DeepSpeed read and check a JSON as its engine does, among so many data ranks that are not there.
+
+    It counts its ranks between reading and checking. Read in runtime/config.py. Shown by
+    test_what_deepspeed_refuses_is_known_before_there_are_ranks.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    class Pretended(DeepSpeedConfig):
+        def _configure_train_batch_size(self) -> None:
+            self.world_size = data_ranks
+            super()._configure_train_batch_size()
+
+    Pretended(copy.deepcopy(ds_config))
 
 
 def kernels() -> set[str]:

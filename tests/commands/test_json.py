@@ -16,8 +16,8 @@ from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
 from tests.inference import conftest
 from tests.run import directories
-from tests.run.written import event, started, step, write_run
-from tests.run.written import write as write_happened
+from tests.run.happened import event, started, step, write_run
+from tests.run.happened import write as write_happened
 
 Called = Callable[..., Any]
 untrained = conftest.run
@@ -58,6 +58,7 @@ def test_a_key_too_many_or_too_few_is_found() -> None:
 
 def test_recipes_and_plans(called: Called) -> None:
     check("recipes", called("recipes"))
+    check("diff", called("diff", "345m", "530b"))
     small_memory = ("--gpu", "v100-16gb", "--nodes", "2", "--deepspeed_config", "ds_configs/zero1_fp16.json")
     check(
         "plan",
@@ -119,7 +120,9 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "words"), [
-    ("recipes --all", "--all"), ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
+    ("recipes --all", "--all"), ("diff tiny tinny", "did you mean gpt_tiny"),
+    ("new-recipe x --from y", "no recipe 'y'"),
+    ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),

@@ -123,7 +123,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) ->
     os.kill(ranks[-1], signal.SIGKILL)
     done = training.finish()
     assert done.returncode == CRASHED and "go on with --resume" in done.stderr
-    assert not (path / "status.json").exists()
+    assert json.loads((path / "status.json").read_text())["status"] == CRASHED
     assert all(map(ended, ranks))
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
@@ -168,13 +168,20 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     assert metrics(path)[-1]["loss"] == metrics(unbroken)[-1]["loss"]
 
 
-def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Path) -> None:
+@pytest.mark.parametrize("launcher", [
+    "deepspeed.launcher.runner --num_gpus 1 --module recipes.gpt_tiny",
+    f"deepspeed.launcher.runner --num_gpus 1 {ROOT}/recipes/gpt_tiny.py --deepspeed",
+    "torch.distributed.run --nproc-per-node 1 -m recipes.gpt_tiny",
+], ids=["deepspeed module", "deepspeed path", "torchrun"])  # fmt: skip
+def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbroken: Path, tmp_path: Path) -> None:
     """Without our front end: one process, ZeRO stage 3, the same data and weights as two processes with stage 1."""
-    path = home / "direct"
-    arguments = ["--module", "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--max-steps", "3"]
+    path = tmp_path / "direct"
+    arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    succeed(home, "deepspeed.launcher.runner", "--num_gpus", "1", *arguments)
+    out = succeed(home, *launcher.split(), *arguments)  # rank 0 tells what no parent of ours tells
+    assert out.index(f"run: {path}") < out.index("step      1/3") < out.index("step      3/3") < out.index("saved")
+    assert "bits per byte" in out and out.count("step      2/3") == 1
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch import follow
-from tests.run.written import event, started, step, write, write_run
+from tests.run.happened import BEGAN, event, started, step, write, write_run
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_lines_come_from_the_files_and_all_before_what_follows(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(path, [event("said", 0.0, line="of an earlier start")])
-    with follow.following(path) as output:
+    with follow.following(path, BEGAN) as output:
         assert output is None  # the ranks print where we do
         write(path, [*started(), step(10, 12.0), step(100, 13.0), event("saved", 14.0, path="x/step-00000100")])
     print("report")
@@ -38,7 +38,7 @@ def test_what_cannot_be_printed_stops_nothing(path: Path, monkeypatch: pytest.Mo
     os.close(ours)
     with open(theirs, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
-        with follow.following(path):
+        with follow.following(path, BEGAN):
             write(path, started())
         print("report", flush=True)
 
@@ -72,7 +72,7 @@ class Terminal:
 
 def test_a_terminal_gets_a_panel_and_the_ranks_words_above_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
-    with follow.following(path) as output:
+    with follow.following(path, BEGAN) as output:
         assert output is not None
         os.write(output, b"\x1b[31mwarning\x1b[0m of a rank\ntorn")
         write(path, [*started(), *(step(n, 10.0 + n) for n in range(1, 31)), event("said", 20.0, line="slow: bf16")])

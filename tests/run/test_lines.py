@@ -5,7 +5,7 @@ import pytest
 from run.feed import Feed
 from run.lines import Lines
 from support import files
-from tests.run.written import event, started, step, write, write_run
+from tests.run.happened import event, started, step, write, write_run
 
 HEADER = [
     "gpt_tiny: 1.7M parameters, 1,024 tokens a step, steps 1 to 100",

@@ -8,7 +8,7 @@ from run.feed import Feed
 from run.panel import BLOCKS, RunPanel, count, duration, sparkline
 from run.state import State
 from support.json_object import JsonObject
-from tests.run.written import BEGAN, event, started, step, write, write_run
+from tests.run.happened import BEGAN, event, started, step, write, write_run
 
 WIDTHS = (60, 100, 200)
 
@@ -34,7 +34,7 @@ def trained(until: int, **last: object) -> list[JsonObject]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_start_from_its_first_second(width: int, tmp_path: Path) -> None:
-    assert "data 0.5 s" in drawn(tmp_path / "nowhere", 0.5, width)
+    assert "checks 0.5 s" in drawn(tmp_path / "nowhere", 0.5, width)
     write(write_run(tmp_path), started()[:3])
     text = drawn(tmp_path, 15.0, width)
     assert "starting" in text and "data 1.0 s  imports 14 s" in text and "none yet" in text and "loss" not in text

@@ -10,7 +10,7 @@ from run.feed import Feed
 from run.left import Left
 from run.state import State
 from support.json_object import JsonObject
-from tests.run.written import BEGAN, event, started, step, write, write_run
+from tests.run.happened import BEGAN, event, started, step, write, write_run
 
 
 def value(path: Path, after: float) -> JsonObject:
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 def test_before_there_is_a_directory(tmp_path: Path) -> None:
     found = value(tmp_path / "nowhere", 3.0)
     assert found["status"] == "starting" and found["recipe"] is None
-    assert found["phases"] == [{"phase": "data", "seconds": 3.0}]
+    assert found["phases"] == [{"phase": "checks", "seconds": 3.0}]
 
 
 def test_a_start_tells_its_phases(path: Path) -> None:

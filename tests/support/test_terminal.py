@@ -38,20 +38,20 @@ def test_a_status_in_a_file_is_a_line_now_and_then(capsys: pytest.CaptureFixture
 def test_a_closed_pipe_silences_and_is_no_error() -> None:
     ours, theirs = os.pipe()
     with open(theirs, "w") as pipe:
-        lasting = terminal.Lasting(pipe)
-        assert lasting.write("heard\n") == 6
-        lasting.flush()
+        stream = terminal.lasting(pipe)
+        assert stream.write("heard\n") == 6
+        stream.flush()
         assert os.read(ours, 10) == b"heard\n"
         os.close(ours)
         for _ in range(2):
-            lasting.write("nobody hears\n")
-            lasting.flush()
+            stream.write("nobody hears\n")
+            stream.flush()
         print("nor this", file=pipe, flush=True)  # what others print there goes nowhere too
 
 
 def test_what_an_encoding_lacks_is_replaced(tmp_path: Path) -> None:
     with open(tmp_path / "said", "w", encoding="ascii") as stream:
-        terminal.Lasting(stream).write("a▁b")
+        terminal.lasting(stream).write("a▁b")
     assert (tmp_path / "said").read_text() == "a?b"
 
 
@@ -67,3 +67,13 @@ def test_nothing_is_drawn_for_ci_or_without_a_cursor(name: str, value: str, monk
             assert not terminal.draws(stream)
     with open(os.devnull, "w") as stream:
         assert not terminal.draws(stream)
+
+
+def test_output_without_a_reader_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with terminal.lasting_output():
+            print("nobody hears")  # it is still kept back when the block ends
+        print("nor this", flush=True)
