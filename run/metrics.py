@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from support import files
+from support import files, json_lines
 from support.json_object import JsonObject
 
+EVALUATED = b'"validation_loss"'
 FINAL = "final_validation_loss"
 MEASURED = (
     *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds"),
@@ -57,6 +58,23 @@ def columns(path: Path, names: Sequence[str]) -> tuple[dict[str, Column], JsonOb
             value = line.get(name)
             column.append(math.nan if value is None else value)
     return {name: np.array(column) for name, column in found.items()}, final
+
+
+def read_evaluated(path: Path) -> list[JsonObject]:
+    """The lines of a `metrics.jsonl` that have a `validation_loss`. Of a long file no other line is parsed.
+
+    What cannot be read has none.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return []
+    lines, at = [], content.find(EVALUATED)
+    while at >= 0:
+        end = content.find(b"\n", at) % (len(content) + 1)  # -1, of a last line without an end, is the file's
+        lines.append(content[content.rfind(b"\n", 0, at) + 1 : end])
+        at = content.find(EVALUATED, end)
+    return [line for line in json_lines.objects(lines) if "step" in line]
 
 
 def reproducible(lines: list[JsonObject]) -> list[JsonObject]:

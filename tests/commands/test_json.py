@@ -15,6 +15,7 @@ from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
 from tests.inference import conftest
+from tests.run import directories
 from tests.run.happened import event, started, step, write_run
 from tests.run.happened import write as write_happened
 
@@ -88,6 +89,15 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
     check("export", called("export", "--run", str(untrained)))
 
 
+def test_runs(called: Called, tmp_path: Path) -> None:
+    path = directories.run(tmp_path / "runs", "x", name="mine", validation={2: 5.0})
+    directories.checkpoint(path, 1), directories.checkpoint(path, 3)
+    check("runs", called("runs"))
+    check("note", called("note", "mine", "too fast"))
+    assert called("runs")[0]["note"] == "too fast"
+    check("clean-runs", called("clean-runs", "mine"))
+
+
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
     line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
     last = {"step": 1, "consumed_samples": 8, "final_validation_loss": 800.0}
@@ -116,6 +126,7 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
+    ("runs tinny", "did you mean gpt_tiny"), ("note x y", "not a run"), ("clean-runs x", "not a run"),
     ("watch x", "not a run"),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_no_json(
