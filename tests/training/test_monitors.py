@@ -94,7 +94,7 @@ def test_where_the_json_wants_the_files(
 
 def test_a_file_in_the_way_of_a_monitor_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="csv_monitor: .*/file/run cannot be made: Not a directory; give another"):
+    with pytest.raises(UserError, match=r"csv_monitor: .*/file/run cannot be made: Not a directory; give another"):
         monitors.opened(
             run_in(tmp_path / "run", False, csv_monitor={"output_path": str(tmp_path / "file")}), 0, 0, print
         )
