@@ -112,6 +112,17 @@ def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> Non
     assert values["validation_loss"] == 800 and values["perplexity"] is None and values["status"] == "finished"
 
 
+def test_a_report_where_no_curve_can_be_written(
+    called: Called, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("run.curve.draw", refuse)
+    (untrained / "metrics.jsonl").write_text('{"step": 1, "consumed_samples": 8, "loss": 4.0}')
+    assert called("report", "--run", str(untrained))["loss"] == 4
+
+
 def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     write_happened(write_run(tmp_path / "run"), [*started(), step(1, 12.0), event("end", 13.0, status=0)])
     values = called("watch", str(tmp_path / "run"))
