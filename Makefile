@@ -11,7 +11,7 @@ SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report compare \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -80,6 +80,9 @@ export: setup  ## a Hugging Face folder: RUN=…
 
 report: setup  ## the summary and the curve of a run: RUN=…
 	$(PY) -m commands report $(RUNFLAG) $(ARGS)
+
+compare: setup  ## runs beside each other, in a table and a picture: RUNS="a b c"
+	@$(PY) -m commands compare $(RUNS) $(ARGS)
 
 bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
 	$(PY) -m bench.plain $(ARGS)

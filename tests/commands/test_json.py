@@ -17,6 +17,7 @@ from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
 from tests.inference import conftest
+from tests.run import test_compare
 
 Called = Callable[..., Any]
 untrained = conftest.run
@@ -85,6 +86,14 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
     check("evaluate", called("evaluate", "--run", str(untrained), "--data", str(untrained / "text.txt")))
     check("generate", called("generate", "--run", str(untrained), "--prompt", "the", "--max-new-tokens", "2"))
     check("export", called("export", "--run", str(untrained)))
+
+
+def test_runs_beside_each_other(called: Called, tmp_path: Path) -> None:
+    lines = [test_compare.line(step, 9.0 - step, validation_loss=9.0) for step in (1, 2)]
+    paths = [test_compare.run(tmp_path, name, lines, settings=[f"seed={ord(name)}"]) for name in "ab"]
+    values = called("compare", *map(str, paths))
+    check("compare", values)
+    assert Path(values["picture"]).exists() and values["differences"][0]["values"] == [97, 98]
 
 
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
