@@ -81,6 +81,9 @@ export: setup  ## a Hugging Face folder: RUN=…
 report: setup  ## the summary and the curve of a run: RUN=…
 	$(PY) -m commands report $(RUNFLAG) $(ARGS)
 
+try-%: setup  ## try settings of a recipe, a run each: make try-345m ARGS="--set optimizer.lr=1e-4,3e-4"
+	$(PY) -m commands try $* $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
+
 compare: setup  ## runs beside each other, in a table and a picture: RUNS="a b c"
 	@$(PY) -m commands compare $(RUNS) $(ARGS)
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "write text with a run",
     "export": "a run as a Hugging Face folder",
     "report": "the summary and the curve of a run",
+    "try": "try settings of a recipe, a run for each",
     "compare": "runs beside each other: settings, losses, speed",
 }
 

@@ -9,7 +9,7 @@ from run import report
 from run.directory import created, end_of
 from run.prepared import run_data
 from run.request import Request, plan_run
-from support.errors import CrashedError
+from support.errors import CrashedError, StoppedError
 from support.json_object import JsonObject
 
 
@@ -30,6 +30,8 @@ def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str
         command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
         status = local.run(command, local.environment(world), lock)
     ended = end_of(run.path)
+    if ended is None and status - 128 in local.STOP_SIGNALS:
+        raise StoppedError(f"stopped before it could save; go on with --resume --run-dir {run.path}")
     if ended is None:  # a rank or the launcher was killed
         raise CrashedError(
             f"the ranks ended with status {status} before the run did; go on with --resume --run-dir {run.path}"

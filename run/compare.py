@@ -19,13 +19,13 @@ from run.directory import end_of, read_data, read_recipe
 from run.metrics import read_metrics
 from run.report import bits_per_byte
 from support import json_lines
-from support.errors import DONE, STOPPED, WEIGHTS_LOST, UserError
+from support.errors import CRASHED, DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError
 from support.json_object import JsonObject
 
 LEAST, MOST = 2, 8
 # What only describes a run or says where it lies, and what stands elsewhere in the comparison.
 LEFT_OUT = ("source", "status", "output_path", "job_name", "steps_per_print")
-ENDS = {DONE: "done", WEIGHTS_LOST: "weights lost", STOPPED: "stopped"}
+ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped", CRASHED: "crashed"}
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,13 @@ def _summary(run: Told, stepped: Sequence[Told]) -> JsonObject:
     if run in stepped:
         values["step"] = read_metrics(run.path / "metrics.jsonl")[-1]["step"]
         values["tokens"], values["seconds"] = int(run.curve.tokens[-1]), float(run.curve.seconds[-1])
-        values["tokens_per_second"], values["speed_ratio"] = _speed(run), _speed(run) / _speed(stepped[0])
+        values["tokens_per_second"], values["speed_ratio"] = speed(run), speed(run) / speed(stepped[0])
     return values
 
 
-def _speed(run: Told) -> float:
+def speed(run: Told) -> float:
     """Tokens a second, the median over the steps: the first ones of a process are slow."""
-    tokens, seconds = run.curve.tokens, run.curve.seconds
-    rates = np.diff(tokens) / np.diff(seconds) if len(tokens) > 1 else tokens / seconds
-    return float(np.median(rates))
+    return float(np.median(run.curve.speeds))
 
 
 def _at_equal(of: str, axis: str, runs: Sequence[Told], stepped: Sequence[Told]) -> JsonObject | None:
@@ -247,16 +245,23 @@ def _data(run: Told) -> JsonObject:
 def remarks(runs: Sequence[Told]) -> list[str]:
     """What one must know to read the comparison, a line each."""
     lines = [f"{run.label} has no finished step" for run in runs if not len(run.curve.tokens)]
-    if not same_tokeniser(runs):
+    lines += comparable(runs)
+    for run in runs:
+        if run.parent:
+            of = record.label(Path(run.parent.path)) if Path(run.parent.path).exists() else run.parent.id
+            lines.append(f"{run.label} branched from {of} after step {run.parent.step:,}, {run.branched_at:,} tokens")
+    return lines
+
+
+def comparable(runs: Sequence[Told]) -> list[str]:
+    """Why losses of runs do not compare, a line for each reason."""
+    lines = []
+    if len({run.tokeniser for run in runs}) > 1:
         lines.append("the tokenisers differ: losses a token do not compare, bits a byte do")
     if len({_held_out(run) for run in runs}) > 1:
         lines.append("the held-out texts differ: validation losses are of different texts")
     if len({run.recipe.model.objective for run in runs}) > 1:
         lines.append("the objectives differ: losses do not compare")
-    for run in runs:
-        if run.parent:
-            of = record.label(Path(run.parent.path)) if Path(run.parent.path).exists() else run.parent.id
-            lines.append(f"{run.label} branched from {of} after step {run.parent.step:,}, {run.branched_at:,} tokens")
     return lines
 
 

@@ -32,6 +32,7 @@ class Curve:
     tokens: Array  # [steps]
     seconds: Array  # [steps]
     losses: Array  # [steps]
+    speeds: Array  # [steps], tokens a second of all ranks
     evaluations: NDArray[np.int64]  # [evaluations]
     held_out: Array  # [evaluations]
 
@@ -66,6 +67,7 @@ def curve(path: Path, seq_length: int) -> Curve:
         samples * seq_length,
         np.cumsum(seconds, dtype=np.float64) + (_seconds_before(parent, seq_length) if parent else 0.0),
         np.array([math.nan if line["loss"] is None else line["loss"] for line in lines], dtype=np.float64),
+        np.array([line["tokens_per_second"] for line in lines], dtype=np.float64),
         np.array(evaluated, dtype=np.int64),
         np.array([lines[row]["validation_loss"] for row in evaluated], dtype=np.float64),
     )

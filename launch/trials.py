@@ -1,0 +1,98 @@
+"""Try settings of a recipe: one ordinary run for each point, one after another."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import local
+from launch.start import start
+from recipes.axes import Point
+from recipes.recipe import Recipe
+from run import record, trials
+from run.request import Request, plan_run
+from run.trials import Trial
+from support.errors import CRASHED, STOPPED, CrashedError, StoppedError, UserError
+from support.files import locked
+from support.json_object import JsonObject
+
+
+@dataclass(frozen=True)
+class Search:
+    """A recipe and the points of it that are to be tried, in the folder of that search."""
+
+    recipe: Recipe
+    folder: Path
+    points: Sequence[Point]
+    max_steps: int | None = None
+    processes: int | None = None
+    hostfile: str | None = None
+
+    def request(self, trial: Trial) -> Request:
+        """What the run of a point is started with: one that took a step goes on."""
+        path, point = str(trial.path), trial.point
+        if trial.trained:
+            return Request(run_dir=path, resume=True, max_steps=self.max_steps)
+        return Request(point.deepspeed_config, point.settings, self.max_steps, path)
+
+
+def search(wanted: Search) -> None:
+    """Run every point that has not come to its end. A point that fails is noted, and the next one is run.
+
+    Errors: `UserError` before the first run where one of the points cannot be, or another process tries them;
+    `StoppedError` on request.
+    """
+    known = trials.numbered(wanted.folder, wanted.points)
+    due = [trial for trial in known if trial.point in wanted.points]
+    last_steps = _checked(wanted, due)
+    with locked(wanted.folder / ".lock", f"another process tries {wanted.folder.name}; wait for its end"):
+        trials.write(wanted.folder, known)
+        for place, (trial, last_step) in enumerate(zip(due, last_steps, strict=True), start=1):
+            over = trial.hopeless or trial.finished(last_step)
+            title = f"{place} of {len(due)}, {trial.path.name}: {trials.labels(due)[place - 1]}"
+            print(f"--- {title}{f' ({trial.state} before)' if over else ''}", flush=True)
+            if over:
+                continue
+            reason = _run(wanted, trial, f"stopped at {place} of {len(due)}; give the same command again to go on")
+            trials.noted(wanted.folder, trial, reason)
+
+
+def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
+    """The last step of each point. Errors: `UserError` for the first that cannot be, before anything is written."""
+    world = local.world_size(wanted.hostfile, wanted.processes, wanted.recipe.cluster.world_size)
+    steps = []
+    for trial in due:
+        try:
+            steps.append(plan_run(wanted.recipe, wanted.request(trial), world).last_step_from(0, 0))
+        except UserError as error:
+            raise UserError(f"{' '.join(trial.point.settings)}: {error}") from None
+    return steps
+
+
+def _run(wanted: Search, trial: Trial, stopped: str) -> str:
+    """Run a point; returns why it failed, nothing where it did not. Errors: `StoppedError` with the line `stopped`."""
+    trial.path.mkdir(parents=True, exist_ok=True)
+    record.write(trial.path, f"{wanted.folder.name}/{trial.number}")
+    try:
+        start(wanted.recipe, wanted.request(trial), wanted.processes, wanted.hostfile)
+    except SystemExit as ended:  # its ranks have said why
+        if ended.code == STOPPED:
+            raise StoppedError(stopped) from None
+        return str(record.read_object(trial.path / "status.json").get("reason") or f"status {ended.code}")
+    except StoppedError:
+        raise StoppedError(stopped) from None
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return str(error)
+    return ""
+
+
+def check_end(values: JsonObject) -> None:
+    """Say by an exit status what is left to do. Errors: `CrashedError` where a point crashed, `UserError` where all
+    of them failed."""
+    points = values["points"]
+    crashed = [point for point in points if point["state"] in ("crashed", "not ended", f"ended with status {CRASHED}")]
+    if crashed:
+        raise CrashedError(f"{len(crashed)} of {len(points)} points crashed; the same command tries them again")
+    if all(point["validation_loss"] is None for point in points):
+        raise UserError(f"no point came to a validation loss; the first: {points[0]['reason']}")
