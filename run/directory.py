@@ -9,7 +9,8 @@ runs/<recipe>/<time>/
     start.json                what the last start was asked for: command, world size, last step, whether it resumes
     starts.jsonl              all starts, a line each, with time, versions, commit and device
     status.json               how the last start ended; none while it runs, and none after a crash that nobody noted
-    metrics.jsonl             one line a step
+    metrics.jsonl             one line a step, and one for the last evaluation
+    events.jsonl              what else happened
     checkpoints/              step-00000100/ …
     .lock                     held by the process that trains here
     report.json, loss.png     written at the end

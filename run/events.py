@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-def note(path: Path, event: str, **facts: Any) -> None:
+def note(path: Path, event: str, /, **facts: Any) -> None:
     """Add an event to the run directory `path`. A disk without room loses it: the run is worth more."""
     assert event in KINDS, event
     with suppress(OSError):

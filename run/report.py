@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from run.directory import Run, read_data, read_recipe
-from run.metrics import read_metrics
+from run.metrics import read_steps
 from support.errors import UserError
 from support.files import write_json
 from support.json_object import JsonObject
@@ -27,7 +27,7 @@ def write(run: Run, step: int, consumed_samples: int, validation_loss: float, de
     recipe = run.recipe
     bytes_per_token = read_data(run.path)["bytes_per_token"]
     # The median: the first steps of a process are slow, because they warm up its caches.
-    speed = statistics.median(line["tokens_per_second"] for line in read_metrics(run.metrics))
+    speed = statistics.median(line["tokens_per_second"] for line in read_steps(run.metrics))
     values = {
         "recipe": recipe.name,
         "parameters": recipe.model.num_parameters,
@@ -52,7 +52,7 @@ def plot(path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines, recipe = read_metrics(path / "metrics.jsonl"), read_recipe(path)
+    lines, recipe = read_steps(path / "metrics.jsonl"), read_recipe(path)
     tokens = [line["consumed_samples"] * recipe.model.seq_length / 1e6 for line in lines]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(

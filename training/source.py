@@ -41,6 +41,10 @@ class Source:
         examples = self._examples(samples, np.arange(first, first + count))
         return self._batch(samples, examples, examples.weights)
 
+    def samples_by_part(self, consumed_samples: int) -> list[int]:
+        """How many of a run's first samples come from each part of the blend, in the order of `data.json`."""
+        return self.stream.blend.counts(consumed_samples)
+
     def share(self, micro_batch: int, rank: int, ranks: int, first: int, count: int) -> list[MicroBatch]:
         """The micro-batches of one data rank of the global batch at positions `first … first + count`.
 

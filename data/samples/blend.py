@@ -58,6 +58,12 @@ class Blend:
         parts = self._part[entries].astype(np.int64)
         return parts, periods * self._shares[parts] + self._earlier[entries]
 
+    def counts(self, position: int) -> list[int]:
+        """How many of the first `position` samples of the run come from each part."""
+        periods, entries = divmod(position, len(self._part))
+        rest = np.bincount(self._part[:entries], minlength=len(self._shares))
+        return [int(count) for count in periods * self._shares + rest]
+
 
 def _period(shares: Sequence[int]) -> NDArray[np.uint16]:
     """The parts in order over one period, by the earliest deadline.

@@ -126,11 +126,11 @@ class Reader:
         )
 
 
-def load_newest(engine: Engine, root: Path, say: Callable[[str], None]) -> JsonObject | None:
+def load_newest(engine: Engine, root: Path, pass_over: Callable[[Path, str], None]) -> JsonObject | None:
     """Load the newest undamaged checkpoint below `root` into the engine; collective over all ranks.
 
-    Returns the `state` that was saved with it, or None where nothing was saved yet. Errors: `UserError` where all
-    that was saved is damaged.
+    `pass_over` is told of each damaged one, and the reason. Returns the `state` that was saved with it, or None where
+    nothing was saved yet. Errors: `UserError` where all that was saved is damaged.
     """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     for checkpoint in reversed(completed(root)):
@@ -141,7 +141,7 @@ def load_newest(engine: Engine, root: Path, say: Callable[[str], None]) -> JsonO
             load(engine, checkpoint)
             state: JsonObject = manifest(checkpoint)["state"]
             return state
-        say(f"passing over a damaged checkpoint: {reason}")
+        pass_over(checkpoint, reason)
     if completed(root):
         raise UserError(f"every checkpoint below {root} is damaged; restore one, or start a new run")
     return None

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from recipes.registry import ROOT
+from run.metrics import read_steps, reproducible
 from tests import interpreter
 from tests.patience import wait_until
 
@@ -116,7 +117,7 @@ def fail(home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> s
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The metrics of a run without the one figure that is not a function of the run."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert all(line.pop("tokens_per_second") > 0 for line in lines)
-    return lines
+    """The steps of a run without the figures that are no function of the run."""
+    lines = read_steps(run_dir / "metrics.jsonl")
+    assert all(line["tokens_per_second"] > 0 for line in lines)
+    return reproducible(lines)

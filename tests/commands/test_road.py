@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
 
 from recipes.registry import ROOT
+from run import events
+from run.metrics import read_metrics
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.documented import check
 from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
@@ -42,7 +45,7 @@ def test_a_run_keeps_all_that_made_it(unbroken: Path) -> None:
     assert names == {
         *("recipe.json", "ds_config.json", "ds_config.resolved.json", "data.json", "tokeniser"),
         *("run.json", "start.json", "starts.jsonl", "status.json"),
-        *("metrics.jsonl", "checkpoints", "report.json", "loss.png", ".lock"),
+        *("metrics.jsonl", "events.jsonl", "checkpoints", "report.json", "loss.png", ".lock"),
     }
     (start,) = [json.loads(line) for line in (unbroken / "starts.jsonl").read_text().splitlines()]
     assert start["world_size"] == 2 and start["versions"]["deepspeed"] and start["commit"]
@@ -54,13 +57,48 @@ def test_a_run_learns_and_logs(unbroken: Path) -> None:
     lines = metrics(unbroken)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert [line["consumed_samples"] for line in lines] == [8 * step for step in range(1, STEPS + 1)]
-    wanted = {"step", "consumed_samples", "loss", "grad_norm", "lr", "loss_scale"}
+    wanted = {
+        "step",
+        "consumed_samples",
+        "tokens",
+        "loss",
+        "grad_norm",
+        "lr",
+        "loss_scale",
+        "skipped",
+        "samples_by_part",
+    }
     assert all(wanted <= set(line) and math.isfinite(line["loss"]) for line in lines)
+    assert lines[-1]["tokens"] == 8 * 32 * STEPS and lines[-1]["samples_by_part"] == [8 * STEPS]
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
     assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 15, 20]
     # Two of twenty steps are warmup: half the peak rate after the first, the peak after the second.
     assert [line["lr"] for line in lines[:2]] == pytest.approx([1.5e-3, 3e-3])
     assert lines[-1]["lr"] == 0  # the cosine ends there
+
+
+def test_a_run_measures_time_and_memory(unbroken: Path) -> None:
+    *lines, last = read_metrics(unbroken / "metrics.jsonl")
+    assert all(before["time"] + line["seconds"] <= line["time"] + 0.01 for before, line in pairwise(lines))
+    assert all(0 <= line["data_seconds"] < line["seconds"] and line["mfu"] is None for line in lines)
+    assert all(len(line["memory_bytes"]) == 2 and min(line["memory_bytes"]) > 2**24 for line in lines)
+    assert [line["step"] for line in lines if line.get("evaluate_seconds", 0) > 0] == [5, 10, 15, 20]
+    assert [line["step"] for line in lines if line.get("save_seconds", 0) > 0] == [4, 7, 10, 13, 16, 19]
+    assert last["step"] == STEPS and last["evaluate_seconds"] > 0 and "loss" not in last
+    report = json.loads((unbroken / "report.json").read_text())
+    assert last["final_validation_loss"] == report["validation_loss"]
+
+
+def test_a_run_notes_what_happened(unbroken: Path) -> None:
+    noted = [event for event in events.read(unbroken) if event["event"] in ("phase", "training", "saved")]
+    phases = [event["phase"] for event in noted if event["event"] == "phase"]
+    assert [phase for phase in phases if phase in ("engine", "load")] == ["engine", "load"]
+    (begin,) = [event for event in noted if event["event"] == "training"]
+    assert (begin["step"], begin["last_step"]) == (0, STEPS)
+    saved = {event["step"]: event for event in noted if event["event"] == "saved"}
+    assert list(saved) == [3, 6, 9, 12, 15, 18, 20] and all(event["seconds"] > 0 for event in saved.values())
+    newest = Path(saved[STEPS]["path"])
+    assert sum(file.stat().st_size for file in newest.iterdir()) == saved[STEPS]["bytes"] > 12 * 30_000
 
 
 def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Path) -> None:
@@ -108,6 +146,7 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     stopped = training.finish()
     assert stopped.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
     assert "and saved; go on with --resume" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert [event["signal"] for event in events.read(path) if event["event"] == "stop"] == ["SIGTERM"]
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))

@@ -11,6 +11,7 @@ def test_a_small_blend_by_hand() -> None:
     parts, indices = Blend([2, 1]).place(np.arange(7))
     assert parts.tolist() == [0, 0, 1, 0, 0, 1, 0]
     assert indices.tolist() == [0, 1, 0, 2, 3, 1, 4]
+    assert [Blend([2, 1]).counts(position) for position in (0, 2, 3, 7)] == [[0, 0], [2, 0], [2, 1], [5, 2]]
 
 
 @pytest.mark.parametrize("parts", [[1], [1, 1], [5, 3, 2], [1, 1, 1, 1, 997], [997, 1, 1, 1, 1], [7] * 16, MTNLG])
