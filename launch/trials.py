@@ -10,6 +10,7 @@ from launch.start import start
 from recipes.axes import Point
 from recipes.recipe import Recipe
 from run import record, trials
+from run.compare import ENDS
 from run.request import Request, plan_run
 from run.trials import Trial
 from support.errors import CRASHED, STOPPED, CrashedError, StoppedError, UserError
@@ -29,9 +30,9 @@ class Search:
     hostfile: str | None = None
 
     def request(self, trial: Trial) -> Request:
-        """What the run of a point is started with: one that took a step goes on."""
+        """What the run of a point is started with: one that is there goes on."""
         path, point = str(trial.path), trial.point
-        if trial.trained:
+        if trial.begun:
             return Request(run_dir=path, resume=True, max_steps=self.max_steps)
         return Request(point.deepspeed_config, point.settings, self.max_steps, path)
 
@@ -53,8 +54,8 @@ def search(wanted: Search) -> None:
             print(f"--- {title}{f' ({trial.state} before)' if over else ''}", flush=True)
             if over:
                 continue
-            reason = _run(wanted, trial, f"stopped at {place} of {len(due)}; give the same command again to go on")
-            trials.noted(wanted.folder, trial, reason)
+            failed = _run(wanted, trial, f"stopped at {place} of {len(due)}; give the same command again to go on")
+            trials.note(wanted.folder, trial, *failed)
 
 
 def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
@@ -69,8 +70,8 @@ def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
     return steps
 
 
-def _run(wanted: Search, trial: Trial, stopped: str) -> str:
-    """Run a point; returns why it failed, nothing where it did not. Errors: `StoppedError` with the line `stopped`."""
+def _run(wanted: Search, trial: Trial, stopped: str) -> tuple[int | None, str]:
+    """Run a point; returns the status and the reason of a failure, else None. Errors: `StoppedError` with `stopped`."""
     trial.path.mkdir(parents=True, exist_ok=True)
     record.write(trial.path, f"{wanted.folder.name}/{trial.number}")
     try:
@@ -78,20 +79,22 @@ def _run(wanted: Search, trial: Trial, stopped: str) -> str:
     except SystemExit as ended:  # its ranks have said why
         if ended.code == STOPPED:
             raise StoppedError(stopped) from None
-        return str(record.read_object(trial.path / "status.json").get("reason") or f"status {ended.code}")
+        return int(ended.code or 0), str(record.read_object(trial.path / "status.json").get("reason", ""))
     except StoppedError:
         raise StoppedError(stopped) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return str(error)
-    return ""
+        return error.status, str(error)
+    return None, ""
 
 
 def check_end(values: JsonObject) -> None:
-    """Say by an exit status what is left to do. Errors: `CrashedError` where a point crashed, `UserError` where all
-    of them failed."""
+    """Say by an exit status what is left to do.
+
+    Errors: `CrashedError` where a point crashed, `UserError` where none came to a loss.
+    """
     points = values["points"]
-    crashed = [point for point in points if point["state"] in ("crashed", "not ended", f"ended with status {CRASHED}")]
+    crashed = [point for point in points if point["state"] == ENDS[CRASHED]]
     if crashed:
         raise CrashedError(f"{len(crashed)} of {len(points)} points crashed; the same command tries them again")
     if all(point["validation_loss"] is None for point in points):

@@ -104,7 +104,7 @@ def draws(fields: Sequence[Axis], configs: Sequence[str], count: int, seed: int)
     if not any(axis.bounds for axis in fields):
         count = min(count, _count(fields, configs))
     found: dict[Point, None] = {}
-    for point in itertools.islice(drawn, 1000 * MOST):  # narrow bounds have few numbers of three digits
+    for point in itertools.islice(drawn, 100 * MOST):  # narrow bounds have few numbers of three digits
         found[point] = None
         if len(found) == count:
             break

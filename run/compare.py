@@ -25,6 +25,7 @@ from support.json_object import JsonObject
 LEAST, MOST = 2, 8
 # What only describes a run or says where it lies, and what stands elsewhere in the comparison.
 LEFT_OUT = ("source", "status", "output_path", "job_name", "steps_per_print")
+NOT_ENDED = "not ended"
 ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped", CRASHED: "crashed"}
 
 
@@ -83,7 +84,7 @@ class Told:
         """How the last start ended."""
         status = end_of(self.path)
         if status is None:  # a run of before ends were noted has its report only
-            return "not ended" if self.final_loss is None else ENDS[DONE]
+            return NOT_ENDED if self.final_loss is None else ENDS[DONE]
         return ENDS.get(status, f"ended with status {status}")
 
 

@@ -13,29 +13,36 @@ from pathlib import Path
 
 from recipes.axes import Point
 from run import record
-from run.compare import Told, comparable, loss_scales, same_tokeniser, speed
+from run.compare import ENDS, NOT_ENDED, Told, comparable, loss_scales, same_tokeniser, speed
 from run.curves import Drawn, draw, picture
 from run.directory import end_of, runs_root, was_trained
 from run.metrics import read_metrics
 from run.report import bits_per_byte
-from support.errors import DONE, WEIGHTS_LOST, UserError
+from support.errors import CRASHED, DONE, WEIGHTS_LOST, UserError
 from support.files import write_json
 from support.json_object import JsonObject
 
 FILE, PICTURE = "try.json", "try.png"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 COLOURS = 10  # of matplotlib's cycle: more curves have no legend
+TICKS = 6  # values of a setting that are written out below its axis
 JSON = "JSON"  # the DeepSpeed JSON among the settings
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A point with its number, the directory of its run, and why its last start failed, if it did."""
+    """A point with its number, the directory of its run, and how its last start failed, if it did."""
 
     number: int
     point: Point
     path: Path
+    status: int | None = None  # see support/errors.py
     reason: str = ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return (self.path / "recipe.json").exists()
 
     @property
     def trained(self) -> bool:
@@ -59,10 +66,13 @@ class Trial:
 
     @property
     def state(self) -> str:
-        told = Told(self.path, "").state if self.trained else ""
-        if told and told != "not ended":
+        """What became of it, in a word or two: its run tells, or else its last start."""
+        told = Told(self.path, "").state if self.trained else NOT_ENDED
+        if told != NOT_ENDED:
             return told
-        return ("crashed" if self.trained else "refused") if self.reason else told or "waiting"
+        if self.status is None:
+            return NOT_ENDED if self.trained else "waiting"
+        return ENDS.get(self.status, ENDS[CRASHED])
 
 
 def folder(recipe: str, name: str) -> Path:
@@ -80,20 +90,23 @@ def read(path: Path) -> list[Trial]:
     found = []
     for each in record.read_object(path / FILE).get("points", []):
         point = Point(tuple(each["settings"]), each["deepspeed_config"])
-        found.append(Trial(each["number"], point, _run_path(path, each["number"]), each["reason"]))
+        found.append(Trial(each["number"], point, _run_path(path, each["number"]), each["status"], each["reason"]))
     return found
 
 
 def write(path: Path, trials: Sequence[Trial]) -> None:
     """Keep what a search tries, whole or not at all."""
     path.mkdir(parents=True, exist_ok=True)
-    points = [{"number": each.number, **asdict(each.point), "reason": each.reason} for each in trials]
+    points = [
+        {"number": each.number, **asdict(each.point), "status": each.status, "reason": each.reason} for each in trials
+    ]
     write_json(path / FILE, {"points": points})
 
 
-def noted(path: Path, changed: Trial, reason: str) -> None:
-    """Write down why a point failed, or by an empty reason that it is tried again."""
-    write(path, [replace(each, reason=reason) if each.number == changed.number else each for each in read(path)])
+def note(path: Path, changed: Trial, status: int | None, reason: str) -> None:
+    """Write down how the start of a point failed, or by None that it did not."""
+    after = replace(changed, status=status, reason=reason)
+    write(path, [after if each.number == changed.number else each for each in read(path)])
 
 
 def numbered(path: Path, points: Sequence[Point]) -> list[Trial]:
@@ -197,6 +210,9 @@ def plot(path: Path) -> None:
                     axes.scatter([value], [loss * scale], color=f"C{number % COLOURS}")
             if _wide(values):
                 axes.set_xscale("log")
+            if len(set(values)) <= TICKS:
+                axes.set_xticks(_places(values), values)
+                axes.minorticks_off()
 
 
 def _places(values: Sequence[str]) -> Sequence[float | str]:
