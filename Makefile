@@ -7,9 +7,10 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 RECIPES := $(patsubst recipes/%.py,%,$(shell grep -l '^RECIPE\b' recipes/*.py))
 SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 
-# Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  RUN=runs/…  PROMPT="…"
-FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
-RUNFLAG = $(if $(RUN),--run $(RUN))
+# Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  NAME=mine  FROM=run@step  RUN=run  PROMPT="…"
+FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(if $(NAME),--name "$(NAME)") \
+	$(if $(FROM),--from "$(FROM)") $(ARGS)
+RUNFLAG = $(if $(RUN),--run "$(RUN)")
 
 .PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report compare \
 	bench bench-planner bench-search bench-data $(SIZES)

@@ -32,6 +32,8 @@ def main(recipe: Recipe | None = None) -> None:
     parser.add_argument("--max-steps", type=int, help="stop after this step; the schedule stays the recipe's")
     parser.add_argument("--run-dir", help="directory of the run; by default runs/<recipe>/<time>")
     parser.add_argument("--resume", action="store_true", help="go on with --run-dir, or with this recipe's newest run")
+    parser.add_argument("--name", help="a name for the new run; other commands take it with --run")
+    parser.add_argument("--from", dest="branch", metavar="RUN[@STEP]", help="begin a branch of a run at a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
     parser.add_argument(
         "--processes",
@@ -42,7 +44,8 @@ def main(recipe: Recipe | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON, progress on standard error")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     args = parser.parse_args()
-    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, args.run_dir, args.resume, args.seed)
+    where = (args.run_dir, args.resume, args.seed, args.name, args.branch)
+    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, *where)
     if "RANK" in os.environ and recipe is not None:
         from commands.rank import be_rank
         from training import train

@@ -45,7 +45,7 @@ def main() -> None:
 
         recipe, configs = load(args.recipe), list(dict.fromkeys(args.deepspeed_config))
         fields = axes(recipe, args.settings)
-        tried = hashlib.sha256(repr((fields, configs)).encode()).hexdigest()
+        tried = hashlib.sha256(repr((recipe.name, fields, configs)).encode()).hexdigest()
         folder = trials.folder(recipe.name, args.name or f"try-{tried[:6]}")
         if not args.table:
             drawn = args.random is not None

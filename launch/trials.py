@@ -34,7 +34,8 @@ class Search:
         path, point = str(trial.path), trial.point
         if trial.begun:
             return Request(run_dir=path, resume=True, max_steps=self.max_steps)
-        return Request(point.deepspeed_config, point.settings, self.max_steps, path)
+        name = f"{self.folder.name}-{trial.number}"
+        return Request(point.deepspeed_config, point.settings, self.max_steps, path, name=name)
 
 
 def search(wanted: Search) -> None:
@@ -72,8 +73,6 @@ def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
 
 def _run(wanted: Search, trial: Trial, stopped: str) -> tuple[int | None, str]:
     """Run a point; returns the status and the reason of a failure, else None. Errors: `StoppedError` with `stopped`."""
-    trial.path.mkdir(parents=True, exist_ok=True)
-    record.write(trial.path, f"{wanted.folder.name}/{trial.number}")
     try:
         start(wanted.recipe, wanted.request(trial), wanted.processes, wanted.hostfile)
     except SystemExit as ended:  # its ranks have said why

@@ -1,6 +1,7 @@
 """Which run: by path, name, the beginning of a name, id or directory, or as the newest."""
 
 import datetime
+import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,6 +58,22 @@ def runs(recipe: str | None = None) -> list[Path]:
     """The directories of all runs below the root, of one recipe or of all, those that never finished a step too."""
     files = [file for name in ("recipe.json", record.FILE) for file in runs_root().glob(f"{recipe or '*'}/*/{name}")]
     return sorted({file.parent for file in files})
+
+
+def new_name(name: str) -> str:
+    """A name for a new run, checked. Errors: `UserError` where it is no name, or means something already."""
+    name = unicodedata.normalize("NFC", name)
+    if not re.fullmatch(r"[^\W_][\w.+-]{0,63}", name):
+        raise UserError(
+            f"--name {name!r} is no name; write 1 to 64 letters, digits, dots, dashes, _ or +, beginning with a letter "
+            "or a digit"
+        )
+    taken = [str(known.path) for known in map(_Known, runs()) if name in known.words]
+    with suppress(UserError):
+        taken.append(f"the recipe {registry.load(name).name}")
+    if taken or name == NEWEST:
+        raise UserError(f"--name {name} means {taken[0] if taken else 'the newest run'} already; give another")
+    return name
 
 
 def started(path: Path) -> float | None:

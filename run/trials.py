@@ -1,7 +1,7 @@
 """The record of a search: `try.json` and `try.png` below `runs/<recipe>/<name>/`, and its runs beside that folder.
 
-The record numbers the points as they came. Point 1 of the search `rate` is the run `runs/<recipe>/rate-001`, which is
-called `rate/1`. What became of a point its run tells; the record adds why a point never became one.
+The record numbers the points as they came. Point 1 of the search `rate` is the run `runs/<recipe>/rate-001`, whose name
+is `rate-1`. What became of a point its run tells; the record adds how its last start failed.
 """
 
 import math

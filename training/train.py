@@ -17,7 +17,7 @@ import torch
 
 from data.samples.mixture import Mixture
 from model.checkpoint.format import completed
-from model.checkpoint.read import load_newest
+from model.checkpoint.read import load_checked, load_newest
 from model.checkpoint.write import save
 from model.engine.build import build, start_process_group
 from model.engine.config import fp32_json
@@ -67,10 +67,11 @@ def train_alone(recipe: Recipe, request: Request) -> None:
 
 
 def _same_path(recipe: Recipe, request: Request) -> Request:
-    """Rank 0 chooses the run directory for all."""
-    path: list[Any] = [str(plan_run(recipe, request, torch.distributed.get_world_size()).path)]
-    torch.distributed.broadcast_object_list(path)
-    return replace(request, run_dir=path[0])
+    """Rank 0 chooses the run directory, and the checkpoint that a branch begins with, for all."""
+    run = plan_run(recipe, request, torch.distributed.get_world_size())
+    chosen: list[Any] = [str(run.path), run.parent and f"{run.parent.path}@{run.parent.step}"]
+    torch.distributed.broadcast_object_list(chosen)
+    return replace(request, run_dir=chosen[0], branch=chosen[1] if request.branch is not None else None)
 
 
 def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
@@ -103,12 +104,15 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
         note_start(run, device)
         if slow := software(run.engine.json):
             log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
-    source = Source(run.recipe, mixture)
+    source = Source(run.recipe, mixture, run.data_from)
     _place_wandb(run, log)
     log.note("phase", phase="compile" if will_compile(run.engine.json) else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
     saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    if saved is None and run.parent:
+        saved = load_checked(trainer, run.parent.checkpoint)
+        log.say(f"branches off {run.parent.path} after step {run.parent.step}")
     position = Position(**saved) if saved else Position()
     if rank == 0:
         truncate_metrics(run.metrics, position.step)

@@ -10,7 +10,8 @@ import pytest
 
 from commands.__main__ import COMMANDS, main
 from model.engine.resolve import Resolved
-from run import report
+from recipes.axes import Axis, grid
+from run import report, trials
 from run.directory import Run, read_recipe
 from support.errors import WRONG_INPUT
 from tests.commands.documented import check, has, sections
@@ -94,6 +95,17 @@ def test_runs_beside_each_other(called: Called, tmp_path: Path) -> None:
     values = called("compare", *map(str, paths))
     check("compare", values)
     assert Path(values["picture"]).exists() and values["differences"][0]["values"] == [97, 98]
+
+
+def test_a_search(called: Called, tmp_path: Path) -> None:
+    folder = trials.folder("gpt_tiny", "rate")
+    points = trials.numbered(folder, grid([Axis("optimizer.lr", ("1", "2"))], []))
+    trials.write(folder, points)
+    lines = [test_compare.line(step, 9.0 - step, validation_loss=9.0) for step in (1, 2)]
+    test_compare.run(tmp_path / "runs", points[1].path.name, lines)
+    values = called("try", "tiny", "--name", "rate", "--table")
+    check("try", values)
+    assert [point["number"] for point in values["points"]] == [2, 1] and Path(values["picture"]).exists()
 
 
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:

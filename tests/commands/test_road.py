@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from recipes.registry import ROOT
-from run import events
+from run import events, record
 from run.metrics import read_metrics
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.documented import check
@@ -135,6 +135,21 @@ def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Pat
     shutil.rmtree(path / "checkpoints")
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
+
+
+def test_a_branch_goes_on_as_its_parent_would(home: Path, unbroken: Path) -> None:
+    """Its parent stays as it is. Where the branch has no checkpoint of its own, it begins with its parent's again."""
+    before = {file: file.stat().st_mtime_ns for file in unbroken.rglob("*")}
+    path = home / "branch"
+    flags = ("--from", f"{unbroken}@18", "--name", "twig", "--run-dir", str(path))
+    assert f"branches off {unbroken} after step 18" in succeed(home, "recipes.gpt_tiny", *flags)
+    assert metrics(path) == metrics(unbroken)[18:]
+    shutil.rmtree(path / "checkpoints")
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert metrics(path) == metrics(unbroken)[18:]
+    known = record.read(path)
+    assert known and known.name == "twig" and known.parent and known.parent.step == 18 and not known.parent.changes
+    assert {file: file.stat().st_mtime_ns for file in unbroken.rglob("*")} == before
 
 
 def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:

@@ -54,6 +54,7 @@ class Starts:
         self.done.append((run.path.name, run.resume))
         outcome = self.outcomes.pop(0)
         if outcome is not refuse:
+            assert run.resume or run.name == f"{run.path.name.split('-')[0]}-{int(run.path.name[-3:])}"
             run.path.mkdir(parents=True, exist_ok=True)
             (run.path / "recipe.json").write_text(json.dumps(dataclasses.asdict(run.recipe)))
             (run.path / "ds_config.json").write_text(json.dumps(run.engine_json))
