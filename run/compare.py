@@ -102,7 +102,9 @@ def compare(runs: Sequence[Told]) -> JsonObject:
     Errors: `UserError` for another number of runs, and for a directory that is none of a run.
     """
     if not LEAST <= len(runs) <= MOST:
-        raise UserError(f"{len(runs)} runs were given; compare {LEAST} to {MOST}")
+        raise UserError(
+            f"compare takes {LEAST} to {MOST} runs, and {len(runs)} were given; name them one after another"
+        )
     stepped = [run for run in runs if len(run.curve.tokens)]
     equal = [
         found

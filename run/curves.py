@@ -98,18 +98,20 @@ def draw(axes: "Axes", axis: str, drawn: Sequence[Drawn]) -> None:
     shown = [each for each in drawn if len(each.curve.tokens)]
     window = WINDOW * max((float(each.curve.tokens[-1]) for each in shown), default=0.0)
     unit, name = _unit(axis, max((float(each.curve.along(axis)[-1]) for each in shown), default=0.0))
-    heights = []
+    first, all_losses = [], []
     for number, each in enumerate(drawn):
         curve, colour = each.curve, f"C{number % 10}"
         places, losses = curve.along(axis) / unit, curve.smoothed(window) * each.scale
         axes.plot(places, losses, color=colour, linewidth=0.9, alpha=0.8, label=each.label)
         marks, held_out = places[curve.evaluations], curve.held_out * each.scale
         axes.plot(marks, held_out, color=colour, marker="o", markersize=4, linestyle="none")
-        heights += [float(value) for value in losses[:1] if math.isfinite(value)]
+        first += losses[:1].tolist()
+        all_losses += [*losses.tolist(), *held_out.tolist()]
         if axis == "tokens" and each.branched_at is not None:
             axes.axvline(each.branched_at / unit, color=colour, linestyle=":", linewidth=1)
-    if heights:  # a run that diverges leaves the picture, and the others keep their room
-        axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * max(heights)))
+    lowest, highest = min(filter(math.isfinite, all_losses), default=0), max(filter(math.isfinite, first), default=0)
+    if lowest < highest:  # a run that diverges leaves the picture, and the others keep their room
+        axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
     axes.set_xlabel(name)
     axes.grid(alpha=0.3)
 
@@ -117,7 +119,12 @@ def draw(axes: "Axes", axis: str, drawn: Sequence[Drawn]) -> None:
 def _unit(axis: str, most: float) -> tuple[float, str]:
     """What to divide by, so that an axis has short numbers, and how to call it then."""
     units = {
-        "tokens": [(1e9, "tokens (billions)"), (1e6, "tokens (millions)"), (1.0, "tokens")],
+        "tokens": [
+            (1e9, "tokens (billions)"),
+            (1e6, "tokens (millions)"),
+            (1e3, "tokens (thousands)"),
+            (1.0, "tokens"),
+        ],
         "seconds": [(3600.0, "hours of training"), (60.0, "minutes of training"), (1.0, "seconds of training")],
     }[axis]
     return next((unit for unit in units if most >= unit[0]), units[-1])

@@ -4,6 +4,7 @@ The record numbers the points as they came. Point 1 of the search `rate` is the 
 is `rate-1`. What became of a point its run tells; the record adds how its last start failed.
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -86,12 +87,22 @@ def folder(recipe: str, name: str) -> Path:
 
 
 def read(path: Path) -> list[Trial]:
-    """What a search tried, in the order of its numbers; nothing where there is no search."""
-    found = []
-    for each in record.read_object(path / FILE).get("points", []):
-        point = Point(tuple(each["settings"]), each["deepspeed_config"])
-        found.append(Trial(each["number"], point, _run_path(path, each["number"]), each["status"], each["reason"]))
-    return found
+    """What a search tried, in the order of its numbers; nothing where there is no search.
+
+    Errors: `UserError` where the record is not as it was written.
+    """
+    file = path / FILE
+    if not file.exists():
+        return []
+    try:
+        return [_read(path, each) for each in json.loads(file.read_text())["points"]]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{file} was changed; restore it, or give the search another --name") from None
+
+
+def _read(path: Path, each: JsonObject) -> Trial:
+    point = Point(tuple(each["settings"]), each["deepspeed_config"])
+    return Trial(each["number"], point, _run_path(path, each["number"]), each["status"], each["reason"])
 
 
 def write(path: Path, trials: Sequence[Trial]) -> None:
@@ -210,9 +221,10 @@ def plot(path: Path) -> None:
                     axes.scatter([value], [loss * scale], color=f"C{number % COLOURS}")
             if _wide(values):
                 axes.set_xscale("log")
-            if len(set(values)) <= TICKS:
-                axes.set_xticks(_places(values), values)
+            if len(once := list(dict.fromkeys(values))) <= TICKS:
+                axes.set_xticks(_places(once), once)
                 axes.minorticks_off()
+            axes.margins(x=0.15)
 
 
 def _places(values: Sequence[str]) -> Sequence[float | str]:

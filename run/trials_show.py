@@ -13,7 +13,7 @@ def show(values: JsonObject) -> None:
     fields = dict.fromkeys(field for point in points for field in point["settings"])
     varying = [field for field in fields if len({point["settings"].get(field) for point in points}) > 1]
     table = Table(title=f"{values['name']}: {len(points)} points")
-    for name in ("run", *varying, "state", "steps", "tokens", "validation loss", "bits a byte", "tokens/s"):
+    for name in ("run", *varying, "state", "steps", "validation loss", "bits a byte", "tokens/s"):
         table.add_column(name, justify="left" if name in ("run", *varying, "state") else "right", overflow="fold")
     for point in points:
         table.add_row(
@@ -21,7 +21,6 @@ def show(values: JsonObject) -> None:
             *(point["settings"].get(field, "-") for field in varying),
             point["state"],
             f"{point['step']:,}",
-            f"{point['tokens']:,}",
             number(point["validation_loss"], "{:.4f}".format),
             number(point["bits_per_byte"], "{:.4f}".format),
             number(point["tokens_per_second"], "{:,.0f}".format),

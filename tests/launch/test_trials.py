@@ -191,6 +191,13 @@ def test_one_process_searches_under_a_name(starts: Callable[..., Starts]) -> Non
     assert none.done == []
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"points": [{"number": 1}]}', '{"points": 1}'])
+def test_a_record_that_was_changed_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "try.json").write_text(content)
+    with pytest.raises(UserError, match=r"try.json was changed; restore it, or give the search another --name"):
+        trials.read(tmp_path)
+
+
 def test_names_that_are_none_or_taken_are_refused(starts: Callable[..., Starts], tmp_path: Path) -> None:
     for name in ("", "a/b", "../a", ".a", "a" * 65):
         with pytest.raises(UserError, match="--name"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from run.compare import compare, differences, loss_scales, plot, remarks, told
-from run.curves import curve
+from run.curves import Drawn, curve, draw, picture
 from support.errors import UserError
 from tests.run import written
 
@@ -110,6 +110,15 @@ def test_a_branch_goes_on_where_it_left_its_parent(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_diverges_leaves_the_picture_and_the_others_keep_their_room(tmp_path: Path) -> None:
+    calm = run(tmp_path, "a", [line(step, 9.0 - step, validation_loss=4.0) for step in (1, 2, 3)])
+    wild = run(tmp_path, "b", [line(1, 8.0), line(2, 900.0), line(3, None)])
+    with picture(tmp_path / "x.png", panels=1) as (axes,):
+        draw(axes, "tokens", [Drawn(each.label, each.curve) for each in told([calm, wild])])
+        assert axes.get_ylim() == pytest.approx((3.8, 8.2))  # from 4 to 8, and a twentieth more
+        assert axes.get_xlabel() == "tokens (thousands)"
+
+
 def test_runs_without_a_common_place_or_a_step(tmp_path: Path) -> None:
     left = {"id": "0" * 16, "path": str(tmp_path / "gone"), "step": 9, "consumed_samples": 90, "changes": []}
     runs = told([run(tmp_path, "a", [line(1, None)]), run(tmp_path, "b", [line(10, 5.0)], parent=left, status=None)])
@@ -128,7 +137,7 @@ def test_names_that_two_runs_share_are_told_apart(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     path = run(tmp_path, "a", [line(1, 8.0)])
-    with pytest.raises(UserError, match="1 runs were given; compare 2 to 8"):
+    with pytest.raises(UserError, match="takes 2 to 8 runs, and 1 were given"):
         compare(told([path]))
     with pytest.raises(UserError, match="is not a run directory"):
         compare(told([path, tmp_path]))
