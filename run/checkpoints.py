@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from run.directory import read_recipe
 from run.metrics import read_metrics
 from support.errors import UserError
+from support.json_object import JsonObject
 
 NEWEST, BEST = "newest", "best"
-HELP = "a step, best (the lowest validation loss of what is saved), or newest; by default newest"
+HELP = "which checkpoint: a step, best (the lowest validation loss of what is saved), or newest; by default newest"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class Chosen:
     path: Path
     step: int
     passed_over: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> JsonObject:
+        """The same for a program."""
+        return {"checkpoint": self.step, "passed_over": list(self.passed_over)}
 
     def tell(self) -> None:
         """Say on standard error what was passed over: what follows is not of the checkpoint that one expects."""
@@ -32,10 +39,11 @@ def choose(run: Path, which: str | None = None) -> Chosen:
     """The checkpoint of a run that `which` means: a step, `best`, or `newest`, as None does.
 
     The best is the one with the lowest validation loss that was measured at its step. A damaged one is passed over to
-    the next. Errors: `UserError` where there is none, and where the checkpoint of a step is damaged.
+    the next. Errors: `UserError` where there is none, where `run` is no run, and where that of a step is damaged.
     """
     from model.checkpoint.format import completed
 
+    read_recipe(run)
     which = NEWEST if which is None else which.strip()
     saved = {int(path.name.removeprefix("step-")): path for path in completed(run / "checkpoints")}
     if not saved:
