@@ -14,9 +14,9 @@ import numpy as np
 from recipes import settings
 from recipes.recipe import Recipe
 from run import record
-from run.curves import WINDOW, Array, Curve, Drawn, curve, draw, picture
 from run.directory import end_of, read_data, read_recipe
 from run.metrics import read_metrics
+from run.overlay import WINDOW, Array, Curve, Drawn, curve, draw, picture
 from run.report import bits_per_byte
 from support import json_lines
 from support.errors import CRASHED, DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError

@@ -15,9 +15,9 @@ from pathlib import Path
 from recipes.axes import Point
 from run import record
 from run.compare import ENDS, NOT_ENDED, Told, comparable, loss_scales, same_tokeniser, speed
-from run.curves import Drawn, draw, picture
 from run.directory import end_of, runs_root, was_trained
 from run.metrics import read_metrics
+from run.overlay import Drawn, draw, picture
 from run.report import bits_per_byte
 from support.errors import CRASHED, DONE, WEIGHTS_LOST, UserError
 from support.files import write_json

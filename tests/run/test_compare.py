@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from run.compare import compare, differences, loss_scales, plot, remarks, told
-from run.curves import Drawn, curve, draw, picture
+from run.overlay import Drawn, curve, draw, picture
 from support.errors import UserError
 from tests.run import written
 

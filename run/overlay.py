@@ -1,4 +1,4 @@
-"""The curves of runs: losses over tokens and over seconds of training, read at any place, and drawn in one picture."""
+"""Curves of several runs: losses over tokens and over the time of training, read at any place, in one picture."""
 
 import math
 from collections.abc import Iterator, Sequence
