@@ -45,8 +45,9 @@ def main() -> None:
 
         recipe, configs = load(args.recipe), list(dict.fromkeys(args.deepspeed_config))
         fields = axes(recipe, args.settings)
-        tried = hashlib.sha256(repr((recipe.name, fields, configs)).encode()).hexdigest()
-        folder = trials.folder(recipe.name, args.name or f"try-{tried[:6]}")
+        tried = recipe.name, sorted((axis.field, sorted(axis.values)) for axis in fields), sorted(configs)
+        code = hashlib.sha256(repr(tried).encode()).hexdigest()[:6]
+        folder = trials.folder(recipe.name, args.name or f"try-{code}")
         if not args.table:
             drawn = args.random is not None
             points = draws(fields, configs, args.random, recipe.seed) if drawn else grid(fields, configs)

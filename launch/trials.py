@@ -44,8 +44,7 @@ def search(wanted: Search) -> None:
     Errors: `UserError` before the first run where one of the points cannot be, or another process tries them;
     `StoppedError` on request.
     """
-    known = trials.numbered(wanted.folder, wanted.points)
-    due = [trial for trial in known if trial.point in wanted.points]
+    known, due = trials.numbered(wanted.folder, wanted.points)
     last_steps = _checked(wanted, due)
     with locked(wanted.folder / ".lock", f"another process tries {wanted.folder.name}; wait for its end"):
         trials.write(wanted.folder, known)

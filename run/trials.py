@@ -120,13 +120,21 @@ def note(path: Path, changed: Trial, status: int | None, reason: str) -> None:
     write(path, [after if each.number == changed.number else each for each in read(path)])
 
 
-def numbered(path: Path, points: Sequence[Point]) -> list[Trial]:
-    """Each point with its number: its old one where the search knows it, else the next."""
-    known = {trial.point: trial for trial in read(path)}
+def numbered(path: Path, points: Sequence[Point]) -> tuple[list[Trial], list[Trial]]:
+    """All trials of a search, and the ones of `points` among them, which get the next numbers where they are new.
+
+    A point is known again by its settings, in whatever order they are given.
+    """
+    known = {_key(trial.point): trial for trial in read(path)}
     for point in points:
-        if point not in known:
-            known[point] = Trial(len(known) + 1, point, _run_path(path, len(known) + 1))
-    return list(known.values())
+        number = len(known) + 1
+        known.setdefault(_key(point), Trial(number, point, _run_path(path, number)))
+    wanted = {_key(point) for point in points}
+    return list(known.values()), [trial for key, trial in known.items() if key in wanted]
+
+
+def _key(point: Point) -> tuple[frozenset[str], str | None]:
+    return frozenset(point.settings), point.deepspeed_config
 
 
 def _run_path(path: Path, number: int) -> Path:

@@ -99,7 +99,7 @@ def test_runs_beside_each_other(called: Called, tmp_path: Path) -> None:
 
 def test_a_search(called: Called, tmp_path: Path) -> None:
     folder = trials.folder("gpt_tiny", "rate")
-    points = trials.numbered(folder, grid([Axis("optimizer.lr", ("1", "2"))], []))
+    points, _ = trials.numbered(folder, grid([Axis("optimizer.lr", ("1", "2"))], []))
     trials.write(folder, points)
     lines = [test_compare.line(step, 9.0 - step, validation_loss=9.0) for step in (1, 2)]
     test_compare.run(tmp_path / "runs", points[1].path.name, lines)

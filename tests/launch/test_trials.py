@@ -151,6 +151,16 @@ def test_more_values_and_more_steps_go_on_with_what_is_there(starts: Callable[..
     search(rates("0.5", "1", "2", max_steps=4))
 
 
+def test_the_order_of_settings_makes_no_new_points(starts: Callable[..., Starts]) -> None:
+    settings = ["optimizer.lr=1,2", "seed=3"]
+    folder = trials.folder(TINY.name, "order")
+    starts(ends(DONE), ends(DONE))
+    search(Search(TINY, folder, grid(axes(TINY, settings), []), 3))
+    starts()
+    search(Search(TINY, folder, grid(axes(TINY, settings[::-1]), []), 3))
+    assert len(trials.read(folder)) == 2
+
+
 def test_a_point_that_cannot_be_is_refused_before_the_first_run(starts: Callable[..., Starts], tmp_path: Path) -> None:
     for settings, words in (
         (["model.hidden_size=192,200"], "model.hidden_size=200: .*model.hidden_size"),
