@@ -96,4 +96,5 @@ def check_end(values: JsonObject) -> None:
     if crashed:
         raise CrashedError(f"{len(crashed)} of {len(points)} points crashed; the same command tries them again")
     if all(point["validation_loss"] is None for point in points):
-        raise UserError(f"no point came to a validation loss; the first: {points[0]['reason']}")
+        reason = next((point["reason"] for point in points if point["reason"]), "their losses are not finite")
+        raise UserError(f"no point came to a validation loss: {reason}")

@@ -77,7 +77,7 @@ class Told:
         report = record.read_object(self.path / "report.json") if len(self.curve.tokens) else {}
         # A resumed run has the report of its earlier end.
         old = report.get("validation_loss") if report.get("tokens") == self.curve.tokens[-1:].sum() else None
-        return next((float(value) for value in (*noted, old) if value is not None), None)
+        return next((float(value) for value in (*noted, old) if value is not None and math.isfinite(value)), None)
 
     @property
     def state(self) -> str:

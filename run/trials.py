@@ -200,9 +200,10 @@ def _row(trial: Trial) -> JsonObject:
 
 
 def last_loss(run: Told) -> float | None:
-    """The validation loss at the end of a run, or before it the one of the last evaluation."""
-    before = run.curve.held_out[-1:].tolist()
-    return before[0] if run.final_loss is None and before else run.final_loss
+    """The validation loss at the end of a run, or before it that of the last evaluation; none of lost weights."""
+    if run.final_loss is not None or run.state in (ENDS[DONE], ENDS[WEIGHTS_LOST]):
+        return run.final_loss
+    return next(iter(run.curve.held_out[-1:].tolist()), None)
 
 
 def plot(path: Path) -> None:
@@ -224,26 +225,22 @@ def plot(path: Path) -> None:
             values = [trial.settings.get(field, "-") for trial in trained]
             axes.set(xlabel=field, ylabel=f"validation {name}")
             axes.grid(alpha=0.3)
-            for number, (value, loss, scale) in enumerate(zip(_places(values), losses, scales, strict=True)):
+            places = _places(values)
+            for number, (value, loss, scale) in enumerate(zip(values, losses, scales, strict=True)):
                 if loss is not None:
-                    axes.scatter([value], [loss * scale], color=f"C{number % COLOURS}")
-            if _wide(values):
+                    axes.scatter([places[value]], [loss * scale], color=f"C{number % COLOURS}")
+            if min(places.values()) > 0 and max(places.values()) >= 4 * min(places.values()):
                 axes.set_xscale("log")
-            if len(once := list(dict.fromkeys(values))) <= TICKS:
-                axes.set_xticks(_places(once), once)
+            if len(places) <= TICKS:
+                axes.set_xticks(list(places.values()), list(places))
                 axes.minorticks_off()
             axes.margins(x=0.15)
 
 
-def _places(values: Sequence[str]) -> Sequence[float | str]:
-    """Where values stand on an axis: as numbers, or where one is none, as words."""
+def _places(values: Sequence[str]) -> dict[str, float]:
+    """Where each value stands on an axis: as a number, or where one of them is none, side by side."""
+    once = list(dict.fromkeys(values))
     try:
-        return [float(value) for value in values]
+        return {value: float(value) for value in once}
     except ValueError:
-        return values
-
-
-def _wide(values: Sequence[str]) -> bool:
-    """Whether values are numbers above 0 that lie far apart."""
-    numbers = [place for place in _places(values) if isinstance(place, float)]
-    return len(numbers) == len(values) and min(numbers) > 0 and max(numbers) >= 4 * min(numbers)
+        return {value: float(place) for place, value in enumerate(once)}

@@ -13,7 +13,7 @@ from model.engine.resolve import Resolved
 from recipes.axes import Axis, grid
 from run import report, trials
 from run.directory import Run, read_recipe
-from support.errors import WRONG_INPUT
+from support.errors import STOPPED, WRONG_INPUT
 from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
@@ -102,7 +102,7 @@ def test_a_search(called: Called, tmp_path: Path) -> None:
     points, _ = trials.numbered(folder, grid([Axis("optimizer.lr", ("1", "2"))], []))
     trials.write(folder, points)
     lines = [test_compare.line(step, 9.0 - step, validation_loss=9.0) for step in (1, 2)]
-    test_compare.run(tmp_path / "runs", points[1].path.name, lines)
+    test_compare.run(tmp_path / "runs", points[1].path.name, lines, status=STOPPED)
     values = called("try", "tiny", "--name", "rate", "--table")
     check("try", values)
     assert [point["number"] for point in values["points"]] == [2, 1] and Path(values["picture"]).exists()

@@ -3,6 +3,7 @@ tests/commands/test_try.py trains."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ Outcome = Callable[[Path], None]
 def finish(path: Path, status: int, steps: int, loss: float = 5.0) -> None:
     """What the ranks of a run leave behind that took some steps."""
     lines = [line(step, loss, validation_loss=loss) for step in range(1, steps + 1)]
+    if status == DONE:
+        lines.append({"step": steps, "consumed_samples": 10 * steps, "final_validation_loss": loss})
     (path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     (path / "status.json").write_text(json.dumps({"status": status, "reason": "why" if status else ""}))
     if status:
@@ -108,8 +111,8 @@ def test_a_failing_point_is_noted_and_tried_again_where_that_helps(
     assert "1 of 4, rate-001: optimizer.lr=1 (finished before)" in capsys.readouterr().out
     values = trials.table(wanted.folder)
     check_end(values)
-    assert [point["number"] for point in values["points"]] == [3, 2, 4, 1]  # the lost one was evaluated before
-    assert [point["reason"] for point in values["points"]] == [None, "why", None, None]
+    assert [point["number"] for point in values["points"]] == [3, 4, 1, 2]  # the lost one comes last, whatever it had
+    assert [point["reason"] for point in values["points"]] == [None, None, None, "why"]
     show(values)
     assert "rate: 4 points" in capsys.readouterr().out
     trials.plot(wanted.folder)
@@ -185,10 +188,26 @@ def test_the_json_is_a_setting_of_its_own(starts: Callable[..., Starts]) -> None
     trials.plot(wanted.folder)
 
 
+def test_a_loss_that_is_not_finite_is_none(starts: Callable[..., Starts]) -> None:
+    """Such a point has no place among the others, and no dot."""
+
+    def burst(path: Path) -> None:
+        finish(path, DONE, 3, math.nan)
+
+    points = grid(axes(TINY, ["data.tokeniser=bpe:300,bpe:400"]), [])
+    wanted = Search(TINY, trials.folder(TINY.name, "burst"), points, 3)
+    starts(burst, ends(STOPPED, 2))
+    with pytest.raises(StoppedError):
+        search(wanted)
+    values = trials.table(wanted.folder)
+    assert [(point["number"], point["validation_loss"]) for point in values["points"]] == [(2, 5.0), (1, None)]
+    trials.plot(wanted.folder)
+
+
 def test_nothing_that_came_to_a_loss_is_an_error(starts: Callable[..., Starts]) -> None:
     starts(refuse)
     search(rates("1"))
-    with pytest.raises(UserError, match="no point came to a validation loss; the first: there is no such corpus"):
+    with pytest.raises(UserError, match="no point came to a validation loss: there is no such corpus"):
         check_end(trials.table(rates("1").folder))
     trials.plot(rates("1").folder)
 
