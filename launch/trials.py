@@ -34,7 +34,8 @@ class Search:
         path, point = str(trial.path), trial.point
         if trial.begun:
             return Request(run_dir=path, resume=True, max_steps=self.max_steps)
-        name = f"{self.folder.name}-{trial.number}"
+        # A start that was cut off before its first file after run.json has the name already.
+        name = None if (trial.path / record.FILE).exists() else f"{self.folder.name}-{trial.number}"
         return Request(point.deepspeed_config, point.settings, self.max_steps, path, name=name)
 
 

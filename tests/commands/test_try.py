@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
+
+import psutil
 
 from run.metrics import read_steps
 from support.errors import STOPPED
@@ -12,17 +15,25 @@ from tests.commands.running import Command, fail, small, succeed, write_corpus
 STEPS = 12  # so many that the signal comes before the last
 
 
+def _ranks_are_there(command: int) -> bool:
+    """The launcher, the process in which it waits, and two ranks."""
+    return len(psutil.Process(command).children(recursive=True)) >= 4
+
+
 def test_an_interrupted_search_goes_on_by_the_same_command(tmp_path: Path) -> None:
     settings = [*small(write_corpus(tmp_path / "corpus.jsonl")), "optimizer.lr=3e-3,1e-2"]
     wanted = ["commands", "try", "tiny", *settings, "--max-steps", str(STEPS), "--name", "rate"]
     runs = tmp_path / "runs" / "gpt_tiny"
     wrong = fail(tmp_path, *wanted, "--set", "optimizer.lr=x")
     assert "optimizer.lr=x: --set optimizer.lr=x: 'x' is not a number" in wrong and not runs.exists()
-    searching = Command(tmp_path, *wanted)
-    searching.wait_until((runs / "rate-001" / "metrics.jsonl").exists)
-    os.kill(searching.pid, signal.SIGINT)
-    stopped = searching.finish()
-    assert stopped.returncode == STOPPED, stopped.stderr
+    steps = runs / "rate-001" / "metrics.jsonl"
+    for can_save in (False, True):
+        searching = Command(tmp_path, *wanted)
+        searching.wait_until(steps.exists if can_save else partial(_ranks_are_there, searching.pid))
+        os.kill(searching.pid, signal.SIGINT)
+        stopped = searching.finish()
+        assert stopped.returncode == STOPPED, stopped.stderr
+        assert "give the same command again" in stopped.stderr.splitlines()[-1]
     assert stopped.stderr.splitlines()[-1] == "error: stopped at 1 of 2; give the same command again to go on"
     assert len(read_steps(runs / "rate-001" / "metrics.jsonl")) < STEPS and not (runs / "rate-002").exists()
     values = json.loads(succeed(tmp_path, *wanted, "--json"))
