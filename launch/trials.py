@@ -49,14 +49,14 @@ def search(wanted: Search) -> None:
     last_steps = _checked(wanted, due)
     with locked(wanted.folder / ".lock", f"another process tries {wanted.folder.name}; wait for its end"):
         trials.write(wanted.folder, known)
-        for place, (trial, last_step) in enumerate(zip(due, last_steps, strict=True), start=1):
+        each = zip(due, last_steps, trials.labels(due), strict=True)
+        for place, (trial, last_step, label) in enumerate(each, start=1):
             over = trial.hopeless or trial.finished(last_step)
-            title = f"{place} of {len(due)}, {trial.path.name}: {trials.labels(due)[place - 1]}"
-            print(f"--- {title}{f' ({trial.state} before)' if over else ''}", flush=True)
-            if over:
-                continue
-            failed = _run(wanted, trial, f"stopped at {place} of {len(due)}; give the same command again to go on")
-            trials.note(wanted.folder, trial, *failed)
+            before = f" ({trial.state} before)" if over else ""
+            print(f"--- {place} of {len(due)}, {trial.path.name}: {label}{before}", flush=True)
+            if not over:
+                failed = _run(wanted, trial, f"stopped at {place} of {len(due)}; give the same command again to go on")
+                trials.note(wanted.folder, trial, *failed)
 
 
 def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:

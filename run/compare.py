@@ -202,6 +202,7 @@ def _flat(values: JsonObject, before: str = "") -> JsonObject:
 
 def _recipe(run: Told) -> JsonObject:
     values = json.loads(json.dumps(dataclasses.asdict(run.recipe)))
+    del values["name"]  # the table has it
     values["data"]["corpus"] = settings.spelled(run.recipe.data.corpus)
     return _flat(values)
 

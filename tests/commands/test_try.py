@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 
+from commands.__main__ import main
 from run.metrics import read_steps
 from support.errors import STOPPED
 from tests.commands.running import Command, fail, small, succeed, write_corpus
@@ -44,3 +47,23 @@ def test_an_interrupted_search_goes_on_by_the_same_command(tmp_path: Path) -> No
     assert (runs / "rate" / "try.png").exists()
     names = [json.loads((runs / f"rate-00{number}" / "run.json").read_text())["name"] for number in (1, 2)]
     assert names == ["rate-1", "rate-2"]
+
+
+def test_the_same_values_have_the_same_name_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    names = []
+    for recipe, settings in (
+        ("tiny", ["seed=1,2", "optimizer.lr=1,2"]),
+        ("gpt_tiny", ["optimizer.lr=2,1", "seed=1", "seed=2"]),
+        ("tiny", ["optimizer.lr=2,1", "seed=1"]),
+        ("345m", ["seed=1,2", "optimizer.lr=1,2"]),
+    ):
+        monkeypatch.setattr("sys.argv", ["stagecraft", "try", recipe, "--set", *settings, "--table"])
+        with pytest.raises(SystemExit):
+            main()
+        found = re.search(r"there is no search in .*/(try-[0-9a-f]{6});", capsys.readouterr().err)
+        assert found
+        names.append(found[1])
+    assert names[0] == names[1] and len(set(names)) == 3
