@@ -170,7 +170,7 @@ def table(path: Path) -> JsonObject:
         "points": sorted(rows, key=lambda row: math.inf if row["bits_per_byte"] is None else row["bits_per_byte"]),
         "same_tokeniser": same_tokeniser(told) if told else True,
         "remarks": comparable(told),
-        "picture": str(path / PICTURE),
+        "picture": str(path / PICTURE) if told else None,
     }
 
 
@@ -194,7 +194,7 @@ def _row(trial: Trial) -> JsonObject:
     row["tokens"], row["tokens_per_second"] = int(run.curve.tokens[-1]), speed(run)
     row["validation_loss"] = loss = last_loss(run)
     row["bits_per_byte"] = None if loss is None else bits_per_byte(loss, run.bytes_per_token)
-    if trial.state == "weights lost":
+    if trial.hopeless:
         row["reason"] = record.read_object(trial.path / "status.json").get("reason")
     return row
 

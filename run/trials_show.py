@@ -31,4 +31,5 @@ def show(values: JsonObject) -> None:
             print(f"{point['run'].rpartition('/')[2]}: {point['reason']}")
     for line in values["remarks"]:
         print(line)
-    print(f"picture: {values['picture']}")
+    if values["picture"]:
+        print(f"picture: {values['picture']}")
