@@ -12,7 +12,8 @@ FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOS
 	$(if $(FROM),--from "$(FROM)") $(ARGS)
 RUNFLAG = $(if $(RUN),--run "$(RUN)")
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report compare \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect watch evaluate generate export report \
+	runs note clean-runs compare \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -70,6 +71,9 @@ rehearse: $(addprefix rehearse-,$(SIZES))  ## rehearse all of them
 recipes: setup  ## a table of the recipes
 	@$(PY) -m recipes
 
+watch: setup  ## a run while it goes, whoever started it: RUN=…
+	@$(PY) -m commands watch $(RUN) $(ARGS)
+
 evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
 	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)
 
@@ -81,6 +85,15 @@ export: setup  ## a Hugging Face folder: RUN=…
 
 report: setup  ## the summary and the curve of a run: RUN=…
 	$(PY) -m commands report $(RUNFLAG) $(ARGS)
+
+runs: setup  ## a table of the runs: ARGS="345m"
+	@$(PY) -m commands runs $(ARGS)
+
+note: setup  ## a note in a run's record: RUN=… NOTE="…"
+	@$(PY) -m commands note "$(RUN)" "$(NOTE)" $(ARGS)
+
+clean-runs: setup  ## remove old checkpoints and starts that came to nothing: RUN=… ARGS="--older 30"
+	@$(PY) -m commands clean-runs $(if $(RUN),"$(RUN)") $(ARGS)
 
 try-%: setup  ## try settings of a recipe, a run each: make try-345m ARGS="--set optimizer.lr=1e-4,3e-4"
 	$(PY) -m commands try $* $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)

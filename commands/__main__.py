@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
     "recipes": "list the recipes",
     "plan": "memory, time and cost of a recipe, without a GPU",
+    "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",
     "prepare": "fetch, clean and tokenise a recipe's data",
     "clean": "clean a corpus",
@@ -21,6 +22,9 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
     "export": "a run as a Hugging Face folder",
+    "runs": "list the runs",
+    "note": "write a note into a run's record",
+    "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",
     "try": "try settings of a recipe, a run for each",
     "compare": "runs beside each other: settings, losses, speed",
@@ -55,7 +59,7 @@ def main() -> None:
         print(f"stagecraft {version()}")
     elif name in COMMANDS:
         sys.argv = [f"stagecraft {name}", *rest]
-        importlib.import_module(f"commands.{name}").main()
+        importlib.import_module(f"commands.{name.replace('-', '_')}").main()
     else:
         cli.fail(f"there is no command {name!r}; {hint(name, COMMANDS)}", WRONG_INPUT)
 

@@ -1,6 +1,7 @@
 """Start the ranks of a run and see that they finish."""
 
 from launch import local
+from launch.follow import following
 from planner import planning
 from planner.show import show
 from recipes.recipe import Recipe
@@ -26,9 +27,9 @@ def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str
     arguments = ["--run-dir", str(run.path)]
     if hostfile:
         local.check_remote(arguments)
-    with created(run, run_data(run, print)) as lock:
+    with following(run.path) as output, created(run, run_data(run, print)) as lock:
         command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
-        status = local.run(command, local.environment(world), lock)
+        status = local.run(command, local.environment(world), lock, output=output)
     ended = end_of(run.path)
     if ended is None and status - 128 in local.STOP_SIGNALS:
         raise StoppedError(f"stopped before it could save; go on with --resume --run-dir {run.path}")
@@ -38,4 +39,5 @@ def start(recipe: Recipe, request: Request, processes: int | None, hostfile: str
         )
     if ended:
         raise SystemExit(ended)
+    report.show(run.path)
     return report.read(run.path)

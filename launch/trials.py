@@ -9,11 +9,10 @@ from launch import local
 from launch.start import start
 from recipes.axes import Point
 from recipes.recipe import Recipe
-from run import record, trials
-from run.compare import ENDS
+from run import listing, record, trials
 from run.request import Request, plan_run
 from run.trials import Trial
-from support.errors import CRASHED, STOPPED, CrashedError, StoppedError, UserError
+from support.errors import STOPPED, CrashedError, StoppedError, UserError
 from support.files import locked
 from support.json_object import JsonObject
 
@@ -93,7 +92,7 @@ def check_end(values: JsonObject) -> None:
     Errors: `CrashedError` where a point crashed, `UserError` where none came to a loss.
     """
     points = values["points"]
-    crashed = [point for point in points if point["state"] == ENDS[CRASHED]]
+    crashed = [point for point in points if point["state"] == listing.CRASHED]
     if crashed:
         raise CrashedError(f"{len(crashed)} of {len(points)} points crashed; the same command tries them again")
     if all(point["validation_loss"] is None for point in points):

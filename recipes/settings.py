@@ -45,20 +45,10 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     return from_dict(values, "--set")
 
 
-def differences(before: Recipe, after: Recipe, left_out: tuple[str, ...] = ()) -> list[str]:
-    """A line for each field that differs, `section.field old -> new`, without the sections and fields `left_out`."""
-    lines = []
-    for entry in dataclasses.fields(Recipe):
-        old, new = getattr(before, entry.name), getattr(after, entry.name)
-        if entry.name in left_out or old == new:
-            continue
-        inside = dataclasses.fields(old) if dataclasses.is_dataclass(old) else ()
-        pairs = [(f"{entry.name}.{each.name}", getattr(old, each.name), getattr(new, each.name)) for each in inside]
-        for name, one, other in pairs or [(entry.name, old, new)]:
-            if one != other:
-                texts = [spelled(value) if name == "data.corpus" else value for value in (one, other)]
-                lines.append(f"{name} {texts[0]} -> {texts[1]}")
-    return lines
+def plain(recipe: Recipe, left_out: tuple[str, ...] = ()) -> JsonObject:
+    """A recipe as its JSON form, without the sections and fields `left_out`, its blend spelled as `--set` takes it."""
+    values = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in left_out}
+    return {**values, "data": {**values["data"], "corpus": spelled(recipe.data.corpus)}}
 
 
 def spelled(corpus: str | tuple[Part, ...]) -> str:

@@ -11,7 +11,7 @@ from run.checkpoints import Chosen, choose
 from run.directory import Run, read_recipe
 from run.record import Parent
 from support.errors import UserError
-from support.json_object import JsonObject
+from support.json_object import differences
 
 SHAPELESS = ("dropout", "init_method_std")  # fields of the model that no weight depends on
 DESCRIBED = ("source", "status", "cluster")  # what a recipe says of itself changes no run
@@ -85,11 +85,12 @@ def with_parent(run: Run, point: Point) -> Run:
         )
     known = record.read(point.run)
     asked = record.read_object(point.run / "start.json")
-    changes = [
-        *settings.differences(before, after, DESCRIBED),
-        *_differences(record.read_object(point.run / "ds_config.json"), run.engine_json),
-        *_differences({"processes": asked.get("world_size")}, {"processes": run.world_size}),
+    differing = [
+        *differences(settings.plain(before, DESCRIBED), settings.plain(after, DESCRIBED)),
+        *differences(record.read_object(point.run / "ds_config.json"), run.engine_json),
+        *differences({"processes": asked.get("world_size")}, {"processes": run.world_size}),
     ]
+    changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in differing]
     goes_on = same_texts(before.data, after.data) and before.seed == after.seed
     data_from = known.parent.data_from if goes_on and known and known.parent else 0
     parent = Parent(
@@ -111,19 +112,6 @@ def parents_texts(run: Run) -> Path | None:
         return None
     parent = Path(run.parent.path)
     return parent if same_texts(read_recipe(parent).data, run.recipe.data) else None
-
-
-def _differences(before: JsonObject, after: JsonObject, path: str = "") -> list[str]:
-    """Lines for the keys, at any depth, that differ between two JSON objects."""
-    lines = []
-    for key in sorted(before | after):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) or isinstance(new, dict):
-            inside = [each if isinstance(each, dict) else {} for each in (old, new)]
-            lines += _differences(inside[0], inside[1], f"{path}{key}.")
-        elif old != new:
-            lines.append(f"{path}{key} {_shown(old)} -> {_shown(new)}")
-    return lines
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run.directory import read_recipe
-from run.metrics import read_metrics
+from run.metrics import read_evaluated
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -82,8 +82,8 @@ def _in_order(run: Path, which: str, saved: list[int]) -> list[int]:
 
 def validation_losses(run: Path) -> dict[int, float]:
     """The finite validation losses of a run, in nats, by step."""
-    found = {line["step"]: line.get("validation_loss") for line in read_metrics(run / "metrics.jsonl")}
-    return {step: loss for step, loss in found.items() if isinstance(loss, (int, float)) and math.isfinite(loss)}
+    losses = {line["step"]: line.get("validation_loss") for line in read_evaluated(run / "metrics.jsonl")}
+    return {step: loss for step, loss in losses.items() if isinstance(loss, (int, float)) and math.isfinite(loss)}
 
 
 def damage_of(checkpoint: Path) -> str:

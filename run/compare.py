@@ -1,6 +1,5 @@
 """Runs beside each other: where they differ, and their losses at equal tokens and at equal time."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -13,20 +12,18 @@ import numpy as np
 
 from recipes import settings
 from recipes.recipe import Recipe
-from run import record
+from run import listing, record
 from run.directory import end_of, read_data, read_recipe
 from run.metrics import read_metrics
 from run.overlay import WINDOW, Array, Curve, Drawn, curve, draw, picture
-from run.report import bits_per_byte
+from run.report import ENDS, bits_per_byte
 from support import json_lines
-from support.errors import CRASHED, DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError
+from support.errors import DONE, UserError
 from support.json_object import JsonObject
 
 LEAST, MOST = 2, 8
-# What only describes a run or says where it lies, and what stands elsewhere in the comparison.
-LEFT_OUT = ("source", "status", "output_path", "job_name", "steps_per_print")
-NOT_ENDED = "not ended"
-ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped", CRASHED: "crashed"}
+# Of the resolved JSON: where the run's files lie, and what is ours.
+LEFT_OUT = ("output_path", "job_name", "steps_per_print")
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,11 @@ class Told:
 
     @property
     def state(self) -> str:
-        """How the last start ended."""
-        status = end_of(self.path)
-        if status is None:  # a run of before ends were noted has its report only
-            return NOT_ENDED if self.final_loss is None else ENDS[DONE]
-        return ENDS.get(status, f"ended with status {status}")
+        """Whether the run goes on, or how its last start ended."""
+        said = listing.status_of(self.path)
+        # A run of before ends were noted has its report only.
+        unsaid = said == listing.CRASHED and end_of(self.path) is None and self.final_loss is not None
+        return ENDS[DONE] if unsaid else said
 
 
 def told(paths: Sequence[Path]) -> list[Told]:
@@ -201,10 +198,7 @@ def _flat(values: JsonObject, before: str = "") -> JsonObject:
 
 
 def _recipe(run: Told) -> JsonObject:
-    values = json.loads(json.dumps(dataclasses.asdict(run.recipe)))
-    del values["name"]  # the table has it
-    values["data"]["corpus"] = settings.spelled(run.recipe.data.corpus)
-    return _flat(values)
+    return _flat(json.loads(json.dumps(settings.plain(run.recipe, ("name", "source", "status")))))
 
 
 def _json(run: Told) -> JsonObject:
@@ -297,4 +291,4 @@ def plot(runs: Sequence[Told], out: Path) -> None:
         for axes, axis in ((left, "tokens"), (right, "seconds")):
             draw(axes, axis, drawn)
             axes.set_ylabel(name)
-        left.legend(fontsize="small", title="thin: training, dots: validation", title_fontsize="small")
+        left.legend(title="line: training, dots: validation")

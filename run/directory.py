@@ -13,7 +13,7 @@ runs/<recipe>/<time>/
     events.jsonl              what else happened
     checkpoints/              step-00000100/ …
     .lock                     held by the process that trains here
-    report.json, loss.png     written at the end
+    report.json, loss.png     written at the end; `report` draws the curve at any time
 
 The directory is how the launcher tells the ranks what to do: they are given its path and nothing else.
 """
@@ -129,12 +129,16 @@ def _create(run: Run, data: Mixture) -> None:
 
 def opened(path: Path) -> tuple[Run, Mixture]:
     """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
+    return read_run(path), mixture.reopened(read_data(path))
+
+
+def read_run(path: Path) -> Run:
+    """The run that `created` wrote. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
     engine = Resolved(resolved, tuple(start["deviations"]))
     given = _read_json(path / "ds_config.json")
     asked = (start["world_size"], start["max_steps"], start["resumed"])
-    run = Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path))
-    return run, mixture.reopened(read_data(path))
+    return Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path))
 
 
 def note_start(run: Run, device: str) -> None:

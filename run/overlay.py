@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from run import record
+from run.curve import STYLE
 from run.metrics import read_metrics
 from support.errors import UserError
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
+COLOURS = (  # Okabe and Ito's: the colour-blind tell them apart
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#000000", "#B8A800"),
+)
 WINDOW = 1 / 50  # of the tokens that are shown: over these a training loss is averaged
 
 
@@ -100,7 +105,7 @@ def draw(axes: "Axes", axis: str, drawn: Sequence[Drawn]) -> None:
     unit, name = _unit(axis, max((float(each.curve.along(axis)[-1]) for each in shown), default=0.0))
     first, all_losses = [], []
     for number, each in enumerate(drawn):
-        curve, colour = each.curve, f"C{number % 10}"
+        curve, colour = each.curve, COLOURS[number % len(COLOURS)]
         places, losses = curve.along(axis) / unit, curve.smoothed(window) * each.scale
         axes.plot(places, losses, color=colour, linewidth=0.9, alpha=0.8, label=each.label)
         marks, held_out = places[curve.evaluations], curve.held_out * each.scale
@@ -113,7 +118,6 @@ def draw(axes: "Axes", axis: str, drawn: Sequence[Drawn]) -> None:
     if lowest < highest:  # a run that diverges leaves the picture, and the others keep their room
         axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest))
     axes.set_xlabel(name)
-    axes.grid(alpha=0.3)
 
 
 def _unit(axis: str, most: float) -> tuple[float, str]:
@@ -131,22 +135,19 @@ def _unit(axis: str, most: float) -> tuple[float, str]:
 
 
 @contextmanager
-def picture(out: Path, panels: int, height: float = 4.5) -> Iterator[list["Axes"]]:
+def picture(out: Path, panels: int, height: float = 3.8) -> Iterator[list["Axes"]]:
     """A picture with panels side by side, written to `out` when the block ends.
 
     Errors: `UserError` where it cannot be written.
     """
-    import matplotlib
+    from matplotlib import style
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, panels, figsize=(6 * panels, height), layout="constrained", squeeze=False)
-    yield list(axes[0])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=110)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
-        raise UserError(f"the picture cannot be written to {out}: {error}; give another place") from None
-    finally:
-        pyplot.close(figure)
+    with style.context(STYLE):
+        figure = Figure(figsize=(5 * panels, height), layout="constrained")
+        yield list(figure.subplots(1, panels, squeeze=False)[0])
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out, dpi=150)
+        except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
+            raise UserError(f"the picture cannot be written to {out}: {error}; give another place") from None

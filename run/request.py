@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
-from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
@@ -63,7 +62,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
     asked = (world_size, request.max_steps, request.resume, name)
     parent = record.parent_of(path) if request.resume else None
-    run = Run(path, wanted, config, _with_monitors(resolved, path), *asked, parent)
+    run = Run(path, wanted, config, resolved, *asked, parent)
     return branch.with_parent(run, point) if point else run
 
 
@@ -119,14 +118,3 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
             f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed, or begin a "
             f"branch of it with --from {path}"
         )
-
-
-def _with_monitors(resolved: Resolved, path: Path) -> Resolved:
-    """Let the monitors that the JSON switches on write into the run directory unless it says where."""
-    config = dict(resolved.json)
-    for name in ("tensorboard", "csv_monitor"):
-        if config.get(name, {}).get("enabled"):
-            config[name] = {"output_path": str(path), "job_name": name, **config[name]}
-    if config.get("wandb", {}).get("enabled"):
-        config["wandb"] = {"project": "stagecraft", **config["wandb"]}
-    return dataclasses.replace(resolved, json=config)

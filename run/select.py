@@ -13,6 +13,7 @@ from run import events, record
 from run.directory import end_of, runs_root
 from support import json_lines
 from support.errors import DONE, UserError
+from support.json_object import JsonObject
 from support.nearest import hint
 
 NEWEST = "newest"
@@ -54,6 +55,20 @@ def newest(recipe: str | None = None) -> Path:
     return max(found)[1]
 
 
+def latest() -> Path:
+    """The run that was started or resumed last, whether or not it has finished a step: what one may want to watch.
+
+    Errors: `UserError` where there is none.
+    """
+    return max(runs(), key=lambda path: (last_started(path), path), default=None) or newest()
+
+
+def last_started(path: Path) -> float:
+    """When a run was started or resumed last, in seconds since 1970; 0 where nothing says so."""
+    known = record.read(path)
+    return max(start_times(path), default=known.created if known else 0.0)
+
+
 def runs(recipe: str | None = None) -> list[Path]:
     """The directories of all runs below the root, of one recipe or of all, those that never finished a step too."""
     files = [file for name in ("recipe.json", record.FILE) for file in runs_root().glob(f"{recipe or '*'}/*/{name}")]
@@ -83,16 +98,30 @@ def started(path: Path) -> float | None:
     that failed before its first step says nothing of the run. A run that was started again after its end is as new
     as that start.
     """
-    steps = [line for line in json_lines.read_end(path / "metrics.jsonl") if "step" in line]
-    if not steps or not (path / "recipe.json").exists():
+    if not has_steps(path) or not (path / "recipe.json").exists():
         return None
-    starts = start_times(path)
-    last = steps[-1].get("time")
-    if not isinstance(last, (int, float)) or ended_well(path):
-        last = float("inf")
-    fruitful = [when for when in starts if when <= last]
+    starts, last = start_times(path), last_step_time(path)
+    fruitful = [when for when in starts if last is None or ended_well(path) or when <= last]
     known = record.read(path)
     return max(fruitful, default=known.created if known else min(starts, default=0.0))
+
+
+def read_events(path: Path) -> list[JsonObject]:
+    """The events of a run, none where they cannot be read."""
+    with suppress(OSError, TypeError):  # an event may be called by a list
+        return events.read(path)
+    return []
+
+
+def has_steps(path: Path) -> bool:
+    """Whether a run finished a step."""
+    return any("step" in line for line in json_lines.read_end(path / "metrics.jsonl"))
+
+
+def last_step_time(path: Path) -> float | None:
+    """When a run finished its last step, in seconds since 1970; None where its metrics do not say so."""
+    times = [line.get("time") for line in json_lines.read_end(path / "metrics.jsonl") if "step" in line]
+    return float(times[-1]) if times and isinstance(times[-1], (int, float)) else None
 
 
 def ended_well(path: Path) -> bool:
@@ -104,9 +133,9 @@ def ended_well(path: Path) -> bool:
 
 def start_times(path: Path) -> list[float]:
     """When a run was started and resumed, in seconds since 1970, as its events and its starts say."""
-    noted = [line["time"] for line in events.read(path) if line["event"] == "start"]
+    noted = [line.get("time") for line in read_events(path) if line["event"] == "start"]
     times = [float(when) for when in noted if isinstance(when, (int, float))]
-    for line in json_lines.read(path / "starts.jsonl"):
+    for line in json_lines.read_end(path / "starts.jsonl"):
         with suppress(KeyError, TypeError, ValueError):
             times.append(datetime.datetime.strptime(line["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp())
     return times

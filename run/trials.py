@@ -13,19 +13,18 @@ from functools import cached_property
 from pathlib import Path
 
 from recipes.axes import Point
-from run import record
-from run.compare import ENDS, NOT_ENDED, Told, comparable, loss_scales, same_tokeniser, speed
+from run import listing, record
+from run.compare import Told, comparable, loss_scales, same_tokeniser, speed
 from run.directory import end_of, runs_root, was_trained
 from run.metrics import read_metrics
-from run.overlay import Drawn, draw, picture
-from run.report import bits_per_byte
-from support.errors import CRASHED, DONE, WEIGHTS_LOST, UserError
+from run.overlay import COLOURS, Drawn, draw, picture
+from run.report import ENDS, bits_per_byte
+from support.errors import DONE, WEIGHTS_LOST, UserError
 from support.files import write_json
 from support.json_object import JsonObject
 
 FILE, PICTURE = "try.json", "try.png"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-COLOURS = 10  # of matplotlib's cycle: more curves have no legend
 TICKS = 6  # values of a setting that are written out below its axis
 JSON = "JSON"  # the DeepSpeed JSON among the settings
 
@@ -68,12 +67,9 @@ class Trial:
     @property
     def state(self) -> str:
         """What became of it, in a word or two: its run tells, or else its last start."""
-        told = Told(self.path, "").state if self.trained else NOT_ENDED
-        if told != NOT_ENDED:
-            return told
-        if self.status is None:
-            return NOT_ENDED if self.trained else "waiting"
-        return ENDS.get(self.status, ENDS[CRASHED])
+        if self.trained:
+            return Told(self.path, "").state
+        return "waiting" if self.status is None else ENDS.get(self.status, listing.CRASHED)
 
 
 def folder(recipe: str, name: str) -> Path:
@@ -218,17 +214,16 @@ def plot(path: Path) -> None:
         drawn = [Drawn(run.label, run.curve, scale) for run, scale in zip(runs, scales, strict=True)]
         draw(curves, "tokens", drawn)
         curves.set_ylabel(name)
-        if 1 < len(runs) <= COLOURS:
-            curves.legend(fontsize="small", title="thin: training, dots: validation", title_fontsize="small")
+        if 1 < len(runs) <= len(COLOURS):  # more of them share colours
+            curves.legend(title="line: training, dots: validation")
         losses = [last_loss(run) for run in runs]
         for axes, field in zip(others, fields, strict=True):
             values = [trial.settings.get(field, "-") for trial in trained]
             axes.set(xlabel=field, ylabel=f"validation {name}")
-            axes.grid(alpha=0.3)
             places = _places(values)
             for number, (value, loss, scale) in enumerate(zip(values, losses, scales, strict=True)):
                 if loss is not None:
-                    axes.scatter([places[value]], [loss * scale], color=f"C{number % COLOURS}")
+                    axes.scatter([places[value]], [loss * scale], color=COLOURS[number % len(COLOURS)])
             if min(places.values()) > 0 and max(places.values()) >= 4 * min(places.values()):
                 axes.set_xscale("log")
             if len(places) <= TICKS:

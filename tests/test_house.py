@@ -173,9 +173,9 @@ def test_the_docs_name_only_what_exists() -> None:
         assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
     for module in re.findall(r"python -m ((?:recipes|bench)[\w.]*)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists() or (ROOT / module / "__main__.py").exists(), module
-    for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z]\w*)([^`#\n]*)", text):
+    for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z][\w-]*)([^`#\n]*)", text):
         assert name in COMMANDS, name
-        source = "".join((ROOT / "commands" / f"{file}.py").read_text() for file in (name, "cli"))
+        source = "".join((ROOT / "commands" / f"{file.replace('-', '_')}.py").read_text() for file in (name, "cli"))
         for flag in re.findall(r"--[a-z_-]+", rest):
             assert f'"{flag}"' in source, f"{name} {flag}"
 

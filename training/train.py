@@ -1,7 +1,6 @@
 """One rank of a training run: the loop."""
 
 import math
-import os
 import signal
 import time
 from collections import deque
@@ -30,7 +29,6 @@ from planner.saving import saving
 from recipes.recipe import Recipe
 from run import report
 from run.directory import Run, created, note_end, note_start, opened
-from run.metrics import truncate_metrics
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
@@ -82,7 +80,7 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     with created(run, mixture) if fresh and rank == 0 else nullcontext():
         try:
             with enough_room(run.path):
-                _to_the_end(run, mixture)
+                _to_the_end(run, mixture, alone=fresh)
         except UserError as error:
             if rank == 0:
                 note_end(run.path, error.status, str(error))
@@ -92,20 +90,29 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _to_the_end(run: Run, mixture: Mixture) -> None:
-    """Train to the last step, evaluating and saving on the way, and report."""
-    rank, device = torch.distributed.get_rank(), device_name()
+def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
+    """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
+    rank = torch.distributed.get_rank()
     check_device(run.engine.json)
-    display = Display(run, enabled=rank == 0)
-    log = Log(run, display)
-    if unexamined := unexamined_version():
-        log.say(unexamined)
+    with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
+        if unexamined := unexamined_version():
+            log.say(unexamined)
+        if rank == 0:
+            note_start(run, device_name())
+            if slow := software(run.engine.json):
+                log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
+        loop = _loop(run, mixture, log)
+        loop.run_to_last_step()
+        loop.evaluate_at_the_end()
     if rank == 0:
-        note_start(run, device)
-        if slow := software(run.engine.json):
-            log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
+        values = report.write(run.path)
+        if alone:
+            report.show(run.path, values)
+
+
+def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
+    """The loop, ready to train from where the run is."""
     source = Source(run.recipe, mixture, run.data_from)
-    _place_wandb(run, log)
     log.note("phase", phase="compile" if will_compile(run.engine.json) else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
@@ -114,32 +121,11 @@ def _to_the_end(run: Run, mixture: Mixture) -> None:
         saved = load_checked(trainer, run.parent.checkpoint)
         log.say(f"branches off {run.parent.path} after step {run.parent.step}")
     position = Position(**saved) if saved else Position()
-    if rank == 0:
-        truncate_metrics(run.metrics, position.step)
     loop = Loop(run, trainer, source, log, position)
     log.start(position.step, loop.last_step)
     if not run.recipe.intervals.save_every:
         log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
-    try:
-        loop.run_to_last_step()
-    finally:
-        display.finish()
-    final = loop.evaluate_at_the_end()
-    if rank == 0:
-        report.write(run, position.step, position.consumed_samples, final, device)
-        report.show(run.path)
-
-
-def _place_wandb(run: Run, log: Log) -> None:
-    """Let wandb write into the run directory, and offline where there is no account to write to."""
-    if not run.engine.json.get("wandb", {}).get("enabled"):
-        return
-    import wandb
-
-    os.environ.setdefault("WANDB_DIR", str(run.path))
-    if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
-        os.environ["WANDB_MODE"] = "offline"
-        log.say("wandb: no account is configured, logging offline")
+    return loop
 
 
 class Loop:
@@ -272,12 +258,11 @@ class Loop:
         began = time.perf_counter()
         return self.validation_loss(most), time.perf_counter() - began
 
-    def evaluate_at_the_end(self) -> float:
-        """The validation loss over the most samples, which has a line of metrics of its own."""
+    def evaluate_at_the_end(self) -> None:
+        """Write down the validation loss over the most samples: it has a line of metrics of its own."""
         where = self._where()
         loss, seconds = self._evaluated(self.run.recipe.intervals.final_samples)
         self._record({**where, "final_validation_loss": loss, "evaluate_seconds": seconds})
-        return loss
 
     def validation_loss(self, most: int) -> float:
         """Mean loss in nats over the labels of at most `most` validation samples."""
@@ -295,9 +280,6 @@ class Loop:
         if self.save_took:
             metrics["save_seconds"], self.save_took = self.save_took, 0.0
         self.log.metrics(metrics)
-        names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
-        events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
-        self.trainer.write_events(events)
 
     def _save(self) -> None:
         began = time.perf_counter()

@@ -16,6 +16,7 @@ from model.engine import inside
 from model.engine.config import recomputed_blocks, zero_stage
 from model.engine.engine import Engine
 from model.engine.pipelined import PipelinedEngine
+from model.engine.schema import MONITORS
 from model.engine.sharded import ShardedEngine
 from model.gpt import GPT
 from model.grid import Grid, make_grid
@@ -89,7 +90,8 @@ def build(config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, e
     """
     quiet_deepspeed()
     grid = make_grid(layout)
-    ds_config = dict(ds_config)
+    # DeepSpeed's monitors log the rate and the scale of the next step; the training loop logs by itself.
+    ds_config = {key: value for key, value in ds_config.items() if key not in MONITORS}
     recompute = recomputed_blocks(ds_config.pop("activation_checkpointing", {}), config.num_layers)
     # DeepSpeed takes Ulysses ranks for data ranks (see `Grid`), so its batch arithmetic counts their samples again.
     ds_config["train_batch_size"] *= layout.ulysses

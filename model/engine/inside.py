@@ -97,15 +97,6 @@ def shape_of(parameter: Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def silence_monitors(engine: Any) -> None:
-    """Stop DeepSpeed's own events. They have the learning rate and the loss scale of the next step.
-
-    `monitor.write_events` still works, for ours. Read in runtime/engine.py. Shown by
-    test_the_rate_of_a_step_is_the_one_that_it_used.
-    """
-    engine.monitor.enabled = False
-
-
 def count_micro_batches_anew(engine: Any) -> None:
     """Begin a step with no micro-batch counted.
 

@@ -111,6 +111,8 @@ SCHEMA: JsonObject = {
     },
 }
 
+MONITORS = ("wandb", "tensorboard", "csv_monitor")  # sections that the training loop reads, and DeepSpeed never sees
+
 AUTO_KEYS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",

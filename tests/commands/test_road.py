@@ -243,6 +243,10 @@ def test_an_edited_json_is_obeyed_kept_and_reported(home: Path) -> None:
     assert json.loads((path / "ds_config.resolved.json").read_text())["gradient_clipping"] == 0.25
     losses = (path / "csv_monitor" / "train_loss.csv").read_text().splitlines()
     assert [float(line.split(",")[1]) for line in losses[1:]] == pytest.approx([m["loss"] for m in metrics(path)])
+    last = (path / "csv_monitor" / "train_final_validation_loss.csv").read_text().split()
+    report = json.loads((path / "report.json").read_text())
+    assert last[0] == "step,final_validation_loss" and last[1] == f"2,{report['validation_loss']}"
+    assert "wandb: no account is configured, logging offline; send it with wandb sync" in out
     assert list((path / "tensorboard").glob("events*")) and list((path / "wandb").glob("offline-run*"))
 
 

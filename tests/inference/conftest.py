@@ -12,7 +12,7 @@ from model.gpt import GPT
 from model.init import init_weights
 from recipes.registry import ROOT, load
 from recipes.settings import override
-from tests.run import written
+from tests.run import directories
 
 WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
 ROOM = 4096  # entries that the model has room for, many times the tokeniser's
@@ -29,7 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (path / "ds_config.json").write_text((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
     model = GPT(recipe.model).eval()
     init_weights({p: name for name, p in model.named_parameters()}, recipe.model, 1)
-    written.checkpoint(path, 7)
+    directories.checkpoint(path, 7)
     for module in (evaluate, export):
         monkeypatch.setattr(module, "load_model", lambda run, checkpoint=None: model)
     return path

@@ -12,16 +12,18 @@ from run.directory import Run
 from run.record import Parent
 from run.request import Request, plan_run
 from support.errors import UserError
-from tests.run import written
+from tests.run import directories
 
 
 @pytest.fixture
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of 400 of 1,600 steps with checkpoints of steps 200 and 400."""
     monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
-    path = written.run(tmp_path / "runs", "20270101-100000", steps=400, name="mine", settings=["optimizer.lr=0.002"])
-    written.checkpoint(path, 200)
-    written.checkpoint(path, 400)
+    path = directories.run(
+        tmp_path / "runs", "20270101-100000", steps=400, name="mine", settings=["optimizer.lr=0.002"]
+    )
+    directories.checkpoint(path, 200)
+    directories.checkpoint(path, 400)
     return path
 
 
@@ -135,7 +137,7 @@ def test_a_name_may_be_of_any_letters(parent: Path) -> None:
 
 def test_a_damaged_checkpoint_is_passed_over_or_refused(parent: Path) -> None:
     shutil.rmtree(parent / "checkpoints" / "step-00000400")
-    written.checkpoint(parent, 400, damaged=True)
+    directories.checkpoint(parent, 400, damaged=True)
     assert branch("mine").parent.step == 200  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"is not the file that its manifest describes; restore it, .* may be 200"):
         branch("mine@400")

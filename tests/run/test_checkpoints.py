@@ -9,7 +9,7 @@ from commands import evaluate
 from run.checkpoints import choose
 from support.errors import UserError
 from tests.inference import conftest
-from tests.run import written
+from tests.run import directories
 
 untrained = conftest.run
 
@@ -17,9 +17,12 @@ untrained = conftest.run
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A run that was saved at three steps and evaluated at two of them, and at one more."""
-    path = written.run(tmp_path, "x", steps=40, validation={10: 3.0, 15: 1.0, 20: 2.0, 40: float("nan")})
+    path = directories.run(tmp_path, "x", steps=40, validation={10: 3.0, 15: 1.0, 20: 2.0, 40: float("nan")})
+    directories.lines(
+        path / "metrics.jsonl", [{"step": 20, "final_validation_loss": 9.0}]
+    )  # of a start that ended there
     for step in (10, 20, 40):
-        written.checkpoint(path, step)
+        directories.checkpoint(path, step)
     return path
 
 
@@ -58,7 +61,7 @@ def test_a_run_that_was_not_evaluated_where_it_was_saved_has_no_best(path: Path)
 def test_evaluate_says_which_checkpoint_it_took(
     untrained: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    written.checkpoint(untrained, 9, damaged=True)
+    directories.checkpoint(untrained, 9, damaged=True)
     (untrained / "text.txt").write_text(conftest.WORDS)
     flags = ["--run", str(untrained), "--data", str(untrained / "text.txt"), "--json"]
     monkeypatch.setattr("sys.argv", ["evaluate", *flags])

@@ -11,7 +11,7 @@ import pytest
 from run.compare import compare, differences, loss_scales, plot, remarks, told
 from run.overlay import Drawn, curve, draw, picture
 from support.errors import UserError
-from tests.run import written
+from tests.run import directories
 
 LN2 = math.log(2)
 
@@ -31,7 +31,7 @@ def line(step: int, loss: float | None, samples: int = 10, speed: float = 64.0, 
 def run(
     root: Path, folder: str, lines: list[dict[str, Any]], described: dict[str, Any] | None = None, **more: Any
 ) -> Path:
-    path = written.run(root, folder, steps=0, **more)
+    path = directories.run(root, folder, steps=0, **more)
     (path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     (path / "data.json").write_text(json.dumps(described or data()))
     return path
@@ -77,7 +77,7 @@ def test_only_what_differs_is_told(tmp_path: Path) -> None:
         resolved = {"optimizer": {"params": {"lr": rate, "eps": rate}}, "csv_monitor": {"output_path": str(path)}}
         (path / "ds_config.resolved.json").write_text(json.dumps(resolved))
     versions = [{"torch": "2.12", "numpy": "2"}, {"torch": "2.13", "numpy": "2"}]
-    written.lines(other / "starts.jsonl", [{"commit": "c" * 40, "versions": each} for each in versions])
+    directories.lines(other / "starts.jsonl", [{"commit": "c" * 40, "versions": each} for each in versions])
     found = {f"{each['of']} {each['name']}": each["values"] for each in differences(told([same, other]))}
     assert found == {
         "recipe optimizer.lr": [0.003, 0.001],
@@ -122,7 +122,7 @@ def test_a_run_that_diverges_leaves_the_picture_and_the_others_keep_their_room(t
 def test_runs_without_a_common_place_or_a_step(tmp_path: Path) -> None:
     left = {"id": "0" * 16, "path": str(tmp_path / "gone"), "step": 9, "consumed_samples": 90, "changes": []}
     runs = told([run(tmp_path, "a", [line(1, None)]), run(tmp_path, "b", [line(10, 5.0)], parent=left, status=None)])
-    assert compare(runs)["equal"] == [] and runs[1].state == "not ended"
+    assert compare(runs)["equal"] == [] and runs[1].state == "crashed"
     assert remarks(runs) == ["b branched from 0000000000000000 after step 9, 5,760 tokens"]
     plot(told([run(tmp_path, each, []) for each in ("c", "d")]), tmp_path / "x.png")
 

@@ -1,76 +1,61 @@
-"""Run directories written by hand: what commands find of runs that were trained elsewhere."""
+"""A run's directory as its launcher and its rank 0 would have written it."""
 
 import dataclasses
 import json
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import format
+from recipes.recipe import Intervals
 from recipes.registry import ROOT, load
-from recipes.settings import override
-from run import record
+from support import json_lines
+from support.json_object import JsonObject
 
-NOON = 1_800_000_000.0  # seconds since 1970
-
-
-def lines(path: Path, values: list[dict[str, Any]]) -> None:
-    with open(path, "a") as stream:
-        stream.writelines(json.dumps(value) + "\n" for value in values)
+BEGAN = 1_800_000_000.0  # seconds since 1970, of the start
+INTERVALS = Intervals(log_every=10, evaluate_every=20, evaluate_samples=16, save_every=50)
+SIZES = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1}
 
 
-def metrics(steps: int, began: float = NOON, validation: dict[int, float] | None = None) -> list[dict[str, Any]]:
-    """The lines of a run that takes a second a step."""
-    found: list[dict[str, Any]] = []
-    for step in range(1, steps + 1):
-        line = {"step": step, "consumed_samples": 16 * step, "loss": 9 - step / 10, "tokens_per_second": 1000.0 + step}
-        line |= {"mfu": None, "time": began + step}
-        found.append(line | ({"validation_loss": validation[step]} if validation and step in validation else {}))
-    return found
-
-
-def run(root: Path, folder: str, steps: int = 3, began: float = NOON, status: int | None = 0, **more: Any) -> Path:
-    """A run of gpt_tiny below `root` that was started once, at `began`, and took `steps` steps."""
-    path = root / "gpt_tiny" / folder
-    path.mkdir(parents=True)
-    who = {"id": more.get("id", f"{abs(hash_of(folder)):016x}"), "name": more.get("name"), "created": began}
-    (path / record.FILE).write_text(json.dumps({**who, "parent": more.get("parent")}))
-    recipe = override(load("tiny"), more.get("settings", []))
-    (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
-    (path / "ds_config.json").write_text((ROOT / recipe.engine).read_text())
-    (path / "ds_config.resolved.json").write_text('{"train_batch_size": 16}')
-    start(path, began, more.get("deviations"))
-    lines(path / "metrics.jsonl", metrics(steps, began, more.get("validation")))
-    if status is not None:
-        (path / "status.json").write_text(json.dumps({"status": status, "reason": more.get("reason", "")}))
+def write_run(path: Path, ranks: int = 2, parts: int = 1, max_steps: int | None = 100) -> Path:
+    """What `created` writes: `gpt_tiny` with 16 sequences of 64 tokens a step."""
+    path.mkdir(parents=True, exist_ok=True)
+    recipe = dataclasses.replace(load("tiny"), intervals=INTERVALS)
+    given = json.loads((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
+    data = {
+        "bytes_per_token": 3.0,
+        "parts": [
+            {"corpus": f"corpus-{n}", "share": 1, "train": {"tokens": 64_000}, "validation": {"tokens": 6_400}}
+            for n in range(parts)
+        ],
+    }
+    start = {"command": [], "world_size": ranks, "max_steps": max_steps, "resumed": False, "deviations": []}
+    files = {"recipe.json": dataclasses.asdict(recipe), "ds_config.json": given, "data.json": data, "start.json": start}
+    for name, value in {**files, "ds_config.resolved.json": given | SIZES}.items():
+        (path / name).write_text(json.dumps(value))
     return path
 
 
-def checkpoint(path: Path, step: int, damaged: bool = False, size: int = 1000) -> Path:
-    """A checkpoint of that step, whole but for what it holds, or one whose file was changed."""
-    folder = format.folder_of(path / "checkpoints", step)
-    folder.mkdir(parents=True)
-    file = folder / "rank-00000.safetensors"
-    file.write_bytes(bytes(size))
-    state = {"step": step, "consumed_samples": 16 * step}
-    format.write_manifest(
-        folder, {"step": step, "state": state, "engine": {}, "files": {file.name: format.facts(file)}}
-    )
-    if damaged:
-        file.write_bytes(b"\1" + bytes(size - 1))
-    return folder
+def event(kind: str, after: float, **facts: Any) -> JsonObject:
+    """An event so many seconds after the start."""
+    return {"time": BEGAN + after, "event": kind, **facts}
 
 
-def start(path: Path, when: float, deviations: list[str] | None = None) -> None:
-    """What a start writes before its first step."""
-    asked = {"world_size": 2, "max_steps": None, "resumed": False, "deviations": deviations or []}
-    (path / "start.json").write_text(json.dumps(asked))
-    (path / "status.json").unlink(missing_ok=True)
-    lines(path / "events.jsonl", [{"time": when, "event": "start", "resumed": False}])
-    local = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(when + 5))
-    lines(path / "starts.jsonl", [{"time": local, **asked}])
+def step(number: int, after: float, **more: Any) -> JsonObject:
+    """A step of 16 sequences and 2 seconds that ends so many seconds after the start."""
+    place = {"step": number, "consumed_samples": 16 * number, "tokens": 1024 * number, "time": BEGAN + after}
+    learnt = {"loss": 8.0 - number / 50, "grad_norm": 1.25, "lr": 3e-3, "loss_scale": 1.0, "skipped": False}
+    took = {"tokens_per_second": 512.0, "mfu": None, "seconds": 2.0, "memory_bytes": [10**9, 2 * 10**9]}
+    return place | learnt | took | more
 
 
-def hash_of(text: str) -> int:
-    """The same number for the same text in every process."""
-    return int.from_bytes(text.encode()[-8:], "big")
+def started(last_step: int = 100, first: int = 0) -> list[JsonObject]:
+    """The events of a start of ten seconds."""
+    phases = {"data": 0.0, "imports": 1.0, "engine": 7.0, "load": 9.0}
+    begun = [event("phase", after, phase=name) for name, after in phases.items()]
+    return [event("start", 0.0), *begun, event("training", 10.0, step=first, last_step=last_step)]
+
+
+def write(path: Path, happened: Iterable[JsonObject]) -> None:
+    """Add what happened to the files of a run."""
+    for each in happened:
+        json_lines.add(path / ("events.jsonl" if "event" in each else "metrics.jsonl"), each)

@@ -270,5 +270,5 @@ def events(root: Path) -> set[str]:
 
 
 def test_the_monitors_get_no_training_loss(tmp_path: Path) -> None:
-    """Why the loop sends it itself; tests/commands/test_road.py reads it back from the same monitor."""
+    """One reason why training has monitors of its own (tests/training/test_monitors.py)."""
     assert run_ranks(1, events, tmp_path) == [{"Train_Samples_lr"}]
