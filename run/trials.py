@@ -223,7 +223,7 @@ def plot(path: Path) -> None:
             places = _places(values)
             for number, (value, loss, scale) in enumerate(zip(values, losses, scales, strict=True)):
                 if loss is not None:
-                    axes.scatter([places[value]], [loss * scale], color=COLOURS[number % len(COLOURS)])
+                    axes.scatter([places[value]], [loss * scale], color=COLOURS[number % len(COLOURS)], zorder=3)
             if min(places.values()) > 0 and max(places.values()) >= 4 * min(places.values()):
                 axes.set_xscale("log")
             if len(places) <= TICKS:
