@@ -16,6 +16,7 @@ COMMANDS = {
     "new-recipe": "copy a recipe under a name of your own",
     "diff": "what two recipes do not share",
     "plan": "memory, time and cost of a recipe, without a GPU",
+    "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",
     "prepare": "fetch, clean and tokenise a recipe's data",
     "clean": "clean a corpus",
@@ -23,6 +24,9 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
     "export": "a run as a Hugging Face folder",
+    "runs": "list the runs",
+    "note": "write a note into a run's record",
+    "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",
 }
 

@@ -2,13 +2,15 @@
 
 from commands import cli
 from inference.evaluate import evaluate, show
+from run import checkpoints
 from run.select import HELP, find
 from support.json_object import JsonObject
 
 
 def main() -> None:
-    parser = cli.Parser("Loss, perplexity and bits per byte of a run's newest checkpoint on any text or shard.")
+    parser = cli.Parser("Loss, perplexity and bits per byte of a run on any text or shard.")
     parser.add_argument("--run", help=HELP)
+    parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     parser.add_argument(
         "--data", default="validation", help="validation, a corpus, a prepared folder's FOLDER/test, or a shard"
     )
@@ -16,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def job() -> JsonObject:
-        values = evaluate(find(args.run), args.data)
+        values = evaluate(find(args.run), args.data, args.checkpoint)
         if not args.json:
             show(values)
         return values

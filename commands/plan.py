@@ -67,7 +67,7 @@ def main() -> None:
             values["verified"] = verify(recipe, path, world)
         if args.plot:
             title = f"{recipe.name} on {world:,} {machine.gpu.name if machine else 'ranks'}"
-            draw(own_step(recipe, path, world), machine, values["memory"], title, Path(args.plot))
+            draw(own_step(recipe, path, world), machine, values, title, Path(args.plot))
         if not args.json:
             show(values)
             if args.plot:

@@ -6,6 +6,7 @@ from pathlib import Path
 from commands import cli
 from recipes.registry import load
 from run.request import Request
+from support.terminal import lasting_output
 
 
 def main(file: str | None = None) -> None:
@@ -33,6 +34,8 @@ def main(file: str | None = None) -> None:
     parser.add_argument("--max-steps", type=int, help="stop after this step; the schedule stays the recipe's")
     parser.add_argument("--run-dir", help="directory of the run; by default runs/<recipe>/<time>")
     parser.add_argument("--resume", action="store_true", help="go on with --run-dir, or with this recipe's newest run")
+    parser.add_argument("--name", help="a name for the new run; other commands take it with --run")
+    parser.add_argument("--from", dest="branch", metavar="RUN[@STEP]", help="begin a branch of a run at a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
     parser.add_argument(
         "--processes",
@@ -44,7 +47,8 @@ def main(file: str | None = None) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers; not needed")
     args = parser.parse_args()
     name = Path(file).stem if file else args.recipe
-    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, args.run_dir, args.resume, args.seed)
+    where = (args.run_dir, args.resume, args.seed, args.name, args.branch)
+    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, *where)
     if "RANK" in os.environ and file is not None:
         from commands.rank import be_rank
         from training import train
@@ -57,4 +61,5 @@ def main(file: str | None = None) -> None:
 
             return start(load(name), request, args.processes, args.hostfile)
 
-        cli.run_job(job, args.json)
+        with lasting_output():
+            cli.run_job(job, args.json)

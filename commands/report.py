@@ -1,22 +1,22 @@
 """`stagecraft report`: the summary and the curve of a run."""
 
 from commands import cli
-from run.report import plot, read, show
+from run.report import plot, show, summary
 from run.select import HELP, find
 
 
 def main() -> None:
-    parser = cli.Parser("Show the report of a run and draw its curve again.")
+    parser = cli.Parser("Show how far a run is, or how it ended, and draw its curve. The run may be training.")
     parser.add_argument("--run", help=HELP)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
 
     def job() -> object:
         path = find(args.run)
-        values = read(path)
-        plot(path)
+        values = summary(path)
+        plot(path, values)
         if not args.json:
-            show(path)
+            show(path, values)
         return values
 
     cli.run_job(job, args.json)

@@ -154,14 +154,17 @@ def environment(processes: int) -> dict[str, str]:
     return result
 
 
-def run(command: list[str], env: dict[str, str], *inherited: int) -> int:
+def run(command: list[str], env: dict[str, str], *inherited: int, output: int | None = None) -> int:
     """Run a launcher to its end and return its exit status. An interrupt lets the ranks save before they end.
 
     The launcher's outer process neither passes signals on nor reports a killed inner one (DeepSpeed 0.19.8 exits 0),
     so signals go to the inner one, and the caller must check that the run did what it should. The launcher gets the
-    descriptors `inherited`: it keeps a lock until its ranks have ended, also where this process is killed.
+    descriptors `inherited`: it keeps a lock until its ranks have ended, also where this process is killed. It prints to
+    the descriptor `output`, else where this process does.
     """
-    process = subprocess.Popen(command, env=env, start_new_session=True, pass_fds=inherited)
+    process = subprocess.Popen(
+        command, env=env, start_new_session=True, pass_fds=inherited, stdout=output, stderr=output
+    )
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ runs/<recipe>/<time>/
     events.jsonl              what else happened
     checkpoints/              step-00000100/ …
     .lock                     held by the process that trains here
-    report.json, loss.png     written at the end
+    report.json, loss.png     written at the end; `report` draws the curve at any time
 
 The directory is how the launcher tells the ranks what to do: they are given its path and nothing else.
 """
@@ -39,6 +39,7 @@ from recipes import settings
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
 from run import record
+from run.record import Parent
 from support.errors import UserError
 from support.files import enough_room, locked, write_json
 from support.json_object import JsonObject
@@ -63,6 +64,7 @@ class Run:
     max_steps: int | None
     resume: bool
     name: str | None = None
+    parent: Parent | None = None
 
     def last_step_from(self, step: int, consumed_samples: int) -> int:
         """The step at which the token budget is used up, or `--max-steps` reached, seen from a position of the run."""
@@ -70,6 +72,11 @@ class Run:
         batch = dataclasses.replace(recipe.batch, global_batch=self.engine.json["train_batch_size"])
         left = steps_for(recipe.train_samples, batch, consumed_samples)
         return step + left if self.max_steps is None else min(step + left, self.max_steps)
+
+    @property
+    def data_from(self) -> int:
+        """How many samples a branch's parent had read where the branch begins with data of its own; else 0."""
+        return self.parent.data_from if self.parent else 0
 
     @property
     def checkpoints(self) -> Path:
@@ -102,7 +109,8 @@ def check_new(path: Path, resume: bool) -> None:
 
 def _create(run: Run, data: Mixture) -> None:
     """Write all that the ranks need to know. It counts as a run from its first step on."""
-    record.write(run.path, run.name)
+    if not run.resume or not (run.path / record.FILE).exists():
+        record.write(run.path, run.name, run.parent)
     (run.path / "status.json").unlink(missing_ok=True)
     write_json(run.path / "ds_config.json", run.engine_json)
     write_json(run.path / "ds_config.resolved.json", run.engine.json)
@@ -114,6 +122,7 @@ def _create(run: Run, data: Mixture) -> None:
         "max_steps": run.max_steps,
         "resumed": run.resume,
         "deviations": list(run.engine.deviations),
+        "changes": list(run.parent.changes) if run.parent and not run.resume else [],
     }
     write_json(run.path / "start.json", start)
     write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))
@@ -121,11 +130,16 @@ def _create(run: Run, data: Mixture) -> None:
 
 def opened(path: Path) -> tuple[Run, Mixture]:
     """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
+    return read_run(path), mixture.reopened(read_data(path))
+
+
+def read_run(path: Path) -> Run:
+    """The run that `created` wrote. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
     engine = Resolved(resolved, tuple(start["deviations"]))
     given = _read_json(path / "ds_config.json")
-    run = Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
-    return run, mixture.reopened(read_data(path))
+    asked = (start["world_size"], start["max_steps"], start["resumed"])
+    return Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path))
 
 
 def note_start(run: Run, device: str) -> None:

@@ -27,9 +27,14 @@ KINDS = {
 
 def note(path: Path, event: str, /, **facts: Any) -> None:
     """Add an event to the run directory `path`. A disk without room loses it: the run is worth more."""
-    assert event in KINDS, event
     with suppress(OSError):
-        json_lines.add(path / "events.jsonl", {"time": time.time(), "event": event, **facts})
+        add(path, event, **facts)
+
+
+def add(path: Path, event: str, /, **facts: Any) -> None:
+    """Add an event to the run directory `path`. Errors: `OSError` where it cannot be written."""
+    assert event in KINDS, event
+    json_lines.add(path / "events.jsonl", {"time": time.time(), "event": event, **facts})
 
 
 def read(path: Path) -> list[JsonObject]:

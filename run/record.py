@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from support.errors import UserError
 from support.files import write_json
 from support.json_object import JsonObject
 
@@ -15,13 +16,23 @@ FILE = "run.json"
 
 @dataclass(frozen=True)
 class Parent:
-    """Where a branch began: after `step` of the run that has this `id`, and what has been different since."""
+    """Where a branch began: after `step` of the run that has this `id`, and what has been different since.
+
+    `consumed_samples` were read until then, and count for budget and schedule. The branch reads the sample at place
+    `consumed_samples - data_from` of its data: with other data than its parent's it begins at their start.
+    """
 
     id: str
     path: str
     step: int
     consumed_samples: int
     changes: tuple[str, ...] = ()
+    data_from: int = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its weights and its optimiser lie."""
+        return Path(self.path) / "checkpoints" / f"step-{self.step:08d}"
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,7 @@ class Record:
 
 
 def write(path: Path, name: str | None = None, parent: Parent | None = None) -> Record:
-    """Write who the run in the directory `path` is, unless it is known there already."""
-    known = read(path)
-    if known:
-        return known
+    """Write who the run in the directory `path` is."""
     record = Record(secrets.token_hex(8), name, time.time(), parent)
     write_json(path / FILE, asdict(record))
     return record
@@ -53,6 +61,14 @@ def read(path: Path) -> Record | None:
         return Record(str(values["id"]), values["name"] and str(values["name"]), float(values["created"]), known)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def parent_of(path: Path) -> Parent | None:
+    """The parent of a run, None where it is no branch. Errors: `UserError` where `run.json` cannot say so."""
+    known = read(path)
+    if known is None and (path / FILE).exists():
+        raise UserError(f"{path / FILE} was changed; restore it, or start a new run")
+    return known.parent if known else None
 
 
 def read_object(file: Path) -> JsonObject:

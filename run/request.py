@@ -1,6 +1,7 @@
 """What a command line asks for, checked against the recipe, the JSON, the world size and what is on disk."""
 
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run import select
+from run import branch, record, select
 from run.directory import Run, check_new, read_recipe, runs_root
 from support.errors import UserError
 
@@ -25,6 +26,8 @@ class Request:
     run_dir: str | None = None
     resume: bool = False
     seed: int | None = None
+    name: str | None = None
+    branch: str | None = None
 
 
 def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
@@ -33,15 +36,22 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
     path = run_path(recipe, request)
-    stored = read_recipe(path) if request.resume else None
     check_new(path, request.resume)
+    name = _name(request)
+    point = None if request.branch is None else branch.point_of(request.branch)
+    goes_on = point if point and point.recipe.name == recipe.name else None
+    home = path if request.resume else goes_on and goes_on.run  # whose recipe and JSON are changed, if any
+    stored = read_recipe(home) if home else None
     wanted = settings.override(stored or recipe, list(request.settings))
     if request.seed is not None:
         wanted = dataclasses.replace(wanted, seed=request.seed)
-    if stored is not None:
+    if stored is not None and request.resume:
         _check_same_run(path, recipe, stored, wanted)
-    if request.deepspeed_config is None and stored is not None:
-        config_path, config = path / "ds_config.json", engine_config.read(path / "ds_config.json")
+    if point:
+        wanted = branch.fitted(wanted, point)
+    kept = stored is not None and (request.resume or wanted.engine == stored.engine)
+    if request.deepspeed_config is None and home and kept:
+        config_path, config = home / "ds_config.json", engine_config.read(home / "ds_config.json")
     else:
         config_path = _config_path(request.deepspeed_config or wanted.engine)
         config = engine_config.read(config_path)
@@ -50,7 +60,21 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
-    return Run(path, wanted, config, resolved, world_size, request.max_steps, request.resume)
+    asked = (world_size, request.max_steps, request.resume, name)
+    parent = record.parent_of(path) if request.resume else None
+    run = Run(path, wanted, config, resolved, *asked, parent)
+    return branch.with_parent(run, point) if point else run
+
+
+def _name(request: Request) -> str | None:
+    """The name of a new run. Errors: `UserError` for what only a new run can be given, and for a bad name."""
+    if request.resume and request.branch is not None:
+        raise UserError("--resume goes on with a run, and --from begins another from its checkpoint; give one of them")
+    if request.name is None:
+        return None
+    if request.resume:
+        raise UserError("--name names a new run; leave it out where --resume goes on with one")
+    return select.new_name(request.name)
 
 
 def run_path(recipe: Recipe, request: Request) -> Path:
@@ -64,7 +88,9 @@ def run_path(recipe: Recipe, request: Request) -> Path:
         if not standing.is_dir():
             raise UserError(f"--run-dir {path}: {standing} is a file; give a directory")
         return path
-    return runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
+    place = runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
+    others = (place.with_name(f"{place.name}-{number}") for number in itertools.count(2))
+    return place if not place.exists() else next(other for other in others if not other.exists())
 
 
 def _config_path(given: str) -> Path:
@@ -82,9 +108,14 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
             if old != new:
                 if entry.name == "corpus":
                     old, new = settings.spelled(old), settings.spelled(new)
+                shape = section == "model" and entry.name not in branch.SHAPELESS
+                other_way = "start a new run" if shape else f"begin a branch of it with --from {path}"
                 raise UserError(
                     f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "
-                    f"that setting, or start a new run"
+                    f"that setting, or {other_way}"
                 )
     if stored.seed != wanted.seed:
-        raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
+        raise UserError(
+            f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed, or begin a "
+            f"branch of it with --from {path}"
+        )

@@ -1,5 +1,6 @@
 """What a rank computes on, and how much of its memory it takes."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -21,6 +22,5 @@ def memory_bytes() -> int:
     """On a GPU the most that torch has had allocated there so far, on a CPU the resident size of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

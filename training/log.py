@@ -7,7 +7,7 @@ import torch
 
 from run import events
 from run.directory import Run
-from run.metrics import read_metrics, truncate_metrics
+from run.metrics import each, truncate_metrics
 from support import json_lines
 from support.errors import StoppedError
 from support.json_object import JsonObject
@@ -18,9 +18,12 @@ MANY_RANKS = 64  # from here on a line has the memory of all ranks only where it
 
 
 class Log:
-    """The record that rank 0 keeps; the other ranks write nothing. Leaving the context ends the monitors' curves."""
+    """The record that rank 0 keeps; the other ranks write nothing. `display` prints it, where nobody else does.
 
-    def __init__(self, run: Run, display: Display) -> None:
+    Leaving the context ends the monitors' curves.
+    """
+
+    def __init__(self, run: Run, display: Display | None) -> None:
         self.run, self.display = run, display
         self.writes = torch.distributed.get_rank() == 0
         self._monitors: list[monitors.Monitor] = []
@@ -38,10 +41,11 @@ class Log:
         """Add an event; see `run/events.py`."""
         if self.writes:
             events.note(self.run.path, event, **facts)
+        if self.display:
+            self.display.show()
 
     def say(self, line: str) -> None:
         """One line that a person should see, now and later."""
-        self.display.say(line)
         self.note("said", line=line)
 
     def start(self, step: int, last_step: int) -> None:
@@ -49,23 +53,18 @@ class Log:
         reached = 0
         if self.writes:
             before = [event["reached"] for event in events.read(self.run.path) if "reached" in event]
-            reached = max([0, *before, *(line["step"] for line in read_metrics(self.run.metrics))])
+            reached = max([0, *before, *(line["step"] for line in each(self.run.metrics))])
             truncate_metrics(self.run.metrics, step)
             self._monitors = monitors.opened(self.run, step, reached, self.say)
         self._begin = step
-        self.display.start(step, last_step)
-        for deviation in self.run.engine.deviations:
-            self.note("said", line=f"deviates from the recipe: {deviation}")
         self.note("training", step=step, last_step=last_step, reached=reached)
 
     def passed_over(self, checkpoint: Path, reason: str) -> None:
         """A checkpoint was damaged."""
-        self.display.say(f"passing over a damaged checkpoint: {reason}")
         self.note("passed_over", path=str(checkpoint), reason=reason)
 
     def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
         """A checkpoint is whole."""
-        self.display.say(f"saved {checkpoint}")
         if self.writes:
             size = sum(file.stat().st_size for file in checkpoint.iterdir())
             self.note("saved", step=step, path=str(checkpoint), seconds=seconds, bytes=size)
@@ -79,8 +78,8 @@ class Log:
             line = {key: value for key, value in line.items() if key != "memory_bytes"}
         self._memory = memory
         json_lines.add(self.run.metrics, line)
-        if "loss" in line:
-            self.display.step(line)
+        if self.display:
+            self.display.show()
         if line["step"] > self._begin:  # else nothing was trained, and the curves have their end already
             for monitor in self._monitors:
                 monitor.write(line["step"], monitors.numbers(line))

@@ -7,13 +7,13 @@ its CSV, and is another run for wandb. So DeepSpeed gets none of these sections,
 import csv
 import dataclasses
 import io
-import json
 import os
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+from run import record
 from run.directory import Run
 from support import files
 from support.json_object import JsonObject
@@ -69,9 +69,8 @@ def _folder(run: Run, name: str) -> Path:
 
 def _id(run: Run) -> str:
     """The run's id, or where it was begun without one a name that is as good."""
-    file = run.path / "run.json"
-    name = json.loads(file.read_text())["id"] if file.exists() else f"{run.recipe.name}-{run.path.absolute().name}"
-    return re.sub(r"[^\w.-]", "-", name)
+    known = record.read(run.path)
+    return known.id if known else re.sub(r"[^\w.-]", "-", f"{run.recipe.name}-{run.path.absolute().name}")
 
 
 class CSV(Monitor):

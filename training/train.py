@@ -16,7 +16,7 @@ import torch
 
 from data.samples.mixture import Mixture
 from model.checkpoint.format import completed
-from model.checkpoint.read import load_newest
+from model.checkpoint.read import load_checked, load_newest
 from model.checkpoint.write import save
 from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
@@ -66,10 +66,11 @@ def train_alone(recipe: Recipe, request: Request) -> None:
 
 
 def _same_path(recipe: Recipe, request: Request) -> Request:
-    """Rank 0 chooses the run directory for all."""
-    path: list[Any] = [str(plan_run(recipe, request, torch.distributed.get_world_size()).path)]
-    torch.distributed.broadcast_object_list(path)
-    return replace(request, run_dir=path[0])
+    """Rank 0 chooses the run directory, and the checkpoint that a branch begins with, for all."""
+    run = plan_run(recipe, request, torch.distributed.get_world_size())
+    chosen: list[Any] = [str(run.path), run.parent and f"{run.parent.path}@{run.parent.step}"]
+    torch.distributed.broadcast_object_list(chosen)
+    return replace(request, run_dir=chosen[0], branch=chosen[1] if request.branch is not None else None)
 
 
 def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
@@ -80,7 +81,7 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     with created(run, mixture) if fresh and rank == 0 else nullcontext():
         try:
             with enough_room(run.path):
-                _to_the_end(run, mixture)
+                _to_the_end(run, mixture, alone=fresh)
         except UserError as error:
             if rank == 0:
                 note_end(run.path, error.status, str(error))
@@ -90,38 +91,40 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _to_the_end(run: Run, mixture: Mixture) -> None:
-    """Train to the last step, evaluating and saving on the way, and report."""
-    rank, device = torch.distributed.get_rank(), device_name()
+def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
+    """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
+    rank = torch.distributed.get_rank()
     check_device(run.engine.json)
-    display = Display(run, enabled=rank == 0)
-    with Log(run, display) as log:
+    with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
         if unexamined := unexamined_version():
             log.say(unexamined)
         if rank == 0:
-            note_start(run, device)
+            note_start(run, device_name())
             if slow := software(run.engine.json):
                 log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
         loop = _loop(run, mixture, log)
-        try:
-            loop.run_to_last_step()
-        finally:
-            display.finish()
-        final = loop.evaluate_at_the_end()
+        loop.run_to_last_step()
+        loop.evaluate_at_the_end()
     if rank == 0:
-        report.write(run, loop.position.step, loop.position.consumed_samples, final, device)
-        report.show(run.path)
+        values = report.write(run.path)
+        if alone:
+            report.show(run.path, values)
 
 
 def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     """The loop, ready to train from where the run is."""
-    source = Source(run.recipe, mixture)
+    source = Source(run.recipe, mixture, run.data_from)
     if compiling := will_compile(run.engine.json):
         log.say(compiling)
     log.note("phase", phase="compile" if compiling else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
     saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    if saved is None and run.parent:
+        saved = load_checked(trainer, run.parent.checkpoint)
+        log.say(f"branches off {run.parent.path} after step {run.parent.step}")
+        for change in run.parent.changes:
+            log.say(f"differs from its parent: {change}")
     position = Position(**saved) if saved else Position()
     loop = Loop(run, trainer, source, log, position)
     log.start(position.step, loop.last_step)
@@ -248,9 +251,9 @@ class Loop:
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        told = torch.zeros(2 + self.world, dtype=torch.int64)
-        told[0], told[1], told[2 + self.rank] = self.stop_asked, due, memory_bytes()
-        told = told.to(self.trainer.device)
+        memory = [0] * self.world
+        memory[self.rank] = memory_bytes()
+        told = torch.tensor([self.stop_asked, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
         stop, due, *memory = told.tolist()
         return bool(stop), self.position.step % every == 0 if every else bool(due), memory
@@ -260,12 +263,11 @@ class Loop:
         began = time.perf_counter()
         return self.validation_loss(most), time.perf_counter() - began
 
-    def evaluate_at_the_end(self) -> float:
-        """The validation loss over the most samples, which has a line of metrics of its own."""
+    def evaluate_at_the_end(self) -> None:
+        """Write down the validation loss over the most samples: it has a line of metrics of its own."""
         where = self._where()
         loss, seconds = self._evaluated(self.run.recipe.intervals.final_samples)
         self._record({**where, "final_validation_loss": loss, "evaluate_seconds": seconds})
-        return loss
 
     def validation_loss(self, most: int) -> float:
         """Mean loss in nats over the labels of at most `most` validation samples."""

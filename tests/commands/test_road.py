@@ -15,7 +15,7 @@ import pytest
 
 from launch.local import free_port
 from recipes.registry import ROOT
-from run import events
+from run import events, record
 from run.metrics import read_metrics
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.documented import check
@@ -138,6 +138,21 @@ def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Pat
     assert metrics(path) == metrics(unbroken)
 
 
+def test_a_branch_goes_on_as_its_parent_would(home: Path, unbroken: Path) -> None:
+    """Its parent stays as it is. Where the branch has no checkpoint of its own, it begins with its parent's again."""
+    before = {file: file.stat().st_mtime_ns for file in unbroken.rglob("*")}
+    path = home / "branch"
+    flags = ("--from", f"{unbroken}@18", "--name", "twig", "--run-dir", str(path))
+    assert f"branches off {unbroken} after step 18" in succeed(home, "recipes.gpt_tiny", *flags)
+    assert metrics(path) == metrics(unbroken)[18:]
+    shutil.rmtree(path / "checkpoints")
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert metrics(path) == metrics(unbroken)[18:]
+    known = record.read(path)
+    assert known and known.name == "twig" and known.parent and known.parent.step == 18 and not known.parent.changes
+    assert {file: file.stat().st_mtime_ns for file in unbroken.rglob("*")} == before
+
+
 def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:
     path = home / "interrupted"
     arguments = [*small(home / "corpus.jsonl"), "intervals.save_every=1000", "--run-dir", str(path)]
@@ -165,7 +180,10 @@ def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbro
     arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    succeed(home, *launcher.replace("PORT", str(free_port())).split(), *arguments)
+    launched = launcher.replace("PORT", str(free_port())).split()
+    out = succeed(home, *launched, *arguments)  # rank 0 tells what no parent of ours tells
+    assert out.index(f"run: {path}") < out.index("step      1/3") < out.index("step      3/3") < out.index("saved")
+    assert "bits per byte" in out and out.count("step      2/3") == 1
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 

@@ -11,6 +11,7 @@ import pytest
 from wandb.proto import wandb_internal_pb2 as wandb_messages
 
 from recipes.registry import load
+from run import record
 from run.directory import Run
 from training import monitors
 
@@ -124,10 +125,10 @@ def test_wandb_without_an_account_goes_on_offline_with_the_same_run(tmp_path: Pa
 
 
 def test_wandb_has_the_id_of_the_run(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"id": "0123456789abcdef"}')
+    known = record.write(tmp_path)
     train(run_in(tmp_path, False, wandb={}), 0, 0, 1)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    assert file.name == "run-0123456789abcdef.wandb"
+    assert file.name == f"run-{known.id}.wandb"
 
 
 def test_wandb_without_a_network_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,9 @@ def test_every_prefix_is_exact_to_within_one_sample(parts: list[int]) -> None:
         # In whole numbers: |given - k * share / period| < 1 after each k samples.
         assert (np.abs(given * period - np.arange(1, 2 * period + 1) * share) < period).all()
         assert np.array_equal(indices[found == part], np.arange(2 * share))
+    for position in (0, 1, period // 3, period - 1, period, 2 * period - 1):
+        expected = np.bincount(found[:position], minlength=len(parts))
+        assert Blend(parts).counts(position) == expected.tolist()
 
 
 def test_a_position_does_not_depend_on_what_is_asked_with_it() -> None:

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recipes.registry import load
+from model.checkpoint import format
+from recipes.registry import ROOT, load
 from recipes.settings import override
 from run import record
 
-NOON = 1_800_000_000.0  # seconds since 1970
+NOON = 1_700_000_000.0  # seconds since 1970
 
 
 def lines(path: Path, values: list[dict[str, Any]]) -> None:
@@ -36,12 +37,28 @@ def run(root: Path, folder: str, steps: int = 3, began: float = NOON, status: in
     (path / record.FILE).write_text(json.dumps({**who, "parent": more.get("parent")}))
     recipe = override(load("tiny"), more.get("settings", []))
     (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
+    (path / "ds_config.json").write_text((ROOT / recipe.engine).read_text())
     (path / "ds_config.resolved.json").write_text('{"train_batch_size": 16}')
     start(path, began, more.get("deviations"))
     lines(path / "metrics.jsonl", metrics(steps, began, more.get("validation")))
     if status is not None:
         (path / "status.json").write_text(json.dumps({"status": status, "reason": more.get("reason", "")}))
     return path
+
+
+def checkpoint(path: Path, step: int, damaged: bool = False, size: int = 1000) -> Path:
+    """A checkpoint of that step, whole but for what it holds, or one whose file was changed."""
+    folder = format.folder_of(path / "checkpoints", step)
+    folder.mkdir(parents=True)
+    file = folder / "rank-00000.safetensors"
+    file.write_bytes(bytes(size))
+    state = {"step": step, "consumed_samples": 16 * step}
+    format.write_manifest(
+        folder, {"step": step, "state": state, "engine": {}, "files": {file.name: format.facts(file)}}
+    )
+    if damaged:
+        file.write_bytes(b"\1" + bytes(size - 1))
+    return folder
 
 
 def start(path: Path, when: float, deviations: list[str] | None = None) -> None:
