@@ -1,7 +1,7 @@
 """A new recipe from an old one: `stagecraft new-recipe mine --from 345m`."""
 
 from commands import cli
-from recipes.registry import ROOT, load, short_name
+from recipes.registry import load, short_name
 from support.json_object import JsonObject
 
 
@@ -20,7 +20,7 @@ def main() -> None:
         short = short_name(path.stem)
         following = [f"make plan-{short}", f"make rehearse-{short}", f"make {short}"]
         if not args.json:
-            print(f"wrote {path.relative_to(ROOT)}, a copy of {source.name}: change it, then")
+            print(f"wrote recipes/{path.name}, a copy of {source.name}: change it, then")
             print("\n".join(f"  {line}" for line in following))
         return {"recipe": path.stem, "path": str(path), "from": source.name, "next": following}
 

@@ -1,12 +1,7 @@
 """Start the ranks of a run and see that they finish."""
 
 import dataclasses
-import json
-import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from launch import local
 from launch.follow import following
@@ -14,11 +9,12 @@ from planner import planning
 from planner.show import show
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run import events, report
-from run.directory import Run, created, end_of, note_end
+from run import report
+from run.directory import created, end_of
+from run.noted import noted
 from run.prepared import run_data
 from run.request import Request, plan_run, run_path
-from support.errors import CRASHED, CrashedError, StoppedError, UserError
+from support.errors import CrashedError, StoppedError
 from support.json_object import JsonObject
 
 
@@ -54,7 +50,7 @@ def _ended(
 
     check_json(run.engine.json, run.recipe.layout, world)
     at_data = time.time()
-    with created(run, run_data(run, print)) as lock, _noted(run, began, at_data):
+    with created(run, run_data(run, print)) as lock, noted(run, began, at_data):
         command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
         status = local.run(command, local.environment(world), lock, output=output)
         ended = end_of(run.path)
@@ -65,25 +61,3 @@ def _ended(
                 f"the ranks ended with status {status} before the run did; go on with --resume --run-dir {run.path}"
             )
     return ended
-
-
-@contextmanager
-def _noted(run: Run, began: float, at_data: float) -> Iterator[None]:
-    """Keep in the run directory when a start began, what it was busy with, and how it ended.
-
-    The directory is there from the data on, so its first events are older than itself. A crash that no rank has noted
-    is noted here.
-    """
-    facts = {"resumed": run.resume, "world_size": run.world_size, "pid": os.getpid(), "host": socket.gethostname()}
-    events.note(run.path, "start", time=began, **facts)
-    events.note(run.path, "phase", time=at_data, phase="data")
-    events.note(run.path, "phase", phase="imports")
-    try:
-        yield
-    except BaseException as error:
-        status = error.status if isinstance(error, UserError) else CRASHED
-        note_end(run.path, status, str(error) or type(error).__name__)
-        raise
-    finally:
-        file = run.path / "status.json"  # a full disk has none
-        events.note(run.path, "end", **(json.loads(file.read_text()) if file.exists() else {"status": CRASHED}))

@@ -18,8 +18,8 @@ def new_recipe(name: str, source: Recipe) -> Path:
     Errors: `UserError` where the name is none for a recipe or is taken, or the file of `source` has another form.
     """
     stem = _stem(name)
-    path = registry.ROOT / "recipes" / f"{stem}.py"
-    text = _renamed((path.with_name(f"{source.name}.py")).read_text(encoding="utf-8"), stem, source)
+    path = registry.FOLDER / f"{stem}.py"
+    text = _renamed(path.with_name(f"{source.name}.py").read_text(encoding="utf-8"), stem, source)
     files.write(path, text)
     return path
 
@@ -31,8 +31,8 @@ def _stem(name: str) -> str:
             f"{name!r} is no name for a recipe; take small letters, digits and single dots or underscores between "
             "them, for example mine or 350m.wide"
         )
-    folder, short = registry.ROOT / "recipes", registry.short_name(stem)
-    taken = [path for path in folder.glob("*.py") if stem in (path.stem, f"gpt_{path.stem}")]
+    short = registry.short_name(stem)
+    taken = [path for path in registry.FOLDER.glob("*.py") if stem in (path.stem, f"gpt_{path.stem}")]
     if taken:
         raise UserError(f"recipes/{taken[0].name} exists already; give another name, or remove that file")
     makefile = registry.ROOT / "Makefile"

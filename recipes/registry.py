@@ -8,7 +8,8 @@ from recipes.recipe import Recipe
 from support.errors import UserError
 from support.nearest import hint
 
-ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
 DECLARED = re.compile(r"^RECIPE\b", re.MULTILINE)
 
 
@@ -43,7 +44,7 @@ def load(name: str) -> Recipe:
 
 
 def _stems() -> list[str]:
-    files = (ROOT / "recipes").glob("*.py")
+    files = FOLDER.glob("*.py")
     return sorted(path.stem for path in files if DECLARED.search(path.read_text(encoding="utf-8", errors="replace")))
 
 

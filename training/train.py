@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from planner.saving import saving
 from recipes.recipe import Recipe
 from run import report
 from run.directory import Run, created, note_end, note_start, opened
+from run.noted import noted
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
@@ -54,15 +55,18 @@ class Position:
 def train_launched(path: Path) -> None:
     """One rank of a run that our launcher wrote into `path`: it is told nothing else."""
     start_process_group()
-    _train(*opened(path), fresh=False)
+    _train(*opened(path))
 
 
 def train_alone(recipe: Recipe, request: Request) -> None:
     """One rank that another launcher started with the flags of a recipe: rank 0 writes the run directory."""
+    began = time.time()
     start_process_group()
     run = plan_run(recipe, _same_path(recipe, request), torch.distributed.get_world_size())
     check_json(run.engine.json, run.recipe.layout, run.world_size)
-    _train(run, run_data(run, print if torch.distributed.get_rank() == 0 else lambda line: None), fresh=True)
+    at_data = time.time()
+    data = run_data(run, print if torch.distributed.get_rank() == 0 else lambda line: None)
+    _train(run, data, alone_since=(began, at_data))
 
 
 def _same_path(recipe: Recipe, request: Request) -> Request:
@@ -73,15 +77,21 @@ def _same_path(recipe: Recipe, request: Request) -> Request:
     return replace(request, run_dir=chosen[0], branch=chosen[1] if request.branch is not None else None)
 
 
-def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
-    """Train to the last step, and say at the end how it ended."""
+def _train(run: Run, mixture: Mixture, alone_since: tuple[float, float] | None = None) -> None:
+    """Train to the last step, and say at the end how it ended.
+
+    Without our launcher (`alone_since`: when the start and its data began) rank 0 does what that would do.
+    """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     assert world == run.world_size, f"{world} ranks were started for a run that was written for {run.world_size}"
     check_alike(run, mixture)
-    with created(run, mixture) if fresh and rank == 0 else nullcontext():
+    with ExitStack() as parent:
+        if alone_since and rank == 0:
+            parent.enter_context(created(run, mixture))
+            parent.enter_context(noted(run, *alone_since))
         try:
             with enough_room(run.path):
-                _to_the_end(run, mixture, alone=fresh)
+                _to_the_end(run, mixture, alone=alone_since is not None)
         except UserError as error:
             if rank == 0:
                 note_end(run.path, error.status, str(error))

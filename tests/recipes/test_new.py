@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,23 @@ from tests.commands.documented import check
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of recipes/ beside the Makefile. What is written there is a recipe like the others."""
     folder = tmp_path / "recipes"
     shutil.copytree(ROOT / "recipes", folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", tmp_path)
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "FOLDER", folder)
     monkeypatch.setattr(recipes, "__path__", [str(folder)])
-    for name in [name for name in sys.modules if name.startswith("recipes.gpt_")]:
-        monkeypatch.delitem(sys.modules, name)
-    return folder
+    before = {name: sys.modules.pop(name) for name in read()}
+    yield folder
+    for name in read():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def read() -> list[str]:
+    """The modules of the recipes that were read."""
+    return [name for name in sys.modules if name.startswith("recipes.gpt_")]
 
 
 def test_a_copy_is_the_recipe_under_another_name(folder: Path) -> None:
@@ -48,7 +56,6 @@ def test_a_copy_is_the_recipe_under_another_name(folder: Path) -> None:
 def test_the_command_says_how_to_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("commands.new_recipe.ROOT", folder.parent)
     monkeypatch.setattr("sys.argv", ["stagecraft", "new-recipe", "wide.1", "--from", "345m"])
     main()
     assert "wrote recipes/gpt_wide_1.py, a copy of gpt_345m" in (said := capfd.readouterr().out)

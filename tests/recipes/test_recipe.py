@@ -81,7 +81,7 @@ def test_a_recipe_is_any_file_that_assigns_one(tmp_path: Path, monkeypatch: pyte
     (folder / "chat_1.py").write_text(
         "import dataclasses\nfrom recipes.gpt_tiny import RECIPE\nRECIPE = dataclasses.replace(RECIPE, name='chat_1')\n"
     )
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "FOLDER", folder)
     monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(folder)])
     assert names() == ["chat_1"] and load("chat.1").name == load("chat_1").name == "chat_1"
     assert registry.short_name("chat_1") == "chat.1" and registry.short_name("gpt_1_3b") == "1.3b"
