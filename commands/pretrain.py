@@ -51,9 +51,13 @@ def main(file: str | None = None) -> None:
     request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, *where)
     if "RANK" in os.environ and file is not None:
         from commands.rank import be_rank
-        from training import train
 
-        be_rank(lambda: train.train_alone(load(name), request))
+        def as_rank() -> None:
+            from training import train
+
+            train.train_alone(load(name), request)
+
+        be_rank(as_rank)
     else:
 
         def job() -> object:

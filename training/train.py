@@ -1,14 +1,12 @@
 """One rank of a training run: the loop."""
 
 import math
-import signal
 import time
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -39,6 +37,7 @@ from training.device import device_name, memory_bytes
 from training.display import Display
 from training.log import Log
 from training.source import Ahead, Source, check_alike
+from training.stop import asked
 
 MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
@@ -153,7 +152,6 @@ class Loop:
         self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.last_step = run.last_step_from(position.step, position.consumed_samples)
-        self.stop_asked = False
         self.save_seconds = saving(run.recipe.model, run.recipe.intervals, self.world).interval_seconds
         self.saved_at, self.save_took = time.monotonic(), 0.0
         self.peak_flops = peak_flops(device_name(), run.engine.dtype) if torch.cuda.is_available() else None
@@ -163,8 +161,6 @@ class Loop:
     def run_to_last_step(self) -> None:
         """Train; save at intervals, at the end, and where a signal asks to stop."""
         every = self.run.recipe.intervals
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._ask_to_stop)
         while self.position.step < self.last_step:
             metrics, (stop, save) = self._step()
             step = self.position.step
@@ -176,8 +172,8 @@ class Loop:
             if save or last:
                 self._save()
             if stop:
-                if not self.stop_asked:
-                    self.log.note("stop", signal=None)  # another rank got it
+                number = asked()
+                self.log.note("stop", signal=number and number.name)  # none: another rank got it
                 raise StoppedError(
                     f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}"
                 )
@@ -266,7 +262,7 @@ class Loop:
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
         memory = [0] * self.world
         memory[self.rank] = memory_bytes()
-        told = torch.tensor([self.stop_asked, due, *memory], dtype=torch.int64, device=self.trainer.device)
+        told = torch.tensor([asked() is not None, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
         stop, due, *memory = told.tolist()
         return bool(stop), self.position.step % every == 0 if every else bool(due), memory
@@ -305,8 +301,3 @@ class Loop:
         path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
         self.saved_at, self.save_took = time.monotonic(), time.perf_counter() - began
         self.log.saved(self.position.step, path, self.save_took)
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if not self.stop_asked:
-            self.log.note("stop", signal=signal.Signals(number).name)
-        self.stop_asked = True

@@ -178,11 +178,11 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     path = home / "interrupted"
     arguments = [*small(home / "corpus.jsonl"), "intervals.save_every=1000", "--run-dir", str(path)]
     training = Command(home, "recipes.gpt_tiny", *arguments)
-    training.wait_until((path / "metrics.jsonl").exists)
+    training.wait_until((path / "starts.jsonl").exists)  # the ranks are there and build the engine
     os.kill(training.pid, signal.SIGINT)
     stopped = training.finish()
-    assert stopped.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
     assert "and saved; go on with --resume" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert stopped.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
     assert [event["signal"] for event in events.read(path) if event["event"] == "stop"] == ["SIGTERM"]
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
