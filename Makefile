@@ -11,6 +11,8 @@ SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 # Texts reach a command by way of the environment, letter by letter: neither make nor the shell acts upon what is in
 # them. ARGS holds words and flags, and the shell reads it as on any command line.
 TEXTS   := DS HOSTFILE RUN PROMPT CORPUS OUT DATA NAME FROM NOTE A B
+# Names that mean something else in an environment (WSL has NAME in everybody's) count on the command line only.
+$(foreach name,NAME FROM NOTE A B,$(if $(findstring environment,$(origin $(name))),$(eval $(name) :=)))
 $(foreach name,$(TEXTS),$(if $(value $(name)),$(eval override export $(name) := $$(value $(name)))))
 text    = $(if $($(1)),$(2) "$$$(1)")
 ENGINE  = $(call text,DS,--deepspeed_config)

@@ -79,13 +79,9 @@ def _noted(run: Run, began: float, at_data: float) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told = (
-            (error.status, str(error))
-            if isinstance(error, UserError)
-            else (CRASHED, f"{type(error).__name__}: {error}")
-        )
-        note_end(run.path, *told)
+        status = error.status if isinstance(error, UserError) else CRASHED
+        note_end(run.path, status, str(error) or type(error).__name__)
         raise
     finally:
-        status = run.path / "status.json"  # a full disk has none
-        events.note(run.path, "end", **(json.loads(status.read_text()) if status.exists() else {"status": CRASHED}))
+        file = run.path / "status.json"  # a full disk has none
+        events.note(run.path, "end", **(json.loads(file.read_text()) if file.exists() else {"status": CRASHED}))

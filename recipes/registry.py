@@ -44,7 +44,7 @@ def load(name: str) -> Recipe:
 
 def _stems() -> list[str]:
     files = (ROOT / "recipes").glob("*.py")
-    return sorted(path.stem for path in files if DECLARED.search(path.read_text(encoding="utf-8")))
+    return sorted(path.stem for path in files if DECLARED.search(path.read_text(encoding="utf-8", errors="replace")))
 
 
 def _read(name: str) -> Recipe:

@@ -18,7 +18,7 @@ from data.samples.mixture import Mixture
 from model.checkpoint.format import completed
 from model.checkpoint.read import load_checked, load_newest
 from model.checkpoint.write import save
-from model.engine.build import build, start_process_group
+from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
 from model.engine.device import check_device, will_compile
 from model.engine.engine import Engine, LossScaleFloorError, StepResult
@@ -61,6 +61,7 @@ def train_alone(recipe: Recipe, request: Request) -> None:
     """One rank that another launcher started with the flags of a recipe: rank 0 writes the run directory."""
     start_process_group()
     run = plan_run(recipe, _same_path(recipe, request), torch.distributed.get_world_size())
+    check_json(run.engine.json, run.recipe.layout, run.world_size)
     _train(run, run_data(run, print if torch.distributed.get_rank() == 0 else lambda line: None), fresh=True)
 
 

@@ -61,7 +61,7 @@ def _refusals_in_one_line(kinds: tuple[type[Exception], ...] = REFUSALS) -> Iter
     try:
         yield
     except kinds as error:
-        reason = str(error) or "it does not say why"
+        reason = str(error).rstrip(".") or "it does not say why"
         if not isinstance(error, REFUSALS):
             reason = f"{type(error).__name__}: {reason}"  # such as the bare name of a key that is missing
         raise UserError(

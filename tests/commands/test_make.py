@@ -52,3 +52,5 @@ def test_a_text_is_acted_upon_by_nobody(line: list[str], wanted: list[str], venv
 def test_a_text_may_stand_in_the_environment(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMPT", TEXT)
     assert arguments(venv, "generate") == ["generate", "--prompt", TEXT]
+    monkeypatch.setenv("NAME", "the-host's")
+    assert arguments(venv, "new-recipe", "FROM=x") == ["new-recipe", "--from", "x"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.local import free_port
 from recipes.registry import ROOT
 from run import events, record
 from run.metrics import read_metrics
@@ -169,9 +170,9 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
 
 
 @pytest.mark.parametrize("launcher", [
-    "deepspeed.launcher.runner --num_gpus 1 --module recipes.gpt_tiny",
-    f"deepspeed.launcher.runner --num_gpus 1 {ROOT}/recipes/gpt_tiny.py --deepspeed",
-    "torch.distributed.run --nproc-per-node 1 -m recipes.gpt_tiny",
+    "deepspeed.launcher.runner --num_gpus 1 --master_port PORT --module recipes.gpt_tiny",
+    f"deepspeed.launcher.runner --num_gpus 1 --master_port PORT {ROOT}/recipes/gpt_tiny.py --deepspeed",
+    "torch.distributed.run --nproc-per-node 1 --master-port PORT -m recipes.gpt_tiny",
 ], ids=["deepspeed module", "deepspeed path", "torchrun"])  # fmt: skip
 def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbroken: Path, tmp_path: Path) -> None:
     """Without our front end: one process, ZeRO stage 3, the same data and weights as two processes with stage 1."""
@@ -179,7 +180,9 @@ def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbro
     arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    out = succeed(home, *launcher.split(), *arguments)  # rank 0 tells what no parent of ours tells
+    out = succeed(
+        home, *launcher.replace("PORT", str(free_port())).split(), *arguments
+    )  # rank 0 tells what no parent of ours tells
     assert out.index(f"run: {path}") < out.index("step      1/3") < out.index("step      3/3") < out.index("saved")
     assert "bits per byte" in out and out.count("step      2/3") == 1
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1

@@ -101,12 +101,22 @@ def test_a_copy_with_the_old_name_is_refused(
 
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("num_layers=2", "num_layers=two", "NameError: name 'two' is not defined"), ("num_layers=2", "layers=2", "layers"),
-    ("RECIPE = Recipe(", "RECIPE = Recipe)", "SyntaxError"), ("lr=3e-3", "lr=-1", "optimizer.lr is -1"),
+    ("RECIPE = Recipe(", "RECIPE = Recipe)", "SyntaxError"), ("shakespeare", "\xe9", "SyntaxError"),
+    ("lr=3e-3", "lr=-1", "optimizer.lr is -1"),
 ])  # fmt: skip
-def test_a_mistake_in_a_recipe_names_its_file(old: str, new: str, words: str, folder: Path) -> None:
-    (folder / "gpt_mine.py").write_text((folder / "gpt_tiny.py").read_text().replace(old, new))
+def test_a_mistake_in_a_recipe_names_its_file_and_spoils_no_other(
+    old: str, new: str, words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (folder / "gpt_tiny.py").read_text().replace(old, new)
+    (folder / "gpt_mine.py").write_bytes(text.encode("latin1"))
     with pytest.raises(ValueError, match=f"recipes/gpt_mine.py: .*{re.escape(words)}"):
         load("mine")
+    assert load("tiny").name == "gpt_tiny"
+    for command in ("plan", "pretrain", "rehearse", "prepare"):
+        monkeypatch.setattr("sys.argv", ["stagecraft", command, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
 
 
 def test_a_recipe_starts_by_its_path_from_anywhere(tmp_path: Path) -> None:
