@@ -20,7 +20,7 @@ FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(
 RUNFLAG = $(call text,RUN,--run)
 
 .PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect watch evaluate generate export report \
-	runs note clean-runs new-recipe diff bench bench-planner bench-search bench-data $(SIZES)
+	runs note clean-runs compare new-recipe diff bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,12 @@ note: setup  ## a note in a run's record: RUN=… NOTE="…"
 
 clean-runs: setup  ## remove old checkpoints and starts that came to nothing: RUN=… ARGS="--older 30"
 	@$(PY) -m commands clean-runs $(call text,RUN) $(ARGS)
+
+try-%: setup  ## try settings of a recipe, a run each: make try-345m ARGS="--set optimizer.lr=1e-4,3e-4"
+	$(PY) -m commands try $* $(if $(DS),--deepspeed_config $$DS) $(call text,HOSTFILE,--hostfile) $(ARGS)
+
+compare: setup  ## runs beside each other, in a table and a picture: RUNS="a b c"
+	@$(PY) -m commands compare $(RUNS) $(ARGS)
 
 bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
 	$(PY) -m bench.plain $(ARGS)

@@ -28,6 +28,8 @@ COMMANDS = {
     "note": "write a note into a run's record",
     "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",
+    "try": "try settings of a recipe, a run for each",
+    "compare": "runs beside each other: settings, losses, speed",
 }
 
 

@@ -1,5 +1,7 @@
 """`stagecraft report`: the summary and the curve of a run."""
 
+import sys
+
 from commands import cli
 from run.report import plot, show, summary
 from run.select import HELP, find
@@ -14,7 +16,10 @@ def main() -> None:
     def job() -> object:
         path = find(args.run)
         values = summary(path)
-        plot(path, values)
+        try:
+            plot(path, values)
+        except OSError as error:  # the run of a colleague, say
+            print(f"the curve was not drawn: {error}", file=sys.stderr)
         if not args.json:
             show(path, values)
         return values

@@ -10,7 +10,7 @@ from rich.text import Text
 from run.panel import RunPanel
 from run.state import State
 
-SPARE = 3  # columns
+SPARE = 2  # columns
 KEPT = 200  # lines above the panel that are printed again after a resize
 
 
@@ -46,9 +46,10 @@ class Drawn:
         if self.live is None:
             self.live = Live(self.panel, console=self.console, auto_refresh=False, transient=True)
             self.live.start()
-        for line in lines:
-            self.console.print(Text.from_ansi(line), soft_wrap=True)
-        self.live.refresh()
+        if lines:  # with each print all of the panel is drawn again
+            self.console.print(Text("\n").join(map(Text.from_ansi, lines)), soft_wrap=True)
+        else:
+            self.live.refresh()
 
     def close(self, keep: bool) -> None:
         if self.live:

@@ -18,7 +18,7 @@ from run import events, report
 from run.directory import Run, created, end_of, note_end
 from run.prepared import run_data
 from run.request import Request, plan_run, run_path
-from support.errors import CRASHED, CrashedError, UserError
+from support.errors import CRASHED, CrashedError, StoppedError, UserError
 from support.json_object import JsonObject
 
 
@@ -58,6 +58,8 @@ def _ended(
         command = local.deepspeed_command("commands.rank", arguments, world, hostfile)
         status = local.run(command, local.environment(world), lock, output=output)
         ended = end_of(run.path)
+        if ended is None and status - 128 in local.STOP_SIGNALS:
+            raise StoppedError(f"stopped before it could save; go on with --resume --run-dir {run.path}")
         if ended is None:  # a rank or the launcher was killed
             raise CrashedError(
                 f"the ranks ended with status {status} before the run did; go on with --resume --run-dir {run.path}"

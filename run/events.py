@@ -19,7 +19,7 @@ KINDS = {
     "saved": "a checkpoint is whole: step, path, seconds, bytes",
     "passed_over": "a checkpoint was damaged: path, reason",
     "said": "a line that a person should see: line",
-    "stop": "the run was asked to stop: signal",
+    "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",
     "note": "what a person wrote down: text",
 }

@@ -20,7 +20,7 @@ from support.errors import UserError
 from support.files import is_locked
 from support.json_object import JsonObject, differences
 
-RUNNING, NEVER = "running", "never started"
+RUNNING, NEVER, CRASHED = "running", "never started", "crashed"
 RECENT = 20  # steps that the speed is the median of
 SHOWN = 4  # of the differences from the recipe, in the table
 
@@ -73,7 +73,7 @@ def outcome_of(path: Path) -> str:
     if not select.has_steps(path):
         return NEVER
     ended = read_object(path / "status.json").get("status")
-    return ENDS.get(ended, "crashed") if isinstance(ended, int) else "crashed"
+    return ENDS.get(ended, CRASHED) if isinstance(ended, int) else CRASHED
 
 
 def size_of(path: Path) -> int:

@@ -14,6 +14,7 @@ from support.json_object import JsonObject
 
 TWO_COLUMNS = 120  # from this width on what is told stands side by side
 OTHER_LINES = 15  # of the panel at most, beside those of the parts of the data
+LABEL = 11  # columns of a name and a blank
 FEW_RANKS = 4  # whose memory is told one by one
 BLOCKS, LETTERS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 UNKNOWN = "-"
@@ -35,7 +36,7 @@ class RunPanel:
         line = sparkline(losses, min(half - 26, 60), LETTERS if options.ascii_only else BLOCKS)
         left, right = _training(value, line), _machine(value)
         body: list[RenderableType] = [
-            _grid([("start", _phases(value, inside - 11)), ("step", _progress(value, inside))])
+            _grid([("start", _phases(value, inside - LABEL)), ("step", _progress(value, inside - LABEL))])
         ]
         if value["step"] is None:
             body.append(_grid([("time", duration(value["seconds"]))]))
@@ -49,7 +50,7 @@ class RunPanel:
             body.append(_grid(left + right))
         if value["parts"]:
             room = console.height - OTHER_LINES if console.is_terminal else len(value["parts"])
-            body.append(_grid([("epochs", _parts(value["parts"], inside - 11, room))]))
+            body.append(_grid([("epochs", _parts(value["parts"], inside - LABEL, room))]))
         body.append(_grid(_last(value)))
         alarm = value["status"] not in (*GOING, "finished")
         title = f"{value['recipe'] or 'run'}  [bold]{value['status']}[/]  {_safe(value['run'])}"
@@ -103,7 +104,7 @@ def _safe(text: str) -> str:
 
 def _grid(rows: Iterable[Row]) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0), expand=True, pad_edge=False)
-    grid.add_column(style="dim", width=10, no_wrap=True)
+    grid.add_column(style="dim", width=LABEL - 1, no_wrap=True)
     grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     for name, what in rows:
         grid.add_row(name, what)
@@ -132,8 +133,9 @@ def _progress(value: JsonObject, width: int) -> RenderableType:
     step, last = value["step"], value["last_step"]
     if last is None or step is None:
         return _number(step, ",", f"none of {last:,} yet" if last else "none yet")
+    told, share = f"{step:,}/{last:,}", f"{step / last:.1%}"
     bar = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
-    bar.add_row(f"{step:,}/{last:,}", ProgressBar(last, step, width=max(8, min(60, width - 45))), f"{step / last:.1%}")
+    bar.add_row(told, ProgressBar(last, step, width=max(8, min(60, width - len(told) - len(share) - 4))), share)
     return bar
 
 
@@ -186,7 +188,7 @@ def _memory(ranks: list[float] | None) -> str:
 
 def _parts(parts: list[JsonObject], width: int, room: int) -> RenderableType:
     """How often each part of the data was read, in at most `room` lines: those at least that were read most."""
-    names = [part["corpus"].rstrip("/").rsplit("/", 1)[-1][:18] for part in parts]
+    names = [part["corpus"].rstrip("/").rsplit("/", 1)[-1][:15] for part in parts]
     cells = [f"{part['epochs']:.2f} {name}" for name, part in zip(names, parts, strict=True)]
     columns = max(1, (width + 2) // (max(map(len, cells)) + 2))
     most = max(1, room) * columns

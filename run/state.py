@@ -209,7 +209,7 @@ class State:
     def _phase_seconds(self, until: float) -> list[JsonObject]:
         """The phases of the start, each until the next one began; before the first of them it checks what was given."""
         begun = self.phases
-        if not begun or begun[0][1] > self.began:
+        if not begun or begun[0][1] - self.began > 0.1:
             begun = [("checks", self.began), *begun]
         ends = [*(time for _, time in begun[1:]), self.training_since or until]
         return [

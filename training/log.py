@@ -1,5 +1,6 @@
 """What a run writes while it trains: a line a step in `metrics.jsonl`, what else happens in `events.jsonl`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ class Log:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        for monitor in self._monitors:
-            monitor.close(failed=kind not in (None, StoppedError))
+        failed = kind not in (None, StoppedError)
+        self._each_monitor(lambda monitor: monitor.close(failed))
 
     def note(self, event: str, /, **facts: Any) -> None:
         """Add an event; see `run/events.py`."""
@@ -81,5 +82,14 @@ class Log:
         if self.display:
             self.display.show()
         if line["step"] > self._begin:  # else nothing was trained, and the curves have their end already
-            for monitor in self._monitors:
-                monitor.write(line["step"], monitors.numbers(line))
+            numbers = monitors.numbers(line)
+            self._each_monitor(lambda monitor: monitor.write(line["step"], numbers))
+
+    def _each_monitor(self, does: Callable[[monitors.Monitor], None]) -> None:
+        """Let each monitor do something. The run is worth more than a curve of it: one that fails is done with."""
+        for monitor in list(self._monitors):
+            try:
+                does(monitor)
+            except Exception as error:
+                self._monitors.remove(monitor)
+                self.say(f"{type(monitor).__name__} gets no more of this run: {error}")

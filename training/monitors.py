@@ -16,6 +16,7 @@ from typing import Any
 from run import record
 from run.directory import Run
 from support import files
+from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import Say
 
@@ -59,11 +60,17 @@ def numbers(line: JsonObject) -> dict[str, float]:
 
 
 def _folder(run: Run, name: str) -> Path:
-    """Where the JSON wants the files of a monitor: it may say nothing, the folder above, or its name in there too."""
+    """Where the JSON wants the files of a monitor: it may say nothing, the folder above, or its name in there too.
+
+    Errors: `UserError` where that cannot be a folder.
+    """
     section = run.engine.json[name]
     place = section.get("output_path")
     folder = Path(place or run.path) / section.get("job_name", run.path.absolute().name if place else name)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{name}: {folder} cannot be made: {error.strerror}; give another output_path") from None
     return folder
 
 

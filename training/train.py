@@ -166,6 +166,8 @@ class Loop:
             if save or last:
                 self._save()
             if stop:
+                if not self.stop_asked:
+                    self.log.note("stop", signal=None)  # another rank got it
                 raise StoppedError(
                     f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}"
                 )
@@ -185,8 +187,9 @@ class Loop:
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
         try:
             after = position.consumed_samples + batch
+            waiting = time.perf_counter()
             batches = self.ahead.take(position.consumed_samples, batch, self._batch_at(after))
-            data_seconds = time.perf_counter() - began
+            data_seconds = time.perf_counter() - waiting
             result = self.trainer.train_step(batches)
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from commands.__main__ import COMMANDS, main
-from run import report
-from support.errors import WRONG_INPUT
+from recipes.axes import Axis, grid
+from run import report, trials
+from support.errors import STOPPED, WRONG_INPUT
 from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
 from tests.inference import conftest
-from tests.run import directories
+from tests.run import directories, test_compare
 from tests.run.happened import event, started, step, write_run
 from tests.run.happened import write as write_happened
 
@@ -98,6 +99,25 @@ def test_runs(called: Called, tmp_path: Path) -> None:
     check("clean-runs", called("clean-runs", "mine"))
 
 
+def test_runs_beside_each_other(called: Called, tmp_path: Path) -> None:
+    lines = [test_compare.line(step, 9.0 - step, validation_loss=9.0) for step in (1, 2)]
+    paths = [test_compare.run(tmp_path, name, lines, settings=[f"seed={ord(name)}"]) for name in "ab"]
+    values = called("compare", *map(str, paths))
+    check("compare", values)
+    assert Path(values["picture"]).exists() and values["differences"][0]["values"] == [97, 98]
+
+
+def test_a_search(called: Called, tmp_path: Path) -> None:
+    folder = trials.folder("gpt_tiny", "rate")
+    points, _ = trials.numbered(folder, grid([Axis("optimizer.lr", ("1", "2"))], []))
+    trials.write(folder, points)
+    lines = [test_compare.line(step, 9.0 - step, validation_loss=9.0) for step in (1, 2)]
+    test_compare.run(tmp_path / "runs", points[1].path.name, lines, status=STOPPED)
+    values = called("try", "tiny", "--name", "rate", "--table")
+    check("try", values)
+    assert [point["number"] for point in values["points"]] == [2, 1] and Path(values["picture"]).exists()
+
+
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
     line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
     last = {"step": 1, "consumed_samples": 8, "final_validation_loss": 800.0}
@@ -110,6 +130,17 @@ def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> Non
     values = called("report", "--run", str(untrained))
     check("report", values)
     assert values["validation_loss"] == 800 and values["perplexity"] is None and values["status"] == "finished"
+
+
+def test_a_report_where_no_curve_can_be_written(
+    called: Called, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("run.curve.draw", refuse)
+    (untrained / "metrics.jsonl").write_text('{"step": 1, "consumed_samples": 8, "loss": 4.0}')
+    assert called("report", "--run", str(untrained))["loss"] == 4
 
 
 def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:

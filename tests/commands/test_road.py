@@ -21,6 +21,7 @@ from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.documented import check
 from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
 from tests.patience import ended
+from tests.training.test_monitors import messages
 
 STEPS = 20
 
@@ -114,12 +115,17 @@ def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Pa
         assert line[-1]["step"] == STEPS
 
 
-def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) -> None:
-    path = home / "killed"
-    training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path))
+def test_a_killed_run_resumes_to_the_same_numbers_and_curves(home: Path, unbroken: Path) -> None:
+    path, config = home / "killed", json.loads((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
+    config |= {name: {"enabled": True} for name in ("csv_monitor", "tensorboard", "wandb")}
+    (home / "watched.json").write_text(json.dumps(config))
+    flags = ("--deepspeed_config", str(home / "watched.json"), "--run-dir", str(path))
+    training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), *flags)
     log = path / "metrics.jsonl"
     training.wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
-    ranks = [p.pid for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
+    (runner,) = psutil.Process(training.pid).children()
+    (launcher,) = runner.children()
+    ranks = [rank.pid for rank in launcher.children()]
     assert len(ranks) == 2
     os.kill(ranks[-1], signal.SIGKILL)
     done = training.finish()
@@ -128,6 +134,21 @@ def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) ->
     assert all(map(ended, ranks))
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
+    assert curves(path) == [list(range(1, STEPS + 1))] * 3
+
+
+def curves(path: Path) -> list[list[int]]:
+    """The steps that CSV, TensorBoard and wandb have of a run; wandb has them in one run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    header, *rows = (path / "csv_monitor" / "train_loss.csv").read_text().split()
+    assert header == "step,loss"
+    board = EventAccumulator(str(path / "tensorboard"))
+    board.Reload()
+    files = sorted((path / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.parent.name)
+    assert len(files) == 2 and len({file.name for file in files}) == 1
+    sent = [message.history.step.num for file in files for message in messages(file) if message.HasField("history")]
+    return [[int(row.split(",")[0]) for row in rows], [event.step for event in board.Scalars("train/loss")], sent]
 
 
 def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Path) -> None:
@@ -180,9 +201,8 @@ def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbro
     arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    out = succeed(
-        home, *launcher.replace("PORT", str(free_port())).split(), *arguments
-    )  # rank 0 tells what no parent of ours tells
+    out = succeed(home, *launcher.replace("PORT", str(free_port())).split(), *arguments)
+    # Rank 0 tells what no parent of ours tells.
     assert out.index(f"run: {path}") < out.index("step      1/3") < out.index("step      3/3") < out.index("saved")
     assert "bits per byte" in out and out.count("step      2/3") == 1
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
