@@ -67,7 +67,7 @@ def _of_run(path: Path, keep: int, needed: set[Path]) -> list[Leftover]:
 
     saved = completed(path / "checkpoints")
     ours = record.read(path) is not None or (path / "start.json").exists()
-    if ours and not saved and outcome_of(path) == NEVER:
+    if ours and not saved and not path.is_symlink() and outcome_of(path) == NEVER:
         return [Leftover(path, path, size_of(path), "never finished a step")]
     torn = [file for folder in (path, path / "checkpoints") for file in folder.glob(f"*{PARTIAL}")]
     found = [Leftover(path, file, size_of(file), "was not finished") for file in sorted(torn)]

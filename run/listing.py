@@ -140,6 +140,7 @@ def _median(values: Iterable[object]) -> float | None:
 
 def show(runs: list[JsonObject]) -> None:
     """Print the runs as a table."""
+    from rich.markup import escape
     from rich.table import Table
 
     from support.terminal import print_table
@@ -162,7 +163,7 @@ def show(runs: list[JsonObject]) -> None:
     for run in runs:
         losses = [run["validation_loss"], run["best_validation_loss"]]
         table.add_row(
-            run["name"] or f"{run['recipe']}/{Path(run['run']).name}",
+            escape(run["name"] or f"{run['recipe']}/{Path(run['run']).name}"),
             run["status"],
             f"{_or_dash(run['step'], ',')}/{_or_dash(run['last_step'], ',')}",
             *(_or_dash(loss, ".4f") for loss in losses),
@@ -170,7 +171,7 @@ def show(runs: list[JsonObject]) -> None:
             _or_dash(run["mfu"], ".1%"),
             _ago(time.time() - run["started"]) if run["started"] else "-",
             shown_size(run["bytes"]),
-            _differs(run),
+            escape(_differs(run)),
         )
     print_table(table)
 

@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from commands.inspect import find
 from data import inspect
 from data.samples import mixture
 from data.tokens import prepare
+from support.errors import UserError
 from tests.commands.running import fail, succeed
 from tests.data.cleaning.test_clean import write
 from tests.data.tokens.test_tokenisers import with_gap
+from tests.run import directories
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +95,13 @@ def test_bad_input_is_one_line(folders: list[Path], tmp_path: Path) -> None:
     assert "did you mean gpt_tiny" in fail(tmp_path, "commands", "inspect", "tinny")
     assert "at least 1" in fail(tmp_path, "commands", "inspect", str(other), "--show", "0")
     assert "goes with a recipe" in fail(tmp_path, "commands", "inspect", str(other), "--set", "data.corpus=x")
+
+
+def test_a_run_by_its_name(folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    path = directories.run(tmp_path / "runs", "x", name="mine")
+    data = mixture.Mixture([mixture.PreparedPart("x", folders[0], 1)])
+    (path / "data.json").write_text(json.dumps(data.described))
+    assert find(["mine"], []).mixture.fingerprint == data.fingerprint
+    with pytest.raises(UserError, match="mein is no prepared folder, no run and no recipe"):
+        find(["mein"], [])

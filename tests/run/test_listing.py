@@ -109,13 +109,20 @@ def test_the_table_names_what_differs(
     parent = {"id": "0" * 16, "path": str(root / "gpt_tiny" / "20270101-100000"), "step": 800, "consumed_samples": 1}
     changes = {"changes": ["optimizer.lr 0.003 -> 0.001"], "data_from": 0}
     directories.run(
-        root, "twig", 0, began=time.time() - 60, status=1, parent=parent | changes, settings=["optimizer.lr=0.001"]
+        root,
+        "twig",
+        0,
+        began=time.time() - 60,
+        status=1,
+        parent=parent | changes,
+        settings=["optimizer.lr=0.001", "data.corpus=[bold]x"],
     )
     monkeypatch.setattr("sys.argv", ["runs", "tiny"])
     runs.main()
-    first, second, third = capfd.readouterr().out.splitlines()
+    first, second, *more, third = capfd.readouterr().out.splitlines()
     assert first.split()[:3] == ["run", "status", "step"]
     assert second.split()[:5] == ["gpt_tiny/twig", "never", "started", "-/1,600", "-"]
-    assert second.rstrip().endswith("from mine@800, optimizer.lr 0.003 -> 0.001")
+    differs = "".join(line[second.index("from mine") :] for line in (second, *more))
+    assert " ".join(differs.split()) == "from mine@800, optimizer.lr 0.003 -> 0.001, data.corpus=[bold]x"
     assert third.split()[:8] == ["mine", "finished", "1,500/1,600", "4.2500", "4.2500", "2,490", "-", "2"]
     assert json.loads((root / "gpt_tiny" / "twig" / "run.json").read_text())["parent"]["step"] == 800
