@@ -14,13 +14,13 @@ from run import record, select
 from run.directory import read_recipe
 from run.metrics import read_evaluated
 from run.record import read_object
-from run.report import ENDS
+from run.report import ENDS, RUNNING
 from support import json_lines
 from support.errors import UserError
 from support.files import is_locked
 from support.json_object import JsonObject, differences
 
-RUNNING, NEVER, CRASHED = "running", "never started", "crashed"
+NEVER, CRASHED = "never started", "crashed"
 RECENT = 20  # steps that the speed is the median of
 SHOWN = 4  # of the differences from the recipe, in the table
 

@@ -10,6 +10,7 @@ from recipes.recipe import Recipe
 from run import curve
 from run.directory import Run, end_of, read_data, read_recipe, read_run
 from run.metrics import FINAL, Column, columns
+from run.record import read_object
 from support import json_lines
 from support.errors import DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError
 from support.files import is_locked, write_json
@@ -20,6 +21,7 @@ COLUMNS = (
     *("seconds", "evaluate_seconds", "save_seconds"),
 )
 RECENT = 50  # steps that tell how fast the run is now
+RUNNING = "running"
 ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped"}
 
 
@@ -62,7 +64,7 @@ def summary(path: Path) -> JsonObject:
         "tokens_per_second": speed,
         "model_flops_per_second": None if speed is None else speed * recipe.model.flops_per_token,
         "mfu": _median(found["mfu"]),
-        "seconds_left": _seconds_left(recipe, found, last_step) if status == "training" else None,
+        "seconds_left": _seconds_left(recipe, found, last_step) if status == RUNNING else None,
         "world_size": world,
         "device": next((str(line["device"]) for line in _starts(path) if "device" in line), None),
     }
@@ -82,22 +84,21 @@ def _starts(path: Path) -> list[JsonObject]:
 
 
 def _status(path: Path, complete: bool) -> str:
-    """How a run ended, in a word or two, or that it trains. Whoever trains holds the lock of the directory."""
+    """How a run ended, in a word or two, or that it goes on. Whoever trains holds the lock of the directory."""
     ended = end_of(path)
     if ended is not None:
         return ENDS.get(ended, "crashed")
     if complete:
         return ENDS[DONE]
-    return "training" if is_locked(path / ".lock") else "crashed"
+    return RUNNING if is_locked(path / ".lock") else "crashed"
 
 
 def _final_loss(path: Path, step: int, final: JsonObject | None, status: str) -> float | None:
     """The loss of the evaluation at the end. Earlier versions have it in the report alone."""
     if final is not None:
         return _number(final[FINAL])
-    file = path / "report.json"
-    report = json.loads(file.read_text()) if status == ENDS[DONE] and file.exists() else {}
-    return report["validation_loss"] if report.get("step") == step else None
+    report = read_object(path / "report.json") if status == ENDS[DONE] else {}
+    return report.get("validation_loss") if report.get("step") == step else None
 
 
 def _validation(found: dict[str, Column]) -> JsonObject:

@@ -57,7 +57,7 @@ def test_a_run_that_trains(run: Path) -> None:
     )
     with locked(run / ".lock"):
         values = report.summary(run)
-    assert (values["status"], values["step"], values["last_step"]) == ("training", 10, 1600)
+    assert (values["status"], values["step"], values["last_step"]) == ("running", 10, 1600)
     assert (values["loss"], values["last_validation_loss"], values["last_validation_step"]) == (3.5, 4.75, 10)
     assert (values["best_validation_loss"], values["best_step"]) == (4.5, 9)
     assert values["tokens"] == 16 * 10 * 64 and values["mfu"] == 0.25 and values["device"] == "a CPU"

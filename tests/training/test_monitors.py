@@ -11,12 +11,10 @@ import pytest
 from wandb.proto import wandb_internal_pb2 as wandb_messages
 
 from recipes.registry import load
-from run import events, record
+from run import record
 from run.directory import Run
-from run.metrics import read_steps
 from support.errors import UserError
 from training import monitors
-from training.log import Log
 
 STEPS = [1, 2, 3, 4, 5, 6, 7]
 
@@ -133,30 +131,6 @@ def test_wandb_without_an_account_goes_on_offline_with_the_same_run(tmp_path: Pa
         if item.key == "train/loss" or "train/loss" in item.nested_key
     ]
     assert [float(loss) for loss in losses] == pytest.approx([1, 2, 3, 4, 5, 6.03, 7.03])  # the first time counts
-
-
-class Broken(monitors.Monitor):
-    """As wandb is when its service was killed."""
-
-    def write(self, step: int, numbers: dict[str, float]) -> None:
-        raise ConnectionResetError("Connection lost")
-
-    def close(self, failed: bool) -> None:
-        raise AssertionError
-
-
-def test_a_monitor_that_fails_ends_no_run(tmp_path: Path) -> None:
-    run = run_in(tmp_path, False)
-    run.metrics, log = tmp_path / "metrics.jsonl", Log.__new__(Log)
-    log.run, log.display, log.writes, log._begin, log._memory = run, None, True, 0, []
-    log._monitors = [Broken(), monitors.CSV(tmp_path, None)]
-    with log:
-        for number in (1, 2):
-            log.metrics({"step": number, "loss": 4.0})
-    assert (tmp_path / "train_loss.csv").read_text().split() == ["step,loss", "1,4.0", "2,4.0"]
-    assert len(read_steps(run.metrics)) == 2
-    (said,) = [event["line"] for event in events.read(tmp_path)]
-    assert said == "Broken gets no more of this run: Connection lost"
 
 
 def test_wandb_has_the_id_of_the_run(tmp_path: Path) -> None:
