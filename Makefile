@@ -11,7 +11,7 @@ SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
 RUNFLAG = $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect evaluate generate export report \
+.PHONY: help setup demo test test-avx2 lint recipes rehearse check clean-corpus inspect evaluate generate export report \
 	bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
@@ -51,6 +51,9 @@ $(SIZES): setup
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
+
+check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to: make check DS=mine.json
+	@$(PY) -m commands check $(DS) $(ARGS)
 
 data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
 	$(PY) -m commands prepare $* $(ARGS)

@@ -13,6 +13,7 @@ from support.nearest import hint
 COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
     "recipes": "list the recipes",
+    "check": "all that is wrong with a DeepSpeed JSON, or what it resolves to",
     "plan": "memory, time and cost of a recipe, without a GPU",
     "rehearse": "walk a recipe narrow on this machine",
     "prepare": "fetch, clean and tokenise a recipe's data",

@@ -109,6 +109,7 @@ def _create(run: Run, data: Mixture) -> None:
         "max_steps": run.max_steps,
         "resumed": run.resume,
         "deviations": list(run.engine.deviations),
+        "notes": list(run.engine.notes),
     }
     write_json(run.path / "start.json", start)
     write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))
@@ -117,7 +118,7 @@ def _create(run: Run, data: Mixture) -> None:
 def opened(path: Path) -> tuple[Run, Mixture]:
     """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
-    engine = Resolved(resolved, tuple(start["deviations"]))
+    engine = Resolved(resolved, tuple(start["deviations"]), tuple(start["notes"]))
     given = _read_json(path / "ds_config.json")
     run = Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
     return run, mixture.reopened(read_data(path))

@@ -41,11 +41,12 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     if stored is not None:
         _check_same_run(path, recipe, stored, wanted)
     if request.deepspeed_config is None and stored is not None:
-        config_path, config = path / "ds_config.json", engine_config.read(path / "ds_config.json")
+        config_path = path / "ds_config.json"
     else:
         config_path = _config_path(request.deepspeed_config or wanted.engine)
-        config = engine_config.read(config_path)
+    config = engine_config.parse(config_path)
     resolved = resolve_engine(wanted, config, config_path, world_size)
+    resolved = dataclasses.replace(resolved, deviations=(*_changed(recipe, wanted), *resolved.deviations))
     if request.max_steps is not None and request.max_steps < 1:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
@@ -86,6 +87,22 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
                 )
     if stored.seed != wanted.seed:
         raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
+
+
+def _changed(recipe: Recipe, wanted: Recipe) -> list[str]:
+    """A line for each field of a recipe that was overridden: in this start, or in the one that it resumes."""
+    before, after = _fields(recipe), _fields(wanted)
+    return [f"{name} is {after[name]} (recipe: {old})" for name, old in before.items() if after[name] != old]
+
+
+def _fields(recipe: Recipe) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in vars(recipe).items():
+        if dataclasses.is_dataclass(value):
+            found |= {f"{name}.{key}": each for key, each in vars(value).items()}
+        else:
+            found[name] = value
+    return found | {"data.corpus": settings.spelled(recipe.data.corpus)}
 
 
 def _with_monitors(resolved: Resolved, path: Path) -> Resolved:

@@ -42,6 +42,8 @@ class Display:
         )
         for deviation in self.run.engine.deviations:
             self.say(f"deviates from the recipe: {deviation}")
+        for note in self.run.engine.notes:
+            self.say(note)
         self.say(f"run: {self.run.path}")
         if self.console.is_terminal:
             self.bar = Progress(

@@ -1,5 +1,5 @@
 """`--json`: one value on standard output, with the keys that docs/json.md names (pretrain: test_road.py; rehearse:
-tests/launch/test_rehearse.py)."""
+tests/launch/test_rehearse.py; check: test_check.py)."""
 
 import json
 from collections.abc import Callable
@@ -103,6 +103,7 @@ def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> Non
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
+    ("check x.json", "x.json does not exist"),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_no_json(
     command: str, words: str, called: Called, capfd: pytest.CaptureFixture[str]
