@@ -37,7 +37,7 @@ def engine_values(recipe: Recipe) -> JsonObject:
         f"{zero}.reduce_bucket_size": width * width,
         f"{zero}.stage3_prefetch_bucket_size": 9 * width * width // 10,
         f"{zero}.stage3_param_persistence_threshold": 10 * width,
-        f"{scheduler}.warmup_num_steps": min(warmup, steps),
+        f"{scheduler}.warmup_num_steps": max(1, min(warmup, steps)),
         f"{scheduler}.total_num_steps": steps,
         f"{scheduler}.cos_min_ratio": recipe.schedule.min_lr_ratio,
     }

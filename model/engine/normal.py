@@ -17,7 +17,8 @@ class Normal:
 
     def __init__(self, given: JsonObject) -> None:
         self.json: JsonObject = {}
-        self.notes: list[str] = []
+        self.dropped: dict[tuple[str, str], list[str]] = {}  # keys by their section and by why they are dropped
+        self.written: list[str] = []
         self.problems: list[Problem] = []
         self.moved: list[tuple[str, Row, Any]] = []
         self._section(given, "", "", self.json)
@@ -44,7 +45,7 @@ class Normal:
         if row.to in given:
             self._refuse(path, f"{path} stands beside {row.to}, its newer spelling", "take it out")
             return
-        self.notes.append(f"{path} is written {row.to}, as DeepSpeed spells it now")
+        self._written(path, row)
         self._key(path, ROWS[row.to], value, out)
 
     def _key(self, path: str, row: Row, value: Any, out: JsonObject) -> None:
@@ -76,7 +77,7 @@ class Normal:
         if on:
             self._refuse(path, f"{path} is switched on", f"{row.why}; take it out")
         else:
-            self.notes.append(f"{path} is dropped: it is off")
+            self._drop(path, "off")
 
     def _auto(self, path: str, row: Row, out: JsonObject) -> None:
         if not row.auto:
@@ -99,7 +100,20 @@ class Normal:
 
     def _dropped(self, path: str, row: Row) -> None:
         if row.here != "silent":
-            self.notes.append(f"{path} is dropped: {row.why or 'it is the default'}")
+            self._drop(path, row.why)
+
+    def _drop(self, path: str, why: str) -> None:
+        section, _, key = path.rpartition(".")
+        self.dropped.setdefault((section, why), []).append(key)
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each key that has a new spelling, and one for keys that are dropped together."""
+        lines = []
+        for (section, why), keys in self.dropped.items():
+            names = ", ".join([f"{section}.{keys[0]}" if section else keys[0], *keys[1:]])
+            lines.append(f"{names} {'is' if len(keys) == 1 else 'are'} dropped: {why}")
+        return self.written + lines
 
     def _put(self, path: str, row: Row, value: Any) -> None:
         """Write the value of an old spelling under the new one."""
@@ -114,7 +128,10 @@ class Normal:
             self._refuse(path, f"{path} stands beside {row.to}, its newer spelling", "take it out")
             return
         holder[key] = value
-        self.notes.append(f"{path} is written {row.to}, as DeepSpeed spells it now")
+        self._written(path, row)
+
+    def _written(self, path: str, row: Row) -> None:
+        self.written.append(f"{path} is written {row.to}, as DeepSpeed spells it now")
 
     def _scheduler(self) -> None:
         """Refuse parameters of another scheduler, and the absence of those that a scheduler needs."""

@@ -53,7 +53,11 @@ def resolve(
     result, notes = normal.json, normal.notes
     given, clips = {**result.get("zero_optimization", {})}, "gradient_clipping" in result
     deviations = _from_recipe(result, recipe_values)
-    broken = [*normal.problems, *broken_rules(result), *(broken_by_layout(result, layout) if layout else ())]
+    broken = [
+        *normal.problems,
+        *broken_rules(result),
+        *(broken_by_layout(result, layout, data_degree) if layout else ()),
+    ]
     if not {problem.key for problem in broken} & set(batch.KEYS):
         arithmetic = batch.Arithmetic(result, recipe_values, data_degree, ramp)
         deviations, broken = arithmetic.deviations + deviations, broken + arithmetic.problems

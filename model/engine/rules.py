@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from model.engine.problems import Problem
 from model.engine.table import ROWS
-from model.engine.values import offloads, precision, summed_in, zero_stage
+from model.engine.values import has_bf16_optimizer, offloads, precision, summed_in, zero_stage
 from model.layout import Layout
 from support.json_object import JsonObject
 
 ZERO = "zero_optimization"
+PEAK = "warmup_max_lr"
 TORCH_ONLY = ("fused", "foreach")  # parameters that torch's Adam has and DeepSpeed's kernels do not
 
 
@@ -36,9 +37,15 @@ def _precision(config: JsonObject) -> Iterator[Problem]:
             "DeepSpeed 0.19.8",
             "set zero_optimization.stage to 1",
         )
-    low = "bf16_master_weights_and_grads"
-    if _on(config, "bf16", "bf16_optimizer_states") and not _on(config, "bf16", low):
+    low, alone = "bf16_master_weights_and_grads", _on(config, "bf16", "bf16_optimizer_states")
+    if alone and not _on(config, "bf16", low):
         yield Problem("bf16.bf16_optimizer_states", f"bf16.bf16_optimizer_states needs bf16.{low}", "set that to true")
+    elif _on(config, "bf16", low) and not (alone or _kernel_on_cpu(config) or has_bf16_optimizer(config)):
+        yield Problem(
+            f"bf16.{low}",
+            f"bf16.{low} needs bf16.bf16_optimizer_states, or DeepSpeed's own Adam on the CPU",
+            "set that to true too, or offload the optimizer to the CPU and take torch_adam out",
+        )
     low = "fp16_master_weights_and_grads"
     if _on(config, "fp16", low) and not _kernel_on_cpu(config):
         yield Problem(
@@ -73,8 +80,8 @@ def _gradients(config: JsonObject) -> Iterator[Problem]:
         known = dict.fromkeys((kind, "bf16", "fp32") if name == "communication_data_type" else (kind, "fp32"))
         if value not in known:
             yield Problem(name, f"{name} is {value}", f"with {kind} it must be {' or '.join(known)}")
-    names = ("prescale_gradients", "gradient_predivide_factor")
-    scaled = [name for name in names if config.get(name, False) not in (False, 1)]
+    neutral = {"prescale_gradients": False, "gradient_predivide_factor": 1}
+    scaled = [name for name, value in neutral.items() if config.get(name, value) != value]
     if scaled and zero_stage(config) > 1:
         yield Problem(
             scaled[0],
@@ -124,10 +131,15 @@ def _scheduler(config: JsonObject) -> Iterator[Problem]:
             f"total_num_steps {steps} is below warmup_num_steps {warmup}",
             "raise it, or lower warmup_num_steps",
         )
+    for low, high in (("cycle_min_lr", "cycle_max_lr"), ("cycle_min_mom", "cycle_max_mom"), ("warmup_min_lr", PEAK)):
+        least, most = (params.get(key, ROWS[f"scheduler.params.{key}"].of.get(kind)) for key in (low, high))
+        if all(type(each) in (int, float) for each in (least, most)) and least > most and low in params:
+            key = f"scheduler.params.{low}"
+            yield Problem(key, f"{key} {least:g} is above {high} {most:g}", f"lower it, or raise {high}")
 
 
-def broken_by_layout(config: JsonObject, layout: Layout) -> Iterator[Problem]:
-    """With what of a layout DeepSpeed cannot run a JSON, or runs it wrong."""
+def broken_by_layout(config: JsonObject, layout: Layout, data_degree: int | None = None) -> Iterator[Problem]:
+    """With what of a layout DeepSpeed cannot run a JSON, or runs it wrong; with a data degree also of a world."""
     stage, zero = zero_stage(config), config.get(ZERO, {})
     if layout.pp > 1 and stage > 1:
         yield Problem(
@@ -148,6 +160,14 @@ def broken_by_layout(config: JsonObject, layout: Layout) -> Iterator[Problem]:
             f"zero_hpz_partition_size does not go with layout.tp {layout.tp}: DeepSpeed forms its groups of "
             "neighbouring ranks, which hold different slices",
             "use one of the two",
+        )
+    copies, world = zero.get("zero_hpz_partition_size", 1), layout.ranks_per_replica * (data_degree or 1)
+    if data_degree and world % min(copies, world):
+        sizes = [str(size) for size in range(2, world + 1) if world % size == 0]
+        yield Problem(
+            f"{ZERO}.zero_hpz_partition_size",
+            f"zero_hpz_partition_size {copies} does not divide {world} ranks",
+            f"take the GPUs of a node: {', '.join(sizes[:6])}",
         )
     if layout.pp > 1:
         for name in ("offload_optimizer", "offload_param"):

@@ -1,7 +1,7 @@
 """What a JSON does that nobody would see, in lines: no effect at all, or one that the recipe does not know of."""
 
 from model.engine.table import ROWS
-from model.engine.values import zero_stage
+from model.engine.values import has_bf16_optimizer, zero_stage
 from support.json_object import JsonObject
 
 FROM_LOG = ("wall_clock_breakdown", "memory_breakdown", "dump_state")  # what they say stands in DeepSpeed's log
@@ -14,6 +14,9 @@ def without_effect(config: JsonObject, given: JsonObject) -> list[str]:
         row = ROWS[f"zero_optimization.{key}"]
         if row.stages and stage not in row.stages and given[key] not in ("auto", row.default):
             lines.append(f"{row.key} has no effect in ZeRO stage {stage}")
+    half = config.get("bf16", {})
+    if half.get("bf16_master_weights_and_grads") is True and has_bf16_optimizer(config):
+        lines.append("bf16.bf16_master_weights_and_grads has no effect where gradients are added up in fp32 in stage 1")
     recompute = config.get("activation_checkpointing", {})
     if "interval" in recompute and "granularity" not in recompute:
         lines.append('activation_checkpointing.interval has no effect without "granularity": "full" or "selective"')

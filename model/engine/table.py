@@ -36,8 +36,8 @@ class Row:
     """A key of the JSON.
 
     `type` is one of `KINDS`; in a "free" section no key is known. A number is at least `low`, at most `high` and
-    smaller than `below`; `only` lists all values that there are, without regard to case where `anycase` is set. `why`
-    says why others are not, or why a key is dropped.
+    smaller than `below`, a whole one a multiple of `step`; `only` lists all values that there
+    are, without regard to case where `anycase` is set. `why` says why others are not, or why a key is dropped.
 
     `here` says what becomes of it: "taken" by DeepSpeed, "ours" (the model reads it), "moved" to the key `to` (with the
     value `as_` where it is true), "dropped" with a line, "silent" (dropped without one), "off" (dropped where it is
@@ -55,6 +55,7 @@ class Row:
     low: float = -math.inf
     high: float = math.inf
     below: float = math.inf
+    step: int = 1
     only: tuple[Any, ...] = ()
     anycase: bool = False
     here: str = "taken"
@@ -75,6 +76,7 @@ class Row:
         limits = [f"at least {self.low:g}"] if math.isfinite(self.low) else []
         limits += [f"at most {self.high:g}"] if math.isfinite(self.high) else []
         limits += [f"below {self.below:g}"] if math.isfinite(self.below) else []
+        limits += [f"a multiple of {self.step}"] if self.step > 1 else []
         return KINDS[self.type] + (f" of {' and '.join(limits)}" if limits else "")
 
     def fitted(self, value: Any) -> Any:
@@ -96,7 +98,7 @@ class Row:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = {
             "flag": isinstance(value, bool),
-            "whole": number and math.isfinite(value) and value % 1 == 0,
+            "whole": number and math.isfinite(value) and value % self.step == 0,
             "number": number,
             "pair": isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value),
             "text": isinstance(value, str),

@@ -48,6 +48,12 @@ def summed_in(config: JsonObject) -> str:
     return default if asked == "auto" else str(asked)
 
 
+def has_bf16_optimizer(config: JsonObject) -> bool:
+    """Whether DeepSpeed 0.19.8 takes its bf16 optimizer in place of ZeRO's (`_do_optimizer_sanity_check`)."""
+    half = precision(config) == "bf16" and summed_in(config) == "fp32"
+    return half and zero_stage(config) == 1 and not offloads(config, "offload_optimizer")
+
+
 def sent_in(config: JsonObject, stage: int) -> str:
     """The precision in which data ranks reduce gradients in a ZeRO stage: what the JSON says, or a default.
 

@@ -42,6 +42,7 @@ def test_every_shipped_json_resolves(path: Path) -> None:
     assert resolved.json["communication_data_type"] == (sums if stage < 2 else dtype)
 
 
+LOW = {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
 BF16 = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
 
 
@@ -53,7 +54,7 @@ BF16 = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
         ({"communication_data_type": "bf16"}, "fp32", "bf16", ["communication_data_type is bf16 (usual here: fp32)"]),
         ({"zero_optimization": {"stage": 2}}, "fp32", "bf16", []),
         ({"zero_optimization": {"stage": 3}, "communication_data_type": "fp32"}, "fp32", "fp32", []),
-        ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "bf16", "bf16", []),
+        ({"bf16": {"enabled": True, **LOW}}, "bf16", "bf16", []),
         ({"bf16": {}, "fp16": {"enabled": True}}, "fp16", "fp16", []),
         ({"bf16": {}, "communication_data_type": "bf16"}, "fp32", "bf16", ["communication_data_type is bf16"]),
     ],

@@ -24,7 +24,7 @@ import torch
 from launch import local
 from model.engine import config as engine_config
 from model.engine import inside
-from model.engine.build import quiet_deepspeed, start_process_group
+from model.engine.build import build, quiet_deepspeed, start_process_group
 from model.engine.device import check_device
 from model.layout import Layout
 from recipes.registry import ROOT
@@ -278,8 +278,11 @@ def test_fp16_is_refused_on_a_cpu_that_computes_it_in_software() -> None:
 
 
 def refused(precision: dict[str, Any]) -> str:
+    """What is said of a JSON that was changed after our checks."""
+    config = training.engine_json("zero1_bf16", 1)
+    config["bf16"] |= precision
     with pytest.raises(UserError) as caught:
-        training.trainer("zero1_bf16", bf16={"enabled": True, **precision})
+        build(training.CONFIG, training.SINGLE, config, training.SEED, training.ENTRIES)
     return str(caught.value)
 
 
