@@ -9,7 +9,7 @@ from pathlib import Path
 from model.engine.normal import Normal
 from model.engine.problems import refuse
 from model.engine.reading import JsonFile, parse
-from model.engine.rules import broken_by_layout, broken_rules
+from model.engine.rules import broken_by_layout, broken_rules, following
 from model.engine.values import fp32_json, precision, recomputed_blocks, sent_in, summed_in, zero_stage
 from model.layout import Layout
 from support.json_object import JsonObject
@@ -41,7 +41,7 @@ def check(config: JsonObject, where: str) -> None:
     Errors: `JsonError` with all that is wrong; each line starts with `where`.
     """
     normal = Normal(config)
-    refuse([*normal.problems, *broken_rules(normal.json)], config, where)
+    refuse(following(normal.problems, broken_rules(normal.json)), config, where)
 
 
 def check_layout(config: JsonObject, layout: Layout, where: str) -> None:

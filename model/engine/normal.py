@@ -162,4 +162,5 @@ def _nearest(key: str, known: dict[str, Row]) -> str:
 def _remedy(row: Row, value: Any) -> str:
     if row.only and row.why:
         return row.why
-    return hint(value, row.only) if len(row.only) > 3 and isinstance(value, str) else f"it must be {row.words}"
+    listed = len(row.only) > 3 and all(isinstance(each, str) for each in (value, *row.only))
+    return hint(value, row.only) if listed else f"it must be {row.words}"

@@ -1,12 +1,13 @@
 """The DeepSpeed JSON of a run: every "auto" filled in, every default that acts written down. Imports no torch."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from model.engine import batch, said
 from model.engine.normal import Normal
 from model.engine.problems import refuse
-from model.engine.rules import broken_by_layout, broken_rules
+from model.engine.rules import broken_by_layout, broken_rules, following
 from model.engine.table import NEEDED, ROWS, Row
 from model.engine.values import offloads, precision, sent_in, summed_in, zero_stage
 from model.layout import Layout
@@ -53,11 +54,8 @@ def resolve(
     result, notes = normal.json, normal.notes
     given, clips = {**result.get("zero_optimization", {})}, "gradient_clipping" in result
     deviations = _from_recipe(result, recipe_values)
-    broken = [
-        *normal.problems,
-        *broken_rules(result),
-        *(broken_by_layout(result, layout, data_degree) if layout else ()),
-    ]
+    with_layout = broken_by_layout(result, layout, data_degree) if layout else ()
+    broken = following(normal.problems, chain(broken_rules(result), with_layout))
     if not {problem.key for problem in broken} & set(batch.KEYS):
         arithmetic = batch.Arithmetic(result, recipe_values, data_degree, ramp)
         deviations, broken = arithmetic.deviations + deviations, broken + arithmetic.problems
@@ -90,8 +88,8 @@ def _from_recipe(config: JsonObject, values: JsonObject) -> list[str]:
             params[name] = wanted
         elif params[name] != wanted:
             deviations.append(f"{path} is {params[name]} (recipe: {wanted})")
-    if params.get("torch_adam"):
-        params.pop("bias_correction", None)  # torch always corrects, and does not know the name
+    if params.get("torch_adam") and params.get("bias_correction"):
+        del params["bias_correction"]  # torch always corrects, and does not know the name
     config.setdefault("gradient_clipping", "auto")
     _halves(config, str(values.get("precision", "fp32")))
     kind = str(config.get("scheduler", {}).get("type"))

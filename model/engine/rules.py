@@ -1,6 +1,7 @@
 """Values of the JSON that do not go with each other or with a layout: DeepSpeed fails on them, or computes wrongly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import product
 
 from model.engine.problems import Problem
 from model.engine.table import ROWS
@@ -10,7 +11,15 @@ from support.json_object import JsonObject
 
 ZERO = "zero_optimization"
 PEAK = "warmup_max_lr"
+# Where one of these is wrong in itself, what follows from it is not judged.
+DECIDING = {f"{name}{key}" for name, key in product((ZERO, "bf16", "fp16"), ("", ".stage", ".enabled"))}
 TORCH_ONLY = ("fused", "foreach")  # parameters that torch's Adam has and DeepSpeed's kernels do not
+
+
+def following(problems: list[Problem], rules: Iterable[Problem]) -> list[Problem]:
+    """All problems, given those of single keys: a rule is not judged by a key that is wrong in itself."""
+    wrong = {problem.key for problem in problems}
+    return problems if wrong & DECIDING else problems + [problem for problem in rules if problem.key not in wrong]
 
 
 def broken_rules(config: JsonObject) -> Iterator[Problem]:
@@ -161,6 +170,14 @@ def broken_by_layout(config: JsonObject, layout: Layout, data_degree: int | None
             "neighbouring ranks, which hold different slices",
             "use one of the two",
         )
+    timed = {
+        "wall_clock_breakdown": config.get("wall_clock_breakdown"),
+        "flops_profiler": _on(config, "flops_profiler"),
+    }
+    for key, on in timed.items():
+        if layout.pp > 1 and on:
+            what = f"{key} does not go with layout.pp {layout.pp}: DeepSpeed 0.19.8 starts a timer twice and fails"
+            yield Problem(key, what, "switch it off")
     copies, world = zero.get("zero_hpz_partition_size", 1), layout.ranks_per_replica * (data_degree or 1)
     if data_degree and world % min(copies, world):
         sizes = [str(size) for size in range(2, world + 1) if world % size == 0]
