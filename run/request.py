@@ -1,6 +1,7 @@
 """What a command line asks for, checked against the recipe, the JSON, the world size and what is on disk."""
 
 import dataclasses
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from recipes.recipe import Recipe
 from recipes.registry import ROOT
 from run.directory import Run, check_new, newest, read_recipe, runs_root
 from support.errors import UserError
+from support.json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     resolved = dataclasses.replace(resolved, deviations=(*_changed(recipe, wanted), *resolved.deviations))
     if request.max_steps is not None and request.max_steps < 1:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
+    _check_outputs(resolved.json, config_path)
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
     return Run(path, wanted, config, _with_monitors(resolved, path), world_size, request.max_steps, request.resume)
@@ -103,6 +106,18 @@ def _fields(recipe: Recipe) -> dict[str, object]:
         else:
             found[name] = value
     return found | {"data.corpus": settings.spelled(recipe.data.corpus)}
+
+
+def _check_outputs(config: JsonObject, config_path: Path) -> None:
+    """Refuse a place that the JSON has things written to and that cannot be one. Errors: `UserError` with the key."""
+    monitors = [(f"{name}.output_path", config.get(name, {})) for name in ("tensorboard", "csv_monitor")]
+    for key, section in [*monitors, ("flops_profiler.output_file", config.get("flops_profiler", {}))]:
+        given = section.get(key.partition(".")[2]) if section.get("enabled") else None
+        if given:
+            place = Path(given).parent if key.endswith("file") else Path(given)
+            standing = next(each for each in (place, *place.absolute().parents) if each.exists())
+            if not (standing.is_dir() and os.access(standing, os.W_OK | os.X_OK)):
+                raise UserError(f"{config_path}: {key} is {given} and nothing can be written there; give another place")
 
 
 def _with_monitors(resolved: Resolved, path: Path) -> Resolved:

@@ -291,6 +291,22 @@ def test_what_only_deepspeed_refuses_is_one_line_too() -> None:
     assert said.startswith("DeepSpeed refuses this JSON: bf16_optimizer_states requires bf16_master_weights_and_grads")
 
 
+def times_a_pipeline() -> None:
+    config = training.engine_json("pipeline_fp32", 1)
+    config["wall_clock_breakdown"] = True
+    layout = Layout(pp=2)
+    subject = build(training.config_for(layout), layout, config, training.SEED, training.ENTRIES)
+    training.step(subject, training.batches(1)[0])
+
+
+def test_a_pipeline_cannot_be_timed() -> None:
+    with pytest.raises(AssertionError, match="bwd_microstep timer has already been started"):
+        run_ranks(2, times_a_pipeline)
+    with pytest.raises(UserError, match=r"wall_clock_breakdown does not go with layout\.pp 2"):
+        zero = {"stage": 1}
+        engine_config.check_layout({"wall_clock_breakdown": True, "zero_optimization": zero}, Layout(pp=2), "x")
+
+
 def test_a_port_that_is_taken_is_one_line_and_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as holder:
         holder.bind(("", 0))
