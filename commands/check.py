@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from commands import cli
-from planner.resolve import Checked, checked
+from planner.checking import Checked, checked
 from recipes.registry import load
 from support.errors import WRONG_INPUT
 
@@ -42,5 +42,7 @@ def show(values: Checked) -> None:
     print(f"{values['file']} is good for {values['recipe']} on {values['world_size']:,} ranks")
     for deviation in values["deviations"]:
         print(f"deviates from the recipe: {deviation}")
-    for note in values["notes"]:
-        print(note)
+    for line in values["notes"]:
+        print(line)
+    for difference in values["differences"]:
+        print(f"differs from the recipe's own JSON: {difference}")

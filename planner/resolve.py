@@ -2,10 +2,8 @@
 
 import math
 from pathlib import Path
-from typing import TypedDict
 
 from model.engine import config as engine_config
-from model.engine.problems import JsonError
 from model.engine.resolve import Resolved, resolve
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT, short_name
@@ -33,7 +31,7 @@ def engine_values(recipe: Recipe) -> JsonObject:
     zero, scheduler = "zero_optimization", "scheduler.params"
     return {
         **recipe.engine_values(),
-        **_own_json(recipe),
+        **_from_own_json(recipe),
         f"{zero}.reduce_bucket_size": width * width,
         f"{zero}.stage3_prefetch_bucket_size": 9 * width * width // 10,
         f"{zero}.stage3_param_persistence_threshold": 10 * width,
@@ -43,10 +41,15 @@ def engine_values(recipe: Recipe) -> JsonObject:
     }
 
 
-def _own_json(recipe: Recipe) -> JsonObject:
+def own_json(recipe: Recipe) -> Path:
+    """The JSON that a recipe names: from the working directory, else from the project."""
+    return Path(recipe.engine) if Path(recipe.engine).exists() else ROOT / recipe.engine
+
+
+def _from_own_json(recipe: Recipe) -> JsonObject:
     """What the recipe's own JSON says plainly; nothing where it is not there any more."""
     try:
-        own = engine_config.parse(ROOT / recipe.engine)
+        own = engine_config.parse(own_json(recipe))
         values: JsonObject = {"precision": engine_config.precision(own)}
         clipping = own.get("gradient_clipping")
         return values | ({"gradient_clipping": clipping} if type(clipping) in (int, float) else {})
@@ -65,55 +68,3 @@ def data_degree(recipe: Recipe, world_size: int) -> int:
             f"plan-{short_name(recipe.name)}, or rehearse it here with make rehearse-{short_name(recipe.name)}"
         )
     return recipe.layout.data_degree(world_size)
-
-
-class Wrong(TypedDict):
-    """A problem of a JSON; `line` is null where its key does not stand in the file."""
-
-    file: str
-    line: int | None
-    key: str
-    what: str
-    remedy: str
-
-
-class Checked(TypedDict):
-    """What `stagecraft check` says. Either there are problems, or `resolved` is what DeepSpeed would get."""
-
-    file: str
-    recipe: str
-    world_size: int
-    problems: list[Wrong]
-    deviations: list[str]
-    notes: list[str]
-    resolved: JsonObject
-
-
-def checked(recipe: Recipe, path: Path, world_size: int) -> Checked:
-    """All that is wrong with a JSON for a recipe and a number of ranks, or what it resolves to.
-
-    Errors: `UserError` where the file is no JSON, or the world does not hold the recipe.
-    """
-    values: Checked = {
-        "file": str(path),
-        "recipe": recipe.name,
-        "world_size": world_size,
-        "problems": [],
-        "deviations": [],
-        "notes": [],
-        "resolved": {},
-    }
-    try:
-        resolved = resolve_engine(recipe, engine_config.parse(path), path, world_size)
-    except JsonError as error:
-        each = (
-            Wrong(file=each.file, line=each.line, key=each.key, what=each.what, remedy=each.remedy)
-            for each in error.problems
-        )
-        return {**values, "problems": list(each)}
-    return {
-        **values,
-        "deviations": list(resolved.deviations),
-        "notes": list(resolved.notes),
-        "resolved": resolved.json,
-    }

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from model.engine.table import ROWS
 from support.errors import UserError
 from support.json_object import JsonObject
 
+OLD_SPELLINGS = {row.to: row.key for row in ROWS.values() if row.here == "moved"}
 MOST_SHOWN = 60  # characters of a value in a message
 
 
@@ -22,7 +24,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Located(Problem):
-    """A problem and where it is; `line` is None where the key does not stand in the file."""
+    """A problem and where it is; `line` is None where nothing of the key stands in the file."""
 
     file: str
     line: int | None
@@ -49,9 +51,19 @@ def refuse(problems: Iterable[Problem], config: JsonObject, where: str) -> None:
     Errors: `JsonError`.
     """
     lines: dict[str, int] = getattr(config, "lines", {})
-    found = [Located(p.key, p.what, p.remedy, where, lines.get(p.key)) for p in dict.fromkeys(problems)]
+    found = [Located(p.key, p.what, p.remedy, where, _line(p.key, lines)) for p in dict.fromkeys(problems)]
     if found:
         raise JsonError(tuple(sorted(found, key=lambda problem: problem.line or 0)))
+
+
+def _line(key: str, lines: dict[str, int]) -> int | None:
+    """The line of a key: of its old spelling or of its section where it does not stand there itself."""
+    while key:
+        found = lines.get(key) or lines.get(OLD_SPELLINGS.get(key, ""))
+        if found:
+            return found
+        key = key.rpartition(".")[0]
+    return None
 
 
 def shown(value: Any) -> str:

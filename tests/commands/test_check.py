@@ -108,6 +108,10 @@ def test_a_good_one_is_shown_resolved_with_its_differences(
         "deviates from the recipe: optimizer.params.lr is 1 (recipe: 0.003)",
         "fp16.opt_level is dropped: it belongs to Apex, which DeepSpeed 0.19.8 has no more",
         "gradient_clipping is 1.0: the JSON does not say it",
+        "differs from the recipe's own JSON: optimizer.params.lr is 1 (there: 0.003)",
+        "differs from the recipe's own JSON: optimizer.params.fused is unset (there: True)",
+        "differs from the recipe's own JSON: zero_optimization.stage is 0 (there: 1)",
+        "differs from the recipe's own JSON: zero_optimization.overlap_comm is unset (there: True)",
     ]
 
 
