@@ -62,6 +62,11 @@ def _precision(config: JsonObject) -> Iterator[Problem]:
             f"fp16.{low} needs DeepSpeed's own Adam on the CPU",
             "offload the optimizer to the CPU and take torch_adam out, or switch it off",
         )
+    half = config.get("fp16", {})
+    power, floor = (half.get(key, ROWS[f"fp16.{key}"].default) for key in ("initial_scale_power", "min_loss_scale"))
+    if kind == "fp16" and type(power) is type(floor) is int and not half.get("loss_scale") and floor > 2**power:
+        what = f"fp16.min_loss_scale {floor} is above the first loss scale, 2^{power} = {2**power}"
+        yield Problem("fp16.min_loss_scale", what, "lower it, or raise initial_scale_power")
     wanted = config.get("data_types", {}).get("param_dtype")
     if wanted not in (None, "auto", kind):
         remedy = f"it must be {kind}, or taken out"

@@ -101,6 +101,7 @@ EDITS: list[tuple[str, str, Any, Any]] = [
     ("zero1_fp16", "fp16.loss_scale_window", 0, "is 0; it must be a whole number of at least 1"),
     ("zero1_fp16", "fp16.hysteresis", 0, "is 0; it must be a whole number of at least 1"),
     ("zero1_fp16", "fp16.min_loss_scale", 0, "is 0; it must be a whole number of at least 1"),
+    ("zero1_fp16", "fp16.min_loss_scale", 2**17, "is above the first loss scale, .* = 65536; lower it"),
     ("zero1_fp16", "fp16.loss_scale", -1, "is -1; it must be a number of at least 0"),
     ("zero1_fp16", "fp16.loss_scale", 1024, 1024),
     ("zero1_fp16", "fp16.opt_level", "O2", OUT),
