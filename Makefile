@@ -7,12 +7,20 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 RECIPES := $(patsubst recipes/%.py,%,$(shell grep -l '^RECIPE\b' recipes/*.py))
 SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 
-# Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  RUN=runs/…  PROMPT="…"
-FLAGS   = $(if $(DS),--deepspeed_config $(DS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(ARGS)
-RUNFLAG = $(if $(RUN),--run $(RUN))
+# Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  NAME=mine  FROM=run@step  RUN=run  PROMPT="…"
+# Texts reach a command by way of the environment, letter by letter: neither make nor the shell acts upon what is in
+# them. ARGS holds words and flags, and the shell reads it as on any command line.
+TEXTS   := DS HOSTFILE RUN PROMPT CORPUS OUT DATA NAME FROM NOTE A B
+# Names that mean something else in an environment (WSL has NAME in everybody's) count on the command line only.
+$(foreach name,NAME FROM NOTE A B,$(if $(findstring environment,$(origin $(name))),$(eval $(name) :=)))
+$(foreach name,$(TEXTS),$(if $(value $(name)),$(eval override export $(name) := $$(value $(name)))))
+text    = $(if $($(1)),$(2) "$$$(1)")
+ENGINE  = $(call text,DS,--deepspeed_config)
+FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
+RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse check clean-corpus inspect evaluate generate export report \
-	bench bench-planner bench-search bench-data $(SIZES)
+.PHONY: help setup demo test test-avx2 lint recipes rehearse check clean-corpus inspect watch evaluate generate export report \
+	runs note clean-runs new-recipe diff bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,19 +58,19 @@ $(SIZES): setup
 	$(PY) -m commands pretrain $@ $(FLAGS)
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
-	@$(PY) -m commands plan $* $(if $(DS),--deepspeed_config $(DS)) $(ARGS)
+	@$(PY) -m commands plan $* $(ENGINE) $(ARGS)
 
 check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to: make check DS=mine.json
-	@$(PY) -m commands check $(DS) $(ARGS)
+	@$(PY) -m commands check $(call text,DS) $(ARGS)
 
 data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
 	$(PY) -m commands prepare $* $(ARGS)
 
 clean-corpus: setup  ## a cleaner corpus: CORPUS=my/texts OUT=cleaned ARGS="--stages default language:en"
-	$(PY) -m commands clean $(CORPUS) --out $(OUT) $(ARGS)
+	$(PY) -m commands clean $(call text,CORPUS) $(call text,OUT,--out) $(ARGS)
 
-inspect: setup  ## look at prepared data: DATA=tiny, a run or prepared folders
-	@$(PY) -m commands inspect $(DATA) $(ARGS)
+inspect: setup  ## look at prepared data: DATA=tiny, a run or a prepared folder
+	@$(PY) -m commands inspect $(call text,DATA) $(ARGS)
 
 rehearse-%: setup  ## walk a recipe narrow on this machine: make rehearse-530b
 	@$(PY) -m commands rehearse $* $(ARGS)
@@ -72,17 +80,35 @@ rehearse: $(addprefix rehearse-,$(SIZES))  ## rehearse all of them
 recipes: setup  ## a table of the recipes
 	@$(PY) -m recipes
 
+new-recipe: setup  ## a copy of a recipe, to change: NAME=mine FROM=345m
+	@$(PY) -m commands new-recipe $(call text,NAME) $(call text,FROM,--from) $(ARGS)
+
+diff: setup  ## what two recipes and their resolved JSONs do not share: A=345m B=760m
+	@$(PY) -m commands diff $(call text,A) $(call text,B) $(ARGS)
+
+watch: setup  ## a run while it goes, whoever started it: RUN=…
+	@$(PY) -m commands watch $(call text,RUN) $(ARGS)
+
 evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
 	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)
 
 generate: setup  ## write text: RUN=… PROMPT="…"
-	$(PY) -m commands generate $(RUNFLAG) $(if $(PROMPT),--prompt "$(PROMPT)") $(ARGS)
+	$(PY) -m commands generate $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
 
 export: setup  ## a Hugging Face folder: RUN=…
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)
 
 report: setup  ## the summary and the curve of a run: RUN=…
 	$(PY) -m commands report $(RUNFLAG) $(ARGS)
+
+runs: setup  ## a table of the runs: ARGS="345m"
+	@$(PY) -m commands runs $(ARGS)
+
+note: setup  ## a note in a run's record: RUN=… NOTE="…"
+	@$(PY) -m commands note $(call text,RUN) $(call text,NOTE) $(ARGS)
+
+clean-runs: setup  ## remove old checkpoints and starts that came to nothing: RUN=… ARGS="--older 30"
+	@$(PY) -m commands clean-runs $(call text,RUN) $(ARGS)
 
 bench: setup  ## DeepSpeed's loss and speed beside plain PyTorch's
 	$(PY) -m bench.plain $(ARGS)

@@ -13,8 +13,11 @@ from support.nearest import hint
 COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
     "recipes": "list the recipes",
+    "new-recipe": "copy a recipe under a name of your own",
+    "diff": "what two recipes do not share",
     "check": "all that is wrong with a DeepSpeed JSON, or what it resolves to",
     "plan": "memory, time and cost of a recipe, without a GPU",
+    "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",
     "prepare": "fetch, clean and tokenise a recipe's data",
     "clean": "clean a corpus",
@@ -22,6 +25,9 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
     "export": "a run as a Hugging Face folder",
+    "runs": "list the runs",
+    "note": "write a note into a run's record",
+    "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",
 }
 
@@ -54,7 +60,7 @@ def main() -> None:
         print(f"stagecraft {version()}")
     elif name in COMMANDS:
         sys.argv = [f"stagecraft {name}", *rest]
-        importlib.import_module(f"commands.{name}").main()
+        importlib.import_module(f"commands.{name.replace('-', '_')}").main()
     else:
         cli.fail(f"there is no command {name!r}; {hint(name, COMMANDS)}", WRONG_INPUT)
 

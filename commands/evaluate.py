@@ -1,16 +1,16 @@
 """`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a run."""
 
-from pathlib import Path
-
 from commands import cli
 from inference.evaluate import evaluate, show
-from run.directory import newest
+from run import checkpoints
+from run.select import HELP, find
 from support.json_object import JsonObject
 
 
 def main() -> None:
-    parser = cli.Parser("Loss, perplexity and bits per byte of a run's newest checkpoint on any text or shard.")
-    parser.add_argument("--run", type=Path, help="run directory; by default the newest")
+    parser = cli.Parser("Loss, perplexity and bits per byte of a run on any text or shard.")
+    parser.add_argument("--run", help=HELP)
+    parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     parser.add_argument(
         "--data", default="validation", help="validation, a corpus, a prepared folder's FOLDER/test, or a shard"
     )
@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def job() -> JsonObject:
-        values = evaluate(args.run or newest(), args.data)
+        values = evaluate(find(args.run), args.data, args.checkpoint)
         if not args.json:
             show(values)
         return values

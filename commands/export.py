@@ -4,23 +4,25 @@ from pathlib import Path
 
 from commands import cli
 from inference.export import export
-from run.directory import newest, read_recipe
+from run import checkpoints
+from run.select import HELP, find
+from support.json_object import JsonObject
 
 
 def main() -> None:
     parser = cli.Parser("Export a run as a Hugging Face folder (GPT2LMHeadModel, fp32, with its tokeniser).")
-    parser.add_argument("--run", type=Path, help="run directory; by default the newest")
+    parser.add_argument("--run", help=HELP)
+    parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     parser.add_argument("--out", type=Path, help="folder to write; by default export/ in the run directory")
     parser.add_argument("--json", action="store_true", help="print where it lies as JSON")
     args = parser.parse_args()
 
-    def job() -> dict[str, str]:
-        run = args.run or newest()
-        read_recipe(run)
+    def job() -> JsonObject:
+        run = find(args.run)
         folder = args.out or run / "export"
-        export(run, folder)
+        checkpoint = export(run, folder, args.checkpoint)
         if not args.json:
             print(f"exported {run} to {folder}")
-        return {"run": str(run), "folder": str(folder)}
+        return {"run": str(run), "folder": str(folder), **checkpoint.told}
 
     cli.run_job(job, args.json)

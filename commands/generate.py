@@ -6,7 +6,8 @@ from pathlib import Path
 
 from commands import cli
 from inference.generate import DEFAULT_NEW_TOKENS, Sampling, generate
-from run.directory import newest
+from run import checkpoints
+from run.select import HELP, find
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -28,7 +29,8 @@ def read_prompt(text: str | None, file: Path | None) -> str:
 
 def main() -> None:
     parser = cli.Parser("Write text with a run or an exported folder, through transformers' generate.")
-    parser.add_argument("--run", type=Path, help="run directory or exported folder; by default the newest run")
+    parser.add_argument("--run", help=f"{HELP}; or an exported folder")
+    parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from; by default standard input")
     source.add_argument("--file", type=Path, help="file that holds the prompt")
@@ -61,6 +63,6 @@ def main() -> None:
         odds = (args.greedy, args.temperature, args.top_k, args.top_p, args.repetition_penalty)
         sampling = Sampling(*odds, args.seed, args.samples, args.max_new_tokens)
         prompt = read_prompt(args.prompt, args.file)
-        return generate(args.run or newest(), prompt, sampling, stream=not args.json)
+        return generate(find(args.run), prompt, sampling, not args.json, args.checkpoint)
 
     cli.run_job(job, args.json)

@@ -13,7 +13,7 @@ from planner.search import best
 from planner.show import show, show_found
 from planner.values import Found, Plan
 from planner.verify import verify
-from recipes.registry import ROOT, load, names
+from recipes.registry import ROOT, load
 from recipes.settings import override
 from support.errors import UserError
 
@@ -23,7 +23,7 @@ TOP = 10  # layouts that a search shows
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("What a recipe needs: memory of every rank, time, cost; without a GPU.")
-    parser.add_argument("recipe", help=f"one of {', '.join(names())}")
+    parser.add_argument("recipe", help="its name, for example 345m; stagecraft recipes lists them")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="DeepSpeed JSON; by default the recipe's")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--gpu", help=f"{', '.join(CATALOGUE)}; by default the recipe's")
@@ -67,7 +67,7 @@ def main() -> None:
             values["verified"] = verify(recipe, path, world)
         if args.plot:
             title = f"{recipe.name} on {world:,} {machine.gpu.name if machine else 'ranks'}"
-            draw(own_step(recipe, path, world), machine, values["memory"], title, Path(args.plot))
+            draw(own_step(recipe, path, world), machine, values, title, Path(args.plot))
         if not args.json:
             show(values)
             if args.plot:

@@ -1,24 +1,26 @@
-"""`stagecraft pretrain 345m`: train a recipe. `deepspeed --module recipes.gpt_345m` is one rank of it."""
+"""`stagecraft pretrain 345m`: train a recipe. Under another launcher `recipes/gpt_345m.py` is one rank of it."""
 
 import os
+from pathlib import Path
 
 from commands import cli
-from recipes.recipe import Recipe
-from recipes.registry import load, names
+from recipes.registry import load
 from run.request import Request
+from support.terminal import lasting_output
 
 
-def main(recipe: Recipe | None = None) -> None:
+def main(file: str | None = None) -> None:
     """Train a recipe: as a rank where another launcher started this process, else as the launcher.
 
-    Without `recipe` the first argument names it.
+    `file` is the recipe's, where it was started itself; else the first argument names the recipe.
     """
     parser = cli.Parser(
-        f"Train {recipe.name if recipe else 'a recipe'} under the deepspeed launcher: as many GPUs as there are, else "
-        "CPU processes."
+        f"Train {Path(file).stem if file else 'a recipe'} under the deepspeed launcher: as many GPUs as there are, "
+        "else CPU processes."
     )
-    if recipe is None:
-        parser.add_argument("recipe", help=f"one of {', '.join(names())}")
+    if file is None:
+        parser.add_argument("recipe", help="its name, for example 345m; stagecraft recipes lists them")
+    parser.add_argument("--deepspeed", action="store_true", help="as in other scripts: here DeepSpeed always trains")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="DeepSpeed JSON; by default the recipe's")
     parser.add_argument(
         "--set",
@@ -32,6 +34,8 @@ def main(recipe: Recipe | None = None) -> None:
     parser.add_argument("--max-steps", type=int, help="stop after this step; the schedule stays the recipe's")
     parser.add_argument("--run-dir", help="directory of the run; by default runs/<recipe>/<time>")
     parser.add_argument("--resume", action="store_true", help="go on with --run-dir, or with this recipe's newest run")
+    parser.add_argument("--name", help="a name for the new run; other commands take it with --run")
+    parser.add_argument("--from", dest="branch", metavar="RUN[@STEP]", help="begin a branch of a run at a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
     parser.add_argument(
         "--processes",
@@ -40,20 +44,22 @@ def main(recipe: Recipe | None = None) -> None:
     )
     parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, progress on standard error")
-    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers; not needed")
     args = parser.parse_args()
-    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, args.run_dir, args.resume, args.seed)
-    if "RANK" in os.environ and recipe is not None:
+    name = Path(file).stem if file else args.recipe
+    where = (args.run_dir, args.resume, args.seed, args.name, args.branch)
+    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, *where)
+    if "RANK" in os.environ and file is not None:
         from commands.rank import be_rank
         from training import train
 
-        be_rank(lambda: train.train_alone(recipe, request))
+        be_rank(lambda: train.train_alone(load(name), request))
     else:
-        wanted = recipe
 
         def job() -> object:
             from launch.start import start
 
-            return start(wanted or load(args.recipe), request, args.processes, args.hostfile)
+            return start(load(name), request, args.processes, args.hostfile)
 
-        cli.run_job(job, args.json)
+        with lasting_output():
+            cli.run_job(job, args.json)

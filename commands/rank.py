@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from commands import cli
+from support.terminal import lasting_output
 
 
 def main() -> None:
@@ -21,7 +22,8 @@ def main() -> None:
 
 def be_rank(job: Callable[[], None]) -> NoReturn:
     """Train, and end past C++'s own clearing up: gloo's threads now and then abort a process in it."""
-    cli.run_job(job)
+    with lasting_output():
+        cli.run_job(job)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from data.corpus.sources import SPLITS
 from inference.export import load_model, load_tokeniser
+from run.checkpoints import choose
 from run.directory import read_data, read_recipe
 from run.report import bits_per_byte, perplexity
 from support.errors import UserError
@@ -27,12 +28,13 @@ BATCH_TOKENS = 16_384  # tokens evaluated at once: large enough to keep a GPU bu
 BATCH_DOCUMENTS = 64  # encoded together: text of at most 4 MiB each
 
 
-def evaluate(run: Path, data: str) -> JsonObject:
+def evaluate(run: Path, data: str, which: str | None = None) -> JsonObject:
     """Loss of a run on `data`: "validation" (the run's own), a prepared split or shard by its path, or any corpus.
 
     An end-of-document token stands in front, as in training, and long texts are cut into consecutive windows of the
     model's length, so that every token is predicted once. The tokens that close the documents are predicted like all
-    others: their loss counts, and they have no bytes. Errors: `UserError` where the data cannot be read or is empty.
+    others: their loss counts, and they have no bytes. `which` is a checkpoint, see `run/checkpoints.py`. Errors:
+    `UserError` where the data cannot be read or is empty, or there is no such checkpoint.
     """
     import torch
 
@@ -50,7 +52,9 @@ def evaluate(run: Path, data: str) -> JsonObject:
         if not text.size:
             raise UserError(f"{text.name} holds no text; give another")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(run).to(device, _dtype(run))
+    checkpoint = choose(run, which)
+    checkpoint.tell()
+    model = load_model(run, checkpoint).to(device, _dtype(run))
     tokeniser = load_tokeniser(run)
     vocabulary = Vocabulary(tokenisers.entries(tokeniser), tokeniser.eos_token_id)
     losses = [mean_loss(model, text, vocabulary, recipe.data.separate_documents) for text in texts]
@@ -59,6 +63,7 @@ def evaluate(run: Path, data: str) -> JsonObject:
     bytes_per_token = sum(text.share * text.size / text.num_tokens for text in texts) / total
     return {
         "run": str(run),
+        **checkpoint.told,
         "data": data,
         "tokens": sum(text.num_tokens for text in texts),
         "bytes": sum(text.size for text in texts),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from run.checkpoints import Chosen, choose
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -49,14 +50,23 @@ class Sampling:
         return values
 
 
-def load(path: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
-    """Model and tokeniser of a run directory or of an exported folder. Errors: `UserError` where it is neither."""
+def load(path: Path, which: str | None = None) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast, Chosen | None]":
+    """Model and tokeniser of an exported folder, or of a run directory with the checkpoint that `which` means.
+
+    Errors: `UserError` where it is neither, or there is no such checkpoint.
+    """
     import torch
 
     from inference.export import load_as_hf
 
-    model, tokeniser = load_exported(path) if (path / "config.json").exists() else load_as_hf(path)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokeniser
+    checkpoint = None
+    if not (path / "config.json").exists():
+        checkpoint = choose(path, which)
+        checkpoint.tell()
+    elif which is not None:
+        raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
+    model, tokeniser = load_as_hf(path, checkpoint) if checkpoint else load_exported(path)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokeniser, checkpoint
 
 
 def load_exported(folder: Path) -> "tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]":
@@ -108,14 +118,14 @@ def new_tokens(prompt_tokens: int, context: int, asked: int | None) -> int:
     return asked
 
 
-def generate(path: Path, prompt: str, sampling: Sampling, stream: bool = False) -> JsonObject:
+def generate(path: Path, prompt: str, sampling: Sampling, stream: bool = False, which: str | None = None) -> JsonObject:
     """Texts that go on from a prompt, written with a run or an exported folder; a `stream` prints them as they come."""
     import torch
     from transformers import TextStreamer, set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model, tokeniser = load(path)
+    model, tokeniser, checkpoint = load(path, which)
     # A prompt of nothing is the beginning of a document.
     ids = tokeniser(prompt, add_special_tokens=False)["input_ids"] or [tokeniser.eos_token_id]
     count = new_tokens(len(ids), model.config.n_positions, sampling.max_new_tokens)
@@ -135,4 +145,5 @@ def generate(path: Path, prompt: str, sampling: Sampling, stream: bool = False) 
             **sampling.arguments,
         )
         texts.append(tokeniser.decode(output[0], skip_special_tokens=True))
-    return {"prompt": prompt, "samples": texts}
+    told = checkpoint.told if checkpoint else {"checkpoint": None, "passed_over": []}
+    return {"prompt": prompt, "samples": texts, **told}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from recipes.registry import ROOT
 from support.errors import UserError
 
 CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
@@ -19,10 +20,13 @@ SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their b
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CHOSEN = "CUDA_VISIBLE_DEVICES"
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # one folder for each board, visible or not
+GPU_DEVICES = ("nvidia*", "nvmap", "dxg", "kfd")  # in /dev, one of them at least: NVIDIA's, Tegra's, WSL's, AMD's
 
 
 def count_gpus() -> int:
     """GPUs of this machine, 0 where there are none."""
+    if not any(any(Path("/dev").glob(name)) for name in GPU_DEVICES):
+        return 0  # two seconds sooner than torch says so
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -106,7 +110,8 @@ def deepspeed_command(module: str, arguments: list[str], processes: int, hostfil
         # With --num_gpus the launcher forgets which devices the user chose (DeepSpeed 0.19.8, launcher/runner.py:451).
         gpus = visible_gpus()
         local = ["--include", f"localhost:{','.join(gpus[:processes])}"] if gpus else ["--num_gpus", str(processes)]
-        where = [*local, "--master_port", str(free_port())]
+        # Without --hostfile the launcher reads /job/hostfile where there is one. It takes no device for a hostfile.
+        where = ["--hostfile", os.devnull, *local, "--master_port", str(free_port())]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
     return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
 
@@ -135,8 +140,13 @@ def check_remote(arguments: list[str]) -> None:
 
 
 def environment(processes: int) -> dict[str, str]:
-    """The environment of this machine's ranks: they share the cores, and without GPUs DeepSpeed takes the CPU."""
+    """The environment of this machine's ranks: they share the cores, and without GPUs DeepSpeed takes the CPU.
+
+    They find this project whatever the working directory is, and nothing that lies there under the same name.
+    """
     result = dict(os.environ)
+    result["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), result.get("PYTHONPATH"))))
+    result["PYTHONSAFEPATH"] = "1"
     if count_gpus() == 0:
         result.setdefault("DS_ACCELERATOR", "cpu")
         result.pop(CHOSEN, None)  # on a CPU the launcher counts its entries as processes
@@ -144,14 +154,17 @@ def environment(processes: int) -> dict[str, str]:
     return result
 
 
-def run(command: list[str], env: dict[str, str], *inherited: int) -> int:
+def run(command: list[str], env: dict[str, str], *inherited: int, output: int | None = None) -> int:
     """Run a launcher to its end and return its exit status. An interrupt lets the ranks save before they end.
 
     The launcher's outer process neither passes signals on nor reports a killed inner one (DeepSpeed 0.19.8 exits 0),
     so signals go to the inner one, and the caller must check that the run did what it should. The launcher gets the
-    descriptors `inherited`: it keeps a lock until its ranks have ended, also where this process is killed.
+    descriptors `inherited`: it keeps a lock until its ranks have ended, also where this process is killed. It prints to
+    the descriptor `output`, else where this process does.
     """
-    process = subprocess.Popen(command, env=env, start_new_session=True, pass_fds=inherited)
+    process = subprocess.Popen(
+        command, env=env, start_new_session=True, pass_fds=inherited, stdout=output, stderr=output
+    )
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

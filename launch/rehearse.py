@@ -19,7 +19,7 @@ from recipes.recipe import Part, Recipe
 from recipes.registry import ROOT
 from recipes.settings import override, spelled
 from run.directory import runs_root
-from run.metrics import read_metrics
+from run.metrics import read_steps, reproducible
 from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import Say
@@ -130,7 +130,7 @@ def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
     with open(log, "a") as stream:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=stream, stderr=stream)
     watch = Watch(process.pid)
-    while len(read_metrics(metrics)) < KILL_AFTER:
+    while len(read_steps(metrics)) < KILL_AFTER:
         if process.poll() is not None or watch.hangs():
             process.terminate()
             process.wait()
@@ -143,11 +143,11 @@ def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
         raise UserError(f"the run ended before it could be killed; see {log}") from None
     if process.wait() == 0:
         raise UserError(f"the run ended before it could be killed; see {log}")
-    return int(read_metrics(metrics)[-1]["step"])
+    return int(read_steps(metrics)[-1]["step"])
 
 
 def _numbers(path: Path) -> list[JsonObject]:
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(path)]
+    return reproducible(read_steps(path))
 
 
 def rehearse(recipe: Recipe, processes: int, say: Say) -> JsonObject:

@@ -201,3 +201,15 @@ def find(name: str, memory_gb: float | None = None, nearest: bool = False) -> GP
             f"{', '.join(f'{gpu.name} ({gpu.memory_gb:g} GB)' for gpu in same)}"
         )
     return min(same, key=lambda gpu: abs(gpu.memory_gb - stated))
+
+
+def peak_flops(device: str, dtype: str) -> float | None:
+    """FLOP/s at most of a device that a driver names so (`NVIDIA A100-SXM4-80GB`), None where it is not known.
+
+    `dtype` is "bf16" or "fp16" for the tensor cores, or "fp32" for the other ones.
+    """
+    try:
+        gpu = find(device, nearest=True)
+    except UserError:
+        return None
+    return TERA * (gpu.vector_tflops if dtype == "fp32" else gpu.half_tflops)

@@ -7,6 +7,15 @@ FLOPs            2.9e20  (967.9 MFLOPs a token)
 cluster         8 A100-80GB = tensor 1 x pipeline 1 x data 8; 3 days planned
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
 
@@ -27,8 +36,3 @@ RECIPE = Recipe(
     source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; vocabulary padding as Megatron-LM",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

@@ -9,6 +9,15 @@ cluster         256 A100-80GB = tensor 2 x pipeline 1 x data 128; 6 days planned
 The paper prints a width of 5,140, which 40 heads do not divide. All who rebuilt the model take 5,120.
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from model.layout import Layout
 from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
@@ -40,8 +49,3 @@ RECIPE = Recipe(
     source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; batch, heads, init: Megatron-DeepSpeed",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

@@ -7,6 +7,15 @@ FLOPs           3.2e23  (1,076,443.0 MFLOPs a token)
 cluster         1,024 A100-80GB = tensor 8 x pipeline 16 x data 8; 32 days planned
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from model.layout import Layout
 from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
@@ -37,8 +46,3 @@ RECIPE = Recipe(
     "examples/pretrain_gpt3_175B.sh",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

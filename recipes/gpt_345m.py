@@ -7,6 +7,15 @@ FLOPs            3.8e20  (2,423.0 MFLOPs a token)
 cluster         8 A100-80GB = tensor 1 x pipeline 1 x data 8; 4 days planned
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
 
@@ -30,8 +39,3 @@ RECIPE = Recipe(
     source="Megatron-LM, arXiv:1909.08053, section 4 and 5.3; minimum rate from its examples/pretrain_gpt.sh",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

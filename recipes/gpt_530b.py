@@ -7,6 +7,15 @@ FLOPs           8.7e23  (3,230,033.5 MFLOPs a token)
 cluster         2,240 A100-80GB = tensor 8 x pipeline 35 x data 8; 37 days planned
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from model.layout import Layout
 from recipes.recipe import AdamW, Batch, Cluster, Data, Part, Recipe, Schedule
@@ -55,8 +64,3 @@ RECIPE = Recipe(
     source="Smith et al. 2022, arXiv:2201.11990, section 3.2",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

@@ -7,6 +7,15 @@ FLOPs           1.3e22  (43,134.2 MFLOPs a token)
 cluster         128 A100-80GB = tensor 1 x pipeline 1 x data 128; 6 days planned
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
 
@@ -36,8 +45,3 @@ RECIPE = Recipe(
     source="GPT-3, arXiv:2005.14165, Table 2.1 and Appendix B; batch, heads, init: Megatron-DeepSpeed",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

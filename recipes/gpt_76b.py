@@ -11,6 +11,15 @@ on a log-log plot of rates over parameters it is on the line from GPT-3's 13B (1
 Token budget, decay, betas and weight decay are GPT-3's.
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from model.layout import Layout
 from recipes.recipe import AdamW, Batch, Cluster, Data, Recipe, Schedule
@@ -42,8 +51,3 @@ RECIPE = Recipe(
     source="Narayanan et al. 2021, arXiv:2104.04473, Table 1: shape, layout, batch, GPUs; the rest: see above",
     status="planned: never run at size",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

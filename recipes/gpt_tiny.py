@@ -10,6 +10,15 @@ bits a byte for what two such cores do in five minutes. At so few tokens a small
 layers lose: what counts is the number of tokens and steps.
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
 from model.config import GPTConfig
 from recipes.recipe import AdamW, Batch, Cluster, Data, Intervals, Recipe, Schedule
 
@@ -33,8 +42,3 @@ RECIPE = Recipe(
     source="this project: trials by bits a byte, see docs/performance.md",
     status="verified: see docs/performance.md",
 )
-
-if __name__ == "__main__":
-    from commands.pretrain import main
-
-    main(RECIPE)

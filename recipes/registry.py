@@ -23,21 +23,34 @@ def short_name(name: str) -> str:
 
 
 def load(name: str) -> Recipe:
-    """The recipe of that name or short name. Errors: `UserError` that names the nearest."""
+    """The recipe of that name or short name.
+
+    Errors: `UserError` that names the nearest, or what is wrong with the recipe's file.
+    """
     stem = name.removeprefix("recipes.").removesuffix(".py").replace(".", "_")
     known = _stems()
-    found = next((each for each in known if stem in (each, short_name(each).replace(".", "_"))), None)
+    short = (each for each in known if stem == short_name(each).replace(".", "_"))
+    found = stem if stem in known else next(short, None)
     if found is None:
         whole = stem if stem.startswith("gpt_") else f"gpt_{stem}"
-        raise UserError(f"there is no recipe {name!r}; {hint(whole, names())}")
-    return _read(found)
+        raise UserError(f"there is no recipe {name!r}; {hint(whole, known)}")
+    recipe = _read(found)
+    if recipe.name != found:  # a copy would train under the name of what it was copied from
+        raise UserError(
+            f'recipes/{found}.py: the recipe\'s name is {recipe.name}; write name="{found}", as the file is called'
+        )
+    return recipe
 
 
 def _stems() -> list[str]:
     files = (ROOT / "recipes").glob("*.py")
-    return [path.stem for path in files if DECLARED.search(path.read_text(encoding="utf-8"))]
+    return sorted(path.stem for path in files if DECLARED.search(path.read_text(encoding="utf-8", errors="replace")))
 
 
 def _read(name: str) -> Recipe:
-    recipe: Recipe = importlib.import_module(f"recipes.{name}").RECIPE
+    try:
+        recipe: Recipe = importlib.import_module(f"recipes.{name}").RECIPE
+    except Exception as error:  # whoever edits a recipe can mistype anything
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"recipes/{name}.py: {said}") from error
     return recipe

@@ -45,6 +45,12 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     return from_dict(values, "--set")
 
 
+def plain(recipe: Recipe, left_out: tuple[str, ...] = ()) -> JsonObject:
+    """A recipe as its JSON form, without the sections and fields `left_out`, its blend spelled as `--set` takes it."""
+    values = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in left_out}
+    return {**values, "data": {**values["data"], "corpus": spelled(recipe.data.corpus)}}
+
+
 def spelled(corpus: str | tuple[Part, ...]) -> str:
     """A corpus or a blend as `--set data.corpus=…` takes it."""
     if isinstance(corpus, str):

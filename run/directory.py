@@ -1,6 +1,7 @@
 """The run directory: everything that made a run, and everything it made.
 
-runs/<recipe>/<run-id>/
+runs/<recipe>/<time>/
+    run.json                  who it is: id, name, when it was created, and its parent if it is a branch
     recipe.json               the recipe with its overrides
     ds_config.json            the DeepSpeed JSON as it was given, "auto" and all; a resumed run reads it again
     ds_config.resolved.json   the same without "auto", as DeepSpeed got it
@@ -8,10 +9,11 @@ runs/<recipe>/<run-id>/
     start.json                what the last start was asked for: command, world size, last step, whether it resumes
     starts.jsonl              all starts, a line each, with time, versions, commit and device
     status.json               how the last start ended; none while it runs, and none after a crash that nobody noted
-    metrics.jsonl             one line a step
+    metrics.jsonl             one line a step, and one for the last evaluation
+    events.jsonl              what else happened
     checkpoints/              step-00000100/ …
     .lock                     held by the process that trains here
-    report.json, loss.png     written at the end
+    report.json, loss.png     written at the end; `report` draws the curve at any time
 
 The directory is how the launcher tells the ranks what to do: they are given its path and nothing else.
 """
@@ -36,6 +38,8 @@ from model.engine.resolve import Resolved
 from recipes import settings
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
+from run import record
+from run.record import Parent
 from support.errors import UserError
 from support.files import enough_room, locked, write_json
 from support.json_object import JsonObject
@@ -59,6 +63,8 @@ class Run:
     world_size: int
     max_steps: int | None
     resume: bool
+    name: str | None = None
+    parent: Parent | None = None
 
     def last_step_from(self, step: int, consumed_samples: int) -> int:
         """The step at which the token budget is used up, or `--max-steps` reached, seen from a position of the run."""
@@ -66,6 +72,11 @@ class Run:
         batch = dataclasses.replace(recipe.batch, global_batch=self.engine.json["train_batch_size"])
         left = steps_for(recipe.train_samples, batch, consumed_samples)
         return step + left if self.max_steps is None else min(step + left, self.max_steps)
+
+    @property
+    def data_from(self) -> int:
+        """How many samples a branch's parent had read where the branch begins with data of its own; else 0."""
+        return self.parent.data_from if self.parent else 0
 
     @property
     def checkpoints(self) -> Path:
@@ -98,6 +109,8 @@ def check_new(path: Path, resume: bool) -> None:
 
 def _create(run: Run, data: Mixture) -> None:
     """Write all that the ranks need to know. It counts as a run from its first step on."""
+    if not run.resume or not (run.path / record.FILE).exists():
+        record.write(run.path, run.name, run.parent)
     (run.path / "status.json").unlink(missing_ok=True)
     write_json(run.path / "ds_config.json", run.engine_json)
     write_json(run.path / "ds_config.resolved.json", run.engine.json)
@@ -110,6 +123,7 @@ def _create(run: Run, data: Mixture) -> None:
         "resumed": run.resume,
         "deviations": list(run.engine.deviations),
         "notes": list(run.engine.notes),
+        "changes": list(run.parent.changes) if run.parent and not run.resume else [],
     }
     write_json(run.path / "start.json", start)
     write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))
@@ -117,11 +131,16 @@ def _create(run: Run, data: Mixture) -> None:
 
 def opened(path: Path) -> tuple[Run, Mixture]:
     """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
+    return read_run(path), mixture.reopened(read_data(path))
+
+
+def read_run(path: Path) -> Run:
+    """The run that `created` wrote. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
-    engine = Resolved(resolved, tuple(start["deviations"]), tuple(start["notes"]))
+    engine = Resolved(resolved, tuple(start["deviations"]), tuple(start.get("notes", ())))
     given = _read_json(path / "ds_config.json")
-    run = Run(path, read_recipe(path), given, engine, start["world_size"], start["max_steps"], start["resumed"])
-    return run, mixture.reopened(read_data(path))
+    asked = (start["world_size"], start["max_steps"], start["resumed"])
+    return Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path))
 
 
 def note_start(run: Run, device: str) -> None:
@@ -184,15 +203,3 @@ def _read_json(file: Path) -> JsonObject:
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold a JSON object; restore it, or start a new run")
     return values
-
-
-def newest(name: str | None = None) -> Path:
-    """The run that was started or resumed last, of one recipe or of all. Errors: `UserError` where there is none."""
-    found = runs_root().glob(f"{name or '*'}/*/recipe.json")
-    trained = filter(was_trained, (file.parent for file in found))
-    runs = sorted(trained, key=lambda path: (path / "recipe.json").stat().st_mtime)
-    if not runs:
-        raise UserError(
-            f"there is no run below {runs_root() / (name or '')}; train one with make demo, or give its directory"
-        )
-    return runs[-1]

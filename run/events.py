@@ -15,21 +15,26 @@ from support.json_object import JsonObject
 KINDS = {
     "start": "the command begins: resumed, world_size, pid, host",
     "phase": "what a start is busy with: phase (data, imports, engine, compile, load)",
-    "training": "the loop begins: step, last_step",
+    "training": "the loop begins: step, last_step, reached (the step that any start came to before)",
     "saved": "a checkpoint is whole: step, path, seconds, bytes",
     "passed_over": "a checkpoint was damaged: path, reason",
     "said": "a line that a person should see: line",
-    "stop": "the run was asked to stop: signal",
+    "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",
     "note": "what a person wrote down: text",
 }
 
 
-def note(path: Path, event: str, **facts: Any) -> None:
+def note(path: Path, event: str, /, **facts: Any) -> None:
     """Add an event to the run directory `path`. A disk without room loses it: the run is worth more."""
-    assert event in KINDS, event
     with suppress(OSError):
-        json_lines.add(path / "events.jsonl", {"time": time.time(), "event": event, **facts})
+        add(path, event, **facts)
+
+
+def add(path: Path, event: str, /, **facts: Any) -> None:
+    """Add an event to the run directory `path`. Errors: `OSError` where it cannot be written."""
+    assert event in KINDS, event
+    json_lines.add(path / "events.jsonl", {"time": time.time(), "event": event, **facts})
 
 
 def read(path: Path) -> list[JsonObject]:

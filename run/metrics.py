@@ -1,18 +1,90 @@
-"""The metrics of a run: `metrics.jsonl`, one line a step."""
+"""The metrics of a run: `metrics.jsonl`, one line a step, and one for the evaluation after the last.
+
+docs/running.md has the keys. A step has a `loss`, the evaluation at the end has `final_validation_loss` and no `loss`.
+Runs of earlier versions have fewer keys. A run may have a million steps, so nothing here keeps more than it must.
+"""
 
 import json
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from support import files, json_lines
 from support.json_object import JsonObject
 
+EVALUATED = b'"validation_loss"'
+FINAL = "final_validation_loss"
+MEASURED = (
+    *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds"),
+    *("tokens_per_second", "mfu", "memory_bytes"),
+)
+Column = NDArray[np.float64]
+
+
+def each(path: Path) -> Iterator[JsonObject]:
+    """The lines of a `metrics.jsonl`, none where there is none; what is no line, as a crash tears one, is left out."""
+    with suppress(FileNotFoundError), open(path, errors="replace") as stream:
+        for text in stream:
+            with suppress(json.JSONDecodeError):
+                line = json.loads(text)
+                if isinstance(line, dict) and "step" in line:
+                    yield line
+
 
 def read_metrics(path: Path) -> list[JsonObject]:
-    """The lines of a `metrics.jsonl`; a line that is none, as a crash tears the last one, is left out."""
-    return [line for line in json_lines.read(path) if "step" in line]
+    """All lines of a `metrics.jsonl`."""
+    return list(each(path))
+
+
+def read_steps(path: Path) -> list[JsonObject]:
+    """The lines of a `metrics.jsonl` that are steps: those with a loss, which is None where it was not finite."""
+    return [line for line in each(path) if "loss" in line]
+
+
+def columns(path: Path, names: Sequence[str]) -> tuple[dict[str, Column], JsonObject | None]:
+    """Numbers of the steps by name, NaN where a step has none, and the evaluation at the end, if there was one."""
+    found = {name: array("d") for name in names}
+    final = None
+    for line in each(path):
+        if "loss" not in line:
+            final = line if FINAL in line else final
+            continue
+        for name, column in found.items():
+            value = line.get(name)
+            column.append(math.nan if value is None else value)
+    return {name: np.array(column) for name, column in found.items()}, final
+
+
+def read_evaluated(path: Path) -> list[JsonObject]:
+    """The lines of a `metrics.jsonl` that have a `validation_loss`. Of a long file no other line is parsed.
+
+    What cannot be read has none.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return []
+    lines, at = [], content.find(EVALUATED)
+    while at >= 0:
+        end = content.find(b"\n", at) % (len(content) + 1)  # -1, of a last line without an end, is the file's
+        lines.append(content[content.rfind(b"\n", 0, at) + 1 : end])
+        at = content.find(EVALUATED, end)
+    return [line for line in json_lines.objects(lines) if "step" in line]
+
+
+def reproducible(lines: list[JsonObject]) -> list[JsonObject]:
+    """Lines without what a machine's speed and memory decide: the rest is a function of the run."""
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Forget the steps after a checkpoint: a resumed run takes them again."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+    """Forget the steps after a checkpoint: a resumed run takes them again. It also evaluates again at its end."""
+    with files.whole_file(path, "w") as stream:
+        for line in each(path):
+            if line["step"] <= step and FINAL not in line:
+                stream.write(json.dumps(line) + "\n")

@@ -11,6 +11,7 @@ from data.samples.mixture import Mixture, PreparedPart
 from data.tokens import prepare
 from data.tokens.tasks import Progress
 from recipes.recipe import Recipe
+from run.branch import parents_texts
 from run.directory import Run, read_data, runs_root
 from support.json_object import JsonObject
 from support.terminal import Say, now_and_then
@@ -88,11 +89,15 @@ def print_data(parts: list[JsonObject], train_tokens: int) -> None:
 
 
 def run_data(run: Run, say: Say) -> Mixture:
-    """The data of a run; a resumed run gets the very shards it began with. Errors: `UserError` where they changed."""
-    stored = run.path / "data.json"
-    if not run.resume or not stored.exists():
+    """The data of a run.
+
+    A resumed run gets the very shards it began with; a branch that reads the same texts, those of its parent. Errors:
+    `UserError` where they changed.
+    """
+    home = run.path if run.resume and (run.path / "data.json").exists() else parents_texts(run)
+    if home is None:
         return recipe_data(run.recipe, say)
-    began_with = read_data(run.path)
+    began_with = read_data(home)
     if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
         return mixture.reopened(began_with)
     return Mixture(recipe_data(run.recipe, say).parts, began_with)

@@ -1,15 +1,26 @@
-"""The end of a run: a summary in `report.json` and on the terminal, and the curve in `loss.png`."""
+"""The report of a run, at any time: where it is, how good and how fast. At its end it stands in `report.json`."""
 
 import json
 import math
-import statistics
 from pathlib import Path
 
-from run.directory import Run, read_data, read_recipe
-from run.metrics import read_metrics
-from support.errors import UserError
-from support.files import write_json
+import numpy as np
+
+from recipes.recipe import Recipe
+from run import curve
+from run.directory import Run, end_of, read_data, read_recipe, read_run
+from run.metrics import FINAL, Column, columns
+from support import json_lines
+from support.errors import DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError
+from support.files import is_locked, write_json
 from support.json_object import JsonObject
+
+COLUMNS = (
+    *("step", "consumed_samples", "loss", "validation_loss", "tokens_per_second", "mfu"),
+    *("seconds", "evaluate_seconds", "save_seconds"),
+)
+RECENT = 50  # steps that tell how fast the run is now
+ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped"}
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
@@ -22,61 +33,128 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def write(run: Run, step: int, consumed_samples: int, validation_loss: float, device: str) -> None:
-    """Write `report.json` and `loss.png`."""
-    recipe = run.recipe
-    bytes_per_token = read_data(run.path)["bytes_per_token"]
-    # The median: the first steps of a process are slow, because they warm up its caches.
-    speed = statistics.median(line["tokens_per_second"] for line in read_metrics(run.metrics))
-    values = {
+def summary(path: Path) -> JsonObject:
+    """What is known of a run that has finished a step, with the keys of docs/json.md; draws nothing.
+
+    What only the end gives is None before it. Errors: `UserError` where `path` is no run, or has no step yet.
+    """
+    recipe, run = read_recipe(path), _run(path)
+    found, final = columns(path / "metrics.jsonl", COLUMNS)
+    if not found["step"].size:
+        raise UserError(f"{path} has no finished step yet; wait for its first, or go on with --resume --run-dir {path}")
+    step, samples = int(found["step"][-1]), int(found["consumed_samples"][-1])
+    last_step = run.last_step_from(step, samples) if run else max(step, recipe.train_steps)
+    status = _status(path, complete=final is not None and step >= last_step)
+    loss = _final_loss(path, step, final, status)
+    speed, world = _median(found["tokens_per_second"]), run.world_size if run else None
+    return {
         "recipe": recipe.name,
         "parameters": recipe.model.num_parameters,
+        "status": status,
         "step": step,
-        "tokens": consumed_samples * recipe.model.seq_length,
-        "validation_loss": validation_loss,
-        "perplexity": perplexity(validation_loss),
-        "bits_per_byte": bits_per_byte(validation_loss, bytes_per_token),
+        "last_step": last_step,
+        "tokens": samples * recipe.model.seq_length,
+        "loss": _number(found["loss"][-1]),
+        **_validation(found),
+        "validation_loss": loss,
+        "perplexity": None if loss is None else perplexity(loss),
+        "bits_per_byte": _bits(path, loss),
         "tokens_per_second": speed,
-        "model_flops_per_second": speed * recipe.model.flops_per_token,
-        "world_size": run.world_size,
-        "device": device,
+        "model_flops_per_second": None if speed is None else speed * recipe.model.flops_per_token,
+        "mfu": _median(found["mfu"]),
+        "seconds_left": _seconds_left(recipe, found, last_step) if status == "training" else None,
+        "world_size": world,
+        "device": next((str(line["device"]) for line in _starts(path) if "device" in line), None),
     }
-    plot(run.path)
-    write_json(run.path / "report.json", values)
 
 
-def plot(path: Path) -> None:
-    """Draw training and validation loss over tokens."""
-    import matplotlib
+def _run(path: Path) -> Run | None:
+    """What the last start was; None where a file of it is gone."""
+    try:
+        return read_run(path)
+    except (UserError, KeyError):
+        return None
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    lines, recipe = read_metrics(path / "metrics.jsonl"), read_recipe(path)
-    tokens = [line["consumed_samples"] * recipe.model.seq_length / 1e6 for line in lines]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(
-        tokens,
-        [math.nan if line["loss"] is None else line["loss"] for line in lines],
-        color="tab:blue",
-        alpha=0.6,
-        linewidth=0.8,
-        label="training",
-    )
-    held_out = [
-        (t, line["validation_loss"]) for t, line in zip(tokens, lines, strict=True) if "validation_loss" in line
-    ]
-    axes.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", markersize=4, label="validation")
-    axes.set(xlabel="tokens (millions)", ylabel="loss (nats per token)")
-    axes.set_title(f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters on {recipe.data.described}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path / "loss.png", dpi=120)
-    pyplot.close(figure)
+def _starts(path: Path) -> list[JsonObject]:
+    """The starts, the last one first."""
+    return json_lines.read(path / "starts.jsonl")[::-1]
+
+
+def _status(path: Path, complete: bool) -> str:
+    """How a run ended, in a word or two, or that it trains. Whoever trains holds the lock of the directory."""
+    ended = end_of(path)
+    if ended is not None:
+        return ENDS.get(ended, "crashed")
+    if complete:
+        return ENDS[DONE]
+    return "training" if is_locked(path / ".lock") else "crashed"
+
+
+def _final_loss(path: Path, step: int, final: JsonObject | None, status: str) -> float | None:
+    """The loss of the evaluation at the end. Earlier versions have it in the report alone."""
+    if final is not None:
+        return _number(final[FINAL])
+    file = path / "report.json"
+    report = json.loads(file.read_text()) if status == ENDS[DONE] and file.exists() else {}
+    return report["validation_loss"] if report.get("step") == step else None
+
+
+def _validation(found: dict[str, Column]) -> JsonObject:
+    """The last validation loss of the run and the lowest, with their steps."""
+    steps, losses = (found[name][np.isfinite(found["validation_loss"])] for name in ("step", "validation_loss"))
+    if not losses.size:
+        return dict.fromkeys(("last_validation_loss", "last_validation_step", "best_validation_loss", "best_step"))
+    best = losses.argmin()
+    return {
+        "last_validation_loss": float(losses[-1]),
+        "last_validation_step": int(steps[-1]),
+        "best_validation_loss": float(losses[best]),
+        "best_step": int(steps[best]),
+    }
+
+
+def _seconds_left(recipe: Recipe, found: dict[str, Column], last_step: int) -> float | None:
+    """By the tokens that are left, the speed of recent steps, and what evaluations and saves have added so far."""
+    speed = _median(found["tokens_per_second"][-RECENT:])
+    budget = recipe.train_samples - found["consumed_samples"][-1]
+    left = max(0.0, min(budget, (last_step - found["step"][-1]) * recipe.batch.global_batch))
+    steps, others = np.nansum(found["seconds"]), np.nansum(found["evaluate_seconds"]) + np.nansum(found["save_seconds"])
+    return left * recipe.model.seq_length / speed * (1 + (others / steps if steps else 0.0)) if speed else None
+
+
+def _bits(path: Path, loss: float | None) -> float | None:
+    try:
+        return None if loss is None else bits_per_byte(loss, read_data(path)["bytes_per_token"])
+    except (UserError, KeyError):
+        return None
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _median(values: Column) -> float | None:
+    """The median: the first steps of a process are slow, because they warm up its caches."""
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else None
+
+
+def write(path: Path) -> JsonObject:
+    """Write `report.json` and `loss.png`, and return the report. Errors: as `summary`."""
+    values = summary(path)
+    plot(path, values)
+    write_json(path / "report.json", values)
+    return values
+
+
+def plot(path: Path, values: JsonObject) -> None:
+    """Draw `loss.png` of the run whose summary has these values."""
+    curve.draw(path, read_recipe(path), values["last_step"])
 
 
 def read(path: Path) -> JsonObject:
-    """The report of a run. Errors: `UserError` where it has none."""
+    """The report of a run that finished. Errors: `UserError` where it has none."""
     file = path / "report.json"
     if not file.exists():
         read_recipe(path)
@@ -85,25 +163,54 @@ def read(path: Path) -> JsonObject:
     return values
 
 
-def show(path: Path) -> None:
-    """Print the report as a table."""
+def show(path: Path, values: JsonObject | None = None) -> None:
+    """Print the report of a run, or these values of it, as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    values = read(path)
-    table = Table(title=f"{values['recipe']} after {values['step']:,} steps", show_header=False)
-    rows = {
+    values = summary(path) if values is None else values
+    over = values["validation_loss"] is not None
+    place = f"{values['step']:,} steps" if over else f"step {values['step']:,} of {values['last_step']:,}"
+    table = Table(title=f"{values['recipe']} after {place}", show_header=False)
+    for name, value in {**(_quality(values) if over else _progress(values)), **_speed(path, values)}.items():
+        if value is not None:
+            table.add_row(name, value)
+    Console(soft_wrap=True).print(table)
+
+
+def _quality(values: JsonObject) -> dict[str, str | None]:
+    bits = values["bits_per_byte"]
+    return {
         "validation loss": f"{values['validation_loss']:.4f} nats a token",
         "perplexity": f"{values['perplexity']:.2f}",
-        "bits per byte": f"{values['bits_per_byte']:.4f}",
+        "bits per byte": None if bits is None else f"{bits:.4f}",
+    }
+
+
+def _progress(values: JsonObject) -> dict[str, str | None]:
+    loss, last, best, left = (
+        values[name] for name in ("loss", "last_validation_loss", "best_validation_loss", "seconds_left")
+    )
+    return {
+        "status": values["status"],
+        "training loss": "not finite" if loss is None else f"{loss:.4f} nats a token",
+        "validation loss": None
+        if last is None
+        else f"{last:.4f} nats a token, step {values['last_validation_step']:,}",
+        "best": None if best is None else f"{best:.4f} nats a token, step {values['best_step']:,}",
+        "time left": None if left is None else f"{int(left // 3600)} h {int(left % 3600 // 60)} min {int(left % 60)} s",
+    }
+
+
+def _speed(path: Path, values: JsonObject) -> dict[str, str | None]:
+    speed, share, ranks = values["tokens_per_second"], values["mfu"], values["world_size"]
+    flops = None if speed is None else f"{values['model_flops_per_second'] / 1e12:.3f} TFLOP/s"
+    return {
         "trained on": f"{values['tokens']:,} tokens",
-        "speed": f"{values['tokens_per_second']:,.0f} tokens/s",
-        "model FLOP/s": f"{values['model_flops_per_second'] / 1e12:.3f} TFLOP/s",
-        "on": f"{values['world_size']} x {values['device']}",
+        "speed": None if speed is None else f"{speed:,.0f} tokens/s",
+        "model FLOP/s": f"{flops}, {share:.1%} of the peak" if flops and share else flops,
+        "on": f"{ranks or '?'} x {values['device'] or '?'}",
         "curve": str(path / "loss.png"),
         "metrics": str(path / "metrics.jsonl"),
         "checkpoints": str(path / "checkpoints"),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table)

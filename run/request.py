@@ -1,20 +1,21 @@
 """What a command line asks for, checked against the recipe, the JSON, the world size and what is on disk."""
 
 import dataclasses
+import itertools
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
-from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run.directory import Run, check_new, newest, read_recipe, runs_root
+from run import branch, record, select
+from run.directory import Run, check_new, read_recipe, runs_root
 from support.errors import UserError
-from support.json_object import JsonObject
+from support.json_object import JsonObject, differences
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Request:
     run_dir: str | None = None
     resume: bool = False
     seed: int | None = None
+    name: str | None = None
+    branch: str | None = None
 
 
 def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
@@ -34,16 +37,23 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
-    path = _run_path(recipe, request)
-    stored = read_recipe(path) if request.resume else None
+    path = run_path(recipe, request)
     check_new(path, request.resume)
+    name = _name(request)
+    point = None if request.branch is None else branch.point_of(request.branch)
+    goes_on = point if point and point.recipe.name == recipe.name else None
+    home = path if request.resume else goes_on and goes_on.run  # whose recipe and JSON are changed, if any
+    stored = read_recipe(home) if home else None
     wanted = settings.override(stored or recipe, list(request.settings))
     if request.seed is not None:
         wanted = dataclasses.replace(wanted, seed=request.seed)
-    if stored is not None:
+    if stored is not None and request.resume:
         _check_same_run(path, recipe, stored, wanted)
-    if request.deepspeed_config is None and stored is not None:
-        config_path = path / "ds_config.json"
+    if point:
+        wanted = branch.fitted(wanted, point)
+    kept = stored is not None and (request.resume or wanted.engine == stored.engine)
+    if request.deepspeed_config is None and home and kept:
+        config_path = home / "ds_config.json"
     else:
         config_path = _config_path(request.deepspeed_config or wanted.engine)
     config = engine_config.parse(config_path)
@@ -54,19 +64,37 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     _check_outputs(resolved.json, config_path)
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
-    return Run(path, wanted, config, _with_monitors(resolved, path), world_size, request.max_steps, request.resume)
+    asked = (world_size, request.max_steps, request.resume, name)
+    parent = record.parent_of(path) if request.resume else None
+    run = Run(path, wanted, config, resolved, *asked, parent)
+    return branch.with_parent(run, point) if point else run
 
 
-def _run_path(recipe: Recipe, request: Request) -> Path:
+def _name(request: Request) -> str | None:
+    """The name of a new run. Errors: `UserError` for what only a new run can be given, and for a bad name."""
+    if request.resume and request.branch is not None:
+        raise UserError("--resume goes on with a run, and --from begins another from its checkpoint; give one of them")
+    if request.name is None:
+        return None
+    if request.resume:
+        raise UserError("--name names a new run; leave it out where --resume goes on with one")
+    return select.new_name(request.name)
+
+
+def run_path(recipe: Recipe, request: Request) -> Path:
+    """The directory that a run will have, or has where it goes on. Errors: `UserError` where there can be none."""
+    if request.resume:
+        asked = request.run_dir
+        return select.newest(recipe.name) if asked in (None, select.NEWEST) else select.find(asked)
     if request.run_dir:
         path = Path(request.run_dir)
         standing = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not standing.is_dir():
             raise UserError(f"--run-dir {path}: {standing} is a file; give a directory")
         return path
-    if request.resume:
-        return newest(recipe.name)
-    return runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
+    place = runs_root() / recipe.name / time.strftime("%Y%m%d-%H%M%S")
+    others = (place.with_name(f"{place.name}-{number}") for number in itertools.count(2))
+    return place if not place.exists() else next(other for other in others if not other.exists())
 
 
 def _config_path(given: str) -> Path:
@@ -84,28 +112,23 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
             if old != new:
                 if entry.name == "corpus":
                     old, new = settings.spelled(old), settings.spelled(new)
+                shape = section == "model" and entry.name not in branch.SHAPELESS
+                other_way = "start a new run" if shape else f"begin a branch of it with --from {path}"
                 raise UserError(
                     f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "
-                    f"that setting, or start a new run"
+                    f"that setting, or {other_way}"
                 )
     if stored.seed != wanted.seed:
-        raise UserError(f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed")
+        raise UserError(
+            f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed, or begin a "
+            f"branch of it with --from {path}"
+        )
 
 
 def _changed(recipe: Recipe, wanted: Recipe) -> list[str]:
-    """A line for each field of a recipe that was overridden: in this start, or in the one that it resumes."""
-    before, after = _fields(recipe), _fields(wanted)
-    return [f"{name} is {after[name]} (recipe: {old})" for name, old in before.items() if after[name] != old]
-
-
-def _fields(recipe: Recipe) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in vars(recipe).items():
-        if dataclasses.is_dataclass(value):
-            found |= {f"{name}.{key}": each for key, each in vars(value).items()}
-        else:
-            found[name] = value
-    return found | {"data.corpus": settings.spelled(recipe.data.corpus)}
+    """A line for each field of a recipe that was overridden: in this start, or in the one that it goes on from."""
+    before, after = (settings.plain(each, branch.DESCRIBED) for each in (recipe, wanted))
+    return [f"{name} is {new} (recipe: {old})" for name, old, new in differences(before, after)]
 
 
 def _check_outputs(config: JsonObject, config_path: Path) -> None:
@@ -118,14 +141,3 @@ def _check_outputs(config: JsonObject, config_path: Path) -> None:
             standing = next(each for each in (place, *place.absolute().parents) if each.exists())
             if not (standing.is_dir() and os.access(standing, os.W_OK | os.X_OK)):
                 raise UserError(f"{config_path}: {key} is {given} and nothing can be written there; give another place")
-
-
-def _with_monitors(resolved: Resolved, path: Path) -> Resolved:
-    """Let the monitors that the JSON switches on write into the run directory unless it says where."""
-    config = dict(resolved.json)
-    for name in ("tensorboard", "csv_monitor"):
-        if config.get(name, {}).get("enabled"):
-            config[name] = {"output_path": str(path), "job_name": name, **config[name]}
-    if config.get("wandb", {}).get("enabled"):
-        config["wandb"] = {"project": "stagecraft", **config["wandb"]}
-    return dataclasses.replace(resolved, json=config)

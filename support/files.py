@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import IO, Any
 from support.errors import CRASHED, UserError
 
 PARTIAL = ".partial"  # the end of the name of what is not finished
+MOMENTS = (0.02, 0.2, 0.0)  # seconds: who asks whether a lock is held (`is_held`) holds it for less
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -109,11 +111,27 @@ def locked(path: Path, busy: str = "") -> Iterator[int]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as lock:  # not "w": whoever waits must not empty what the holder may have written
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise UserError(busy) from None
+        for again_in in MOMENTS:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+                break
+            except BlockingIOError:
+                if not again_in:
+                    raise UserError(busy) from None
+                time.sleep(again_in)
         yield lock.fileno()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds a lock. Asking takes it for a moment, in common."""
+    try:
+        with open(path) as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 @contextmanager

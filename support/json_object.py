@@ -15,3 +15,16 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def differences(before: JsonObject, after: JsonObject, path: str = "") -> list[tuple[str, Any, Any]]:
+    """The keys, at any depth, that differ: `a.b`, the value before and the value after, None where there is none."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in {**before, **after}:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) or isinstance(new, dict):
+            inside = [each if isinstance(each, dict) else {} for each in (old, new)]
+            found += differences(inside[0], inside[1], f"{path}{key}.")
+        elif old != new:
+            found.append((f"{path}{key}", old, new))
+    return found

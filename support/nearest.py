@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable
 
 
-def hint(word: str, known: Iterable[str], most: int = 2) -> str:
-    """`did you mean a or b?` where known words are near, else `there are a, b, c`."""
+def hint(word: str, known: Iterable[str], most: int = 2, otherwise: str = "") -> str:
+    """`did you mean a or b?` where known words are near, else `otherwise`, or `there are a, b, c`."""
     words = list(known)
     close = difflib.get_close_matches(word, words, n=most, cutoff=0.4)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(words)}"
+    return f"did you mean {' or '.join(close)}?" if close else otherwise or f"there are {', '.join(words)}"

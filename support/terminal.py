@@ -5,8 +5,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,59 @@ def console() -> "Console":
 def print_table(table: Any) -> None:
     """Print a rich table on standard output."""
     console().print(table)
+
+
+def draws(stream: TextIO) -> bool:
+    """Whether something may be drawn over again on a stream: on a terminal that moves its cursor, and not for CI."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
+class _Lasting:
+    """What `lasting` returns."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except UnicodeEncodeError:
+            return self.stream.write(text.encode(self.stream.encoding, "replace").decode(self.stream.encoding))
+        except (OSError, ValueError):  # a value error: the stream is closed
+            self._let_go()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            self._let_go()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _let_go(self) -> None:
+        """Whatever is still printed goes nowhere: what the stream keeps back, and what others print on it."""
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+
+def lasting(stream: TextIO) -> TextIO:
+    """A stream whose reader may go: a closed pipe or a lost terminal silences it for good and is no error."""
+    return cast(TextIO, _Lasting(stream))  # what it does not do itself, the stream does
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """What is printed in the block is lost where its reader has gone; else printing would end what goes on."""
+    with redirect_stdout(lasting(sys.stdout)), redirect_stderr(lasting(sys.stderr)):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def now_and_then(say: Say, seconds: float = 10.0, at_once: bool = True) -> Say:

@@ -9,7 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test depends on the hub
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the tests need no GPU
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # and take none, for they start more ranks than there may be
-os.environ["WANDB_MODE"] = "offline"
+for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_DIR"):  # no account, as most users have none
+    os.environ.pop(name, None)
+os.environ["NETRC"] = os.devnull  # where wandb would find one
 
 WHOLE = ("tests/commands/test_road.py",)  # files whose tests all look at one run, which takes long to make
 

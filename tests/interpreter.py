@@ -70,6 +70,7 @@ def become(arguments: list[str], env: dict[str, str]) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # its parent may have replaced them
     sys.stdout.reconfigure(write_through="-u" in arguments[:1])  # type: ignore[union-attr]
     subprocess.Popen = _Popen  # type: ignore[misc]
     module = arguments[arguments.index("-m") + 1]

@@ -125,8 +125,16 @@ for module, *more in {lines!r}:
 
 @pytest.mark.parametrize("name", names())
 def test_every_recipe_starts_alike(name: str) -> None:
-    guard = 'if __name__ == "__main__":\n    from commands.pretrain import main\n\n    main(RECIPE)\n'
-    assert (ROOT / "recipes" / f"{name}.py").read_text().endswith(guard)
+    guard = """if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+"""
+    assert (ROOT / "recipes" / f"{name}.py").read_text().split('"""', 2)[2].startswith(f"\n\n{guard}\n")
 
 
 def pins(file: str) -> dict[str, str]:
@@ -173,9 +181,9 @@ def test_the_docs_name_only_what_exists() -> None:
         assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
     for module in re.findall(r"python -m ((?:recipes|bench)[\w.]*)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists() or (ROOT / module / "__main__.py").exists(), module
-    for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z]\w*)([^`#\n]*)", text):
+    for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z][\w-]*)([^`#\n]*)", text):
         assert name in COMMANDS, name
-        source = "".join((ROOT / "commands" / f"{file}.py").read_text() for file in (name, "cli"))
+        source = "".join((ROOT / "commands" / f"{file}.py").read_text() for file in (name.replace("-", "_"), "cli"))
         for flag in re.findall(r"--[a-z_-]+", rest):
             assert f'"{flag}"' in source, f"{name} {flag}"
 

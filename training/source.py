@@ -23,8 +23,8 @@ from support.json_object import JsonObject
 class Source:
     """Micro-batches of a recipe's training and validation data under its objective."""
 
-    def __init__(self, recipe: Recipe, mixture: Mixture) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, mixture: Mixture, data_from: int = 0) -> None:
+        self.recipe, self.data_from = recipe, data_from  # the run's position at which the data begin
         self.stream = mixture.training(recipe.model.seq_length, recipe.seed)
         self.entries = mixture.entries
         self.end_of_document = mixture.end_of_document if recipe.data.separate_documents else None
@@ -37,9 +37,14 @@ class Source:
 
     def training(self, first: int, count: int) -> MicroBatch:
         """The samples at positions `first … first + count` of the run."""
+        first -= self.data_from
         samples = self.stream.batch(first, count)
         examples = self._examples(samples, np.arange(first, first + count))
         return self._batch(samples, examples, examples.weights)
+
+    def samples_by_part(self, consumed_samples: int) -> list[int]:
+        """How many samples were read from each part of the blend by then, in the order of `data.json`."""
+        return self.stream.blend.counts(consumed_samples - self.data_from)
 
     def share(self, micro_batch: int, rank: int, ranks: int, first: int, count: int) -> list[MicroBatch]:
         """The micro-batches of one data rank of the global batch at positions `first … first + count`.

@@ -1,8 +1,6 @@
 """One rank of a training run: the loop."""
 
-import json
 import math
-import os
 import signal
 import time
 from collections import deque
@@ -18,26 +16,27 @@ import torch
 
 from data.samples.mixture import Mixture
 from model.checkpoint.format import completed
-from model.checkpoint.read import load_newest
+from model.checkpoint.read import load_checked, load_newest
 from model.checkpoint.write import save
-from model.engine.build import build, start_process_group
+from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
-from model.engine.device import check_device
+from model.engine.device import check_device, will_compile
 from model.engine.engine import Engine, LossScaleFloorError, StepResult
 from model.engine.inside import unexamined_version
 from model.engine.precision import software
+from planner.hardware import peak_flops
 from planner.saving import saving
 from recipes.recipe import Recipe
 from run import report
 from run.directory import Run, created, note_end, note_start, opened
-from run.metrics import truncate_metrics
 from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
 from support.files import enough_room
 from support.json_object import JsonObject
-from training.device import device_name
+from training.device import device_name, memory_bytes
 from training.display import Display
+from training.log import Log
 from training.source import Ahead, Source, check_alike
 
 MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
@@ -62,14 +61,16 @@ def train_alone(recipe: Recipe, request: Request) -> None:
     """One rank that another launcher started with the flags of a recipe: rank 0 writes the run directory."""
     start_process_group()
     run = plan_run(recipe, _same_path(recipe, request), torch.distributed.get_world_size())
+    check_json(run.engine.json, run.recipe.layout, run.world_size)
     _train(run, run_data(run, print if torch.distributed.get_rank() == 0 else lambda line: None), fresh=True)
 
 
 def _same_path(recipe: Recipe, request: Request) -> Request:
-    """Rank 0 chooses the run directory for all."""
-    path: list[Any] = [str(plan_run(recipe, request, torch.distributed.get_world_size()).path)]
-    torch.distributed.broadcast_object_list(path)
-    return replace(request, run_dir=path[0])
+    """Rank 0 chooses the run directory, and the checkpoint that a branch begins with, for all."""
+    run = plan_run(recipe, request, torch.distributed.get_world_size())
+    chosen: list[Any] = [str(run.path), run.parent and f"{run.parent.path}@{run.parent.step}"]
+    torch.distributed.broadcast_object_list(chosen)
+    return replace(request, run_dir=chosen[0], branch=chosen[1] if request.branch is not None else None)
 
 
 def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
@@ -80,7 +81,7 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     with created(run, mixture) if fresh and rank == 0 else nullcontext():
         try:
             with enough_room(run.path):
-                _to_the_end(run, mixture)
+                _to_the_end(run, mixture, alone=fresh)
         except UserError as error:
             if rank == 0:
                 note_end(run.path, error.status, str(error))
@@ -90,70 +91,69 @@ def _train(run: Run, mixture: Mixture, fresh: bool) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _to_the_end(run: Run, mixture: Mixture) -> None:
-    """Train to the last step, evaluating and saving on the way, and report."""
-    rank, device = torch.distributed.get_rank(), device_name()
+def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
+    """Train to the last step, evaluating and saving on the way, and report; `alone` of our launcher also on screen."""
+    rank = torch.distributed.get_rank()
     check_device(run.engine.json)
-    display = Display(run, enabled=rank == 0)
-    if unexamined := unexamined_version():
-        display.say(unexamined)
-    if rank == 0:
-        note_start(run, device)
-        if slow := software(run.engine.json):
-            display.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
-    source = Source(run.recipe, mixture)
-    _place_wandb(run, display)
-    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
-    saved = load_newest(trainer, run.checkpoints, display.say) if run.resume else None
-    position = Position(**saved) if saved else Position()
-    if rank == 0:
-        truncate_metrics(run.metrics, position.step)
-    loop = Loop(run, trainer, source, display, position)
-    display.start(position.step, loop.last_step)
-    if not run.recipe.intervals.save_every:
-        display.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
-    try:
+    with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
+        if unexamined := unexamined_version():
+            log.say(unexamined)
+        if rank == 0:
+            note_start(run, device_name())
+            if slow := software(run.engine.json):
+                log.say(f"slow: {slow}; for speed take {fp32_json(run.engine.json, run.recipe.layout)}")
+        loop = _loop(run, mixture, log)
         loop.run_to_last_step()
-    finally:
-        display.finish()
-    final = loop.validation_loss(run.recipe.intervals.final_samples)
+        loop.evaluate_at_the_end()
     if rank == 0:
-        report.write(run, position.step, position.consumed_samples, final, device)
-        report.show(run.path)
+        values = report.write(run.path)
+        if alone:
+            report.show(run.path, values)
 
 
-def _place_wandb(run: Run, display: Display) -> None:
-    """Let wandb write into the run directory, and offline where there is no account to write to."""
-    if not run.engine.json.get("wandb", {}).get("enabled"):
-        return
-    import wandb
-
-    os.environ.setdefault("WANDB_DIR", str(run.path))
-    if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
-        os.environ["WANDB_MODE"] = "offline"
-        display.say("wandb: no account is configured, logging offline")
+def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
+    """The loop, ready to train from where the run is."""
+    source = Source(run.recipe, mixture, run.data_from)
+    if compiling := will_compile(run.engine.json):
+        log.say(compiling)
+    log.note("phase", phase="compile" if compiling else "engine")
+    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
+    log.note("phase", phase="load")
+    saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    if saved is None and run.parent:
+        saved = load_checked(trainer, run.parent.checkpoint)
+        log.say(f"branches off {run.parent.path} after step {run.parent.step}")
+        for change in run.parent.changes:
+            log.say(f"differs from its parent: {change}")
+    position = Position(**saved) if saved else Position()
+    loop = Loop(run, trainer, source, log, position)
+    log.start(position.step, loop.last_step)
+    if not run.recipe.intervals.save_every:
+        log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
+    return loop
 
 
 class Loop:
     """The training loop with what it reads, drives and writes."""
 
-    def __init__(self, run: Run, trainer: Engine, source: Source, display: Display, position: Position) -> None:
+    def __init__(self, run: Run, trainer: Engine, source: Source, log: Log, position: Position) -> None:
         self.run, self.trainer, self.source = run, trainer, source
-        self.display, self.position = display, position
+        self.log, self.position = log, position
         micro_batch = run.engine.json["train_micro_batch_size_per_gpu"]
         self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.last_step = run.last_step_from(position.step, position.consumed_samples)
         self.stop_asked = False
         self.save_seconds = saving(run.recipe.model, run.recipe.intervals, self.world).interval_seconds
-        self.saved_at = time.monotonic()
+        self.saved_at, self.save_took = time.monotonic(), 0.0
+        self.peak_flops = peak_flops(device_name(), run.engine.dtype) if torch.cuda.is_available() else None
         self.skipped_in_a_row = 0
         self.last_norms: deque[float] = deque(maxlen=5)
 
     def run_to_last_step(self) -> None:
         """Train; save at intervals, at the end, and where a signal asks to stop."""
         every = self.run.recipe.intervals
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._ask_to_stop)
         while self.position.step < self.last_step:
             metrics, (stop, save) = self._step()
@@ -161,11 +161,13 @@ class Loop:
             last = stop or step == self.last_step
             # The launcher gives a rank 30 s from SIGTERM to its end: a run that is to stop saves at once.
             if not stop and (step % every.evaluate_every == 0 or last):
-                metrics["validation_loss"] = self.validation_loss(every.evaluate_samples)
+                metrics["validation_loss"], metrics["evaluate_seconds"] = self._evaluated(every.evaluate_samples)
             self._record(metrics)
             if save or last:
                 self._save()
             if stop:
+                if not self.stop_asked:
+                    self.log.note("stop", signal=None)  # another rank got it
                 raise StoppedError(
                     f"stopped after step {step} and saved; go on with --resume --run-dir {self.run.path}"
                 )
@@ -185,7 +187,10 @@ class Loop:
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
         try:
             after = position.consumed_samples + batch
-            result = self.trainer.train_step(self.ahead.take(position.consumed_samples, batch, self._batch_at(after)))
+            waiting = time.perf_counter()
+            batches = self.ahead.take(position.consumed_samples, batch, self._batch_at(after))
+            data_seconds = time.perf_counter() - waiting
+            result = self.trainer.train_step(batches)
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
             good = completed(self.run.checkpoints)
@@ -195,19 +200,30 @@ class Loop:
         self.last_norms.append(result.grad_norm)
         position.consumed_samples += batch
         position.step += 1
-        asked = self._agreed()
+        stop, save, memory = self._agreed()
         seconds = time.perf_counter() - began
         self._stop_if_lost(result)
+        speed = batch * length / seconds
         return {
-            "step": position.step,
-            "consumed_samples": position.consumed_samples,
+            **self._where(),
             "loss": result.loss,
             "grad_norm": result.grad_norm,
             "lr": result.learning_rate,
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
-            "tokens_per_second": batch * length / seconds,
-        }, asked
+            "tokens_per_second": speed,
+            "mfu": speed * recipe.model.flops_per_token / self.world / self.peak_flops if self.peak_flops else None,
+            "seconds": seconds,
+            "data_seconds": data_seconds,
+            "memory_bytes": memory,
+            "samples_by_part": self.source.samples_by_part(position.consumed_samples),
+        }, (stop, save)
+
+    def _where(self) -> JsonObject:
+        """How far the run is, and what time it is."""
+        step, samples = self.position.step, self.position.consumed_samples
+        tokens = samples * self.run.recipe.model.seq_length
+        return {"step": step, "consumed_samples": samples, "tokens": tokens, "time": time.time()}
 
     def _stop_if_lost(self, result: StepResult) -> None:
         """Do not burn hours on weights that no step will mend.
@@ -231,17 +247,30 @@ class Loop:
         full: int = self.run.engine.json["train_batch_size"]
         return batch.at(consumed_samples) if consumed_samples < batch.ramp_samples else full
 
-    def _agreed(self) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, the same on all ranks: one all-reduce for both.
+    def _agreed(self) -> tuple[bool, bool, list[int]]:
+        """Whether to stop, whether to save, and the memory of each rank, the same on all ranks: one all-reduce.
 
         Any rank may ask to stop. A save is due by the count of steps, or by rank 0's clock.
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        asked = torch.tensor([float(self.stop_asked), float(due)], device=self.trainer.device)
-        torch.distributed.all_reduce(asked)
-        stop, due = (bool(count) for count in asked.tolist())
-        return stop, self.position.step % every == 0 if every else due
+        memory = [0] * self.world
+        memory[self.rank] = memory_bytes()
+        told = torch.tensor([self.stop_asked, due, *memory], dtype=torch.int64, device=self.trainer.device)
+        torch.distributed.all_reduce(told)
+        stop, due, *memory = told.tolist()
+        return bool(stop), self.position.step % every == 0 if every else bool(due), memory
+
+    def _evaluated(self, most: int) -> tuple[float, float]:
+        """The validation loss, and the seconds that it took."""
+        began = time.perf_counter()
+        return self.validation_loss(most), time.perf_counter() - began
+
+    def evaluate_at_the_end(self) -> None:
+        """Write down the validation loss over the most samples: it has a line of metrics of its own."""
+        where = self._where()
+        loss, seconds = self._evaluated(self.run.recipe.intervals.final_samples)
+        self._record({**where, "final_validation_loss": loss, "evaluate_seconds": seconds})
 
     def validation_loss(self, most: int) -> float:
         """Mean loss in nats over the labels of at most `most` validation samples."""
@@ -256,21 +285,18 @@ class Loop:
         return self.trainer.evaluate(mine) / labels
 
     def _record(self, metrics: JsonObject) -> None:
-        if self.rank:
-            return
-        with open(self.run.metrics, "a") as stream:
-            finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}  # JSON knows no NaN
-            stream.write(json.dumps(finite) + "\n")
-        self.display.step(metrics)
-        names = ("loss", "validation_loss", "grad_norm", "lr", "loss_scale", "tokens_per_second")
-        events = [(f"train/{name}", metrics[name], metrics["step"]) for name in names if name in metrics]
-        self.trainer.write_events(events)
+        if self.save_took:
+            metrics["save_seconds"], self.save_took = self.save_took, 0.0
+        self.log.metrics(metrics)
 
     def _save(self) -> None:
+        began = time.perf_counter()
         keep = self.run.recipe.intervals.keep_checkpoints
         path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
-        self.saved_at = time.monotonic()
-        self.display.say(f"saved {path}")
+        self.saved_at, self.save_took = time.monotonic(), time.perf_counter() - began
+        self.log.saved(self.position.step, path, self.save_took)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if not self.stop_asked:
+            self.log.note("stop", signal=signal.Signals(number).name)
         self.stop_asked = True

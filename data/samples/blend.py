@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from support.errors import UserError
 
+BLOCK = 1024  # entries of a period
 FINEST = 1_000_000  # weights are kept to a millionth, so that a period is never longer than this
 
 
@@ -51,12 +52,23 @@ class Blend:
         self._earlier = np.empty(len(self._part), np.int64)
         for part, share in enumerate(shares):
             self._earlier[self._part == part] = np.arange(share)
+        # How many of each part precede each whole block of the period, so that `counts` need not read all of it.
+        blocks = self._part[: len(self._part) // BLOCK * BLOCK].reshape(-1, BLOCK)
+        each = np.stack([np.count_nonzero(blocks == part, axis=1) for part in range(len(shares))], axis=1)
+        self._before = np.concatenate((np.zeros((1, len(shares)), np.int64), np.cumsum(each, axis=0)))
 
     def place(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The part that each position of the run reads, and which sample of that part; both have `positions`' shape."""
         periods, entries = np.divmod(positions, len(self._part))
         parts = self._part[entries].astype(np.int64)
         return parts, periods * self._shares[parts] + self._earlier[entries]
+
+    def counts(self, position: int) -> list[int]:
+        """How many of the first `position` samples of the run come from each part."""
+        periods, entries = divmod(position, len(self._part))
+        block = entries // BLOCK
+        rest = np.bincount(self._part[block * BLOCK : entries], minlength=len(self._shares))
+        return [int(count) for count in periods * self._shares + self._before[block] + rest]
 
 
 def _period(shares: Sequence[int]) -> NDArray[np.uint16]:

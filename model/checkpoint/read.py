@@ -126,25 +126,42 @@ class Reader:
         )
 
 
-def load_newest(engine: Engine, root: Path, say: Callable[[str], None]) -> JsonObject | None:
+def load_newest(engine: Engine, root: Path, pass_over: Callable[[Path, str], None]) -> JsonObject | None:
     """Load the newest undamaged checkpoint below `root` into the engine; collective over all ranks.
 
-    Returns the `state` that was saved with it, or None where nothing was saved yet. Errors: `UserError` where all
-    that was saved is damaged.
+    `pass_over` is told of each damaged one, and the reason. Returns the `state` that was saved with it, or None where
+    nothing was saved yet. Errors: `UserError` where all that was saved is damaged.
     """
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     for checkpoint in reversed(completed(root)):
-        problems: list[str] = [""] * world
-        torch.distributed.all_gather_object(problems, damage(checkpoint, rank, world))
-        reason = next((p for p in problems if p), "")
-        if not reason:
-            load(engine, checkpoint)
-            state: JsonObject = manifest(checkpoint)["state"]
-            return state
-        say(f"passing over a damaged checkpoint: {reason}")
+        if not (reason := _damage_anywhere(checkpoint)):
+            return _loaded(engine, checkpoint)
+        pass_over(checkpoint, reason)
     if completed(root):
         raise UserError(f"every checkpoint below {root} is damaged; restore one, or start a new run")
     return None
+
+
+def load_checked(engine: Engine, checkpoint: Path) -> JsonObject:
+    """Load a checkpoint into the engine; collective. Returns its `state`. Errors: `UserError` where it is damaged."""
+    if reason := _damage_anywhere(checkpoint):
+        if not checkpoint.exists():
+            raise UserError(f"{checkpoint} is gone: its run has kept newer ones since; begin again from one of those")
+        raise UserError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it, or take another")
+    return _loaded(engine, checkpoint)
+
+
+def _damage_anywhere(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, empty where nothing is; each rank looks at its share of the files."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    problems: list[str] = [""] * world
+    torch.distributed.all_gather_object(problems, damage(checkpoint, rank, world))
+    return next((p for p in problems if p), "")
+
+
+def _loaded(engine: Engine, checkpoint: Path) -> JsonObject:
+    load(engine, checkpoint)
+    state: JsonObject = manifest(checkpoint)["state"]
+    return state
 
 
 @torch.no_grad()

@@ -17,12 +17,15 @@ from model.engine.config import recomputed_blocks, zero_stage
 from model.engine.engine import Engine
 from model.engine.pipelined import PipelinedEngine
 from model.engine.sharded import ShardedEngine
+from model.engine.values import MONITORS
 from model.gpt import GPT
 from model.grid import Grid, make_grid
 from model.init import init_weights
 from model.layout import Layout
 from support.errors import CrashedError, UserError
 from support.json_object import JsonObject
+
+REFUSALS = (AssertionError, ValueError)  # what DeepSpeed raises where it checks
 
 
 def quiet_deepspeed() -> None:
@@ -50,15 +53,17 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _refusals_in_one_line() -> Iterator[None]:
+def _refusals_in_one_line(kinds: tuple[type[Exception], ...] = REFUSALS) -> Iterator[None]:
     """Say in one line what DeepSpeed refuses in the JSON: our own checks do not know all of its rules.
 
-    Errors: `UserError`.
+    `kinds` are the errors that can only be refusals. Errors: `UserError`.
     """
     try:
         yield
-    except (AssertionError, ValueError) as error:
-        reason = str(error) or "it does not say why"
+    except kinds as error:
+        reason = str(error).rstrip(".") or "it does not say why"
+        if not isinstance(error, REFUSALS):
+            reason = f"{type(error).__name__}: {reason}"  # such as the bare name of a key that is missing
         raise UserError(
             f"DeepSpeed refuses this JSON: {reason}; change it, or where the JSON is right, report this with what "
             "STAGECRAFT_TRACEBACK=1 adds"
@@ -89,13 +94,30 @@ def build(config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, e
     """
     quiet_deepspeed()
     grid = make_grid(layout)
-    ds_config = dict(ds_config)
-    recompute = recomputed_blocks(ds_config.pop("activation_checkpointing", {}), config.num_layers)
-    # DeepSpeed takes Ulysses ranks for data ranks (see `Grid`), so its batch arithmetic counts their samples again.
-    ds_config["train_batch_size"] *= layout.ulysses
+    recompute = recomputed_blocks(ds_config.get("activation_checkpointing", {}), config.num_layers)
     make = _pipelined if layout.pp > 1 else _sharded
     with _silent():
-        return make(config, grid, ds_config, recompute, seed, entries)
+        return make(config, grid, _for_deepspeed(ds_config, layout), recompute, seed, entries)
+
+
+def check_json(ds_config: JsonObject, layout: Layout, world_size: int) -> None:
+    """Let DeepSpeed read a resolved JSON before there is any rank, as it will among `world_size` of them.
+
+    Errors: `UserError` with what it refuses.
+    """
+    quiet_deepspeed()
+    with _silent(), _refusals_in_one_line((Exception,)):
+        inside.read_config(_for_deepspeed(ds_config, layout), layout.data_degree(world_size) * layout.ulysses)
+
+
+def _for_deepspeed(ds_config: JsonObject, layout: Layout) -> JsonObject:
+    """A resolved JSON as DeepSpeed gets it: without what is done here."""
+    # DeepSpeed's monitors log the rate and the scale of the next step; the training loop logs by itself.
+    ours = {*MONITORS, "activation_checkpointing"}
+    result = {key: value for key, value in ds_config.items() if key not in ours}
+    # DeepSpeed takes Ulysses ranks for data ranks (see `Grid`), so its batch arithmetic counts their samples again.
+    result["train_batch_size"] *= layout.ulysses
+    return result
 
 
 def _pipelined(

@@ -27,8 +27,40 @@ def check_device(ds_config: JsonObject) -> None:
     swapped = offload.get("device") == "nvme"
     if swapped:
         _check_nvme(offload["nvme_path"])
-    if swapped or quantised or not ds_config.get("optimizer", {}).get("params", {}).get("torch_adam"):
+    if _kernels(ds_config):
         _refuse_abandoned_builds()
+
+
+def _kernels(ds_config: JsonObject) -> set[str]:
+    """The kernels that DeepSpeed loads for a JSON."""
+    zero = ds_config.get("zero_optimization", {})
+    offload = zero.get("offload_optimizer", {}).get("device", "none")
+    result = {"async_io"} if offload == "nvme" else set()
+    if zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients"):
+        result.add("quantizer")
+    if not ds_config.get("optimizer", {}).get("params", {}).get("torch_adam"):
+        result.add("cpu_adam" if offload != "none" else "fused_adam")
+    return result
+
+
+def will_compile(ds_config: JsonObject) -> str:
+    """One line where DeepSpeed has kernels to compile for this JSON, with what avoids it; else nothing."""
+    built = {path.stem for path in (*_extensions().glob("*/*.so"), *_extensions().glob("*/*/*.so"))}
+    missing = sorted(_kernels(ds_config) - built)
+    if not missing:
+        return ""
+    remedy = ""
+    if "cpu_adam" in missing or "fused_adam" in missing:
+        offload = " and zero_force_ds_cpu_optimizer to false" if "cpu_adam" in missing else ""
+        remedy = f"; to do without, set optimizer.params.torch_adam to true{offload}"
+    return f"compiling {' and '.join(missing)} for DeepSpeed, minutes at the first start and never again{remedy}"
+
+
+def _extensions() -> Path:
+    """Where torch keeps the kernels that it compiled."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
 
 
 def _check_nvme(folder: str) -> None:
@@ -50,9 +82,8 @@ def _refuse_abandoned_builds() -> None:
     of some process.
     """
     import psutil
-    from torch.utils.cpp_extension import get_default_build_root
 
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
+    root = _extensions()
     found, kernels = [*root.glob("*/lock"), *root.glob("*/*/lock")], inside.kernels()
     locks = [lock for lock in found if lock.parent.name in kernels]
     for process in psutil.process_iter() if locks else ():

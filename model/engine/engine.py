@@ -73,7 +73,6 @@ class Engine(ABC):
         self.deepspeed, self.grid, self.names, self.entries = deepspeed, grid, names, entries
         self.zero_stage = int(deepspeed.zero_optimization_stage())
         self.device: torch.device = deepspeed.device
-        inside.silence_monitors(deepspeed)
 
     def train_step(self, batches: list[MicroBatch]) -> StepResult:
         """One optimiser step over this data rank's micro-batches; collective.
@@ -115,10 +114,6 @@ class Engine(ABC):
     def seeks_loss_scale(self) -> bool:
         """Whether skipped steps are how the loss scale is found: fp16 with a dynamic scale."""
         return bool(self.deepspeed.fp16_enabled() and self.deepspeed.dynamic_loss_scale())
-
-    def write_events(self, events: list[tuple[str, float, int]]) -> None:
-        """Send (name, value, step) to the monitors of the JSON: TensorBoard, wandb, csv."""
-        self.deepspeed.monitor.write_events(events)
 
     @abstractmethod
     def _train(self, batches: list[MicroBatch]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ field is gone or means something else. Two hooks cannot stand here, because they
 `GPTPipeline._partition_layers` in `model/pipeline.py`, and the methods of `model/grid.py` that DeepSpeed calls.
 """
 
+import copy
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,22 @@ def allow_fp16_on_cpu() -> None:
         accelerator.is_fp16_supported = lambda: True
 
 
+def read_config(ds_config: JsonObject, data_ranks: int) -> None:
+    """Let DeepSpeed read and check a JSON as its engine does, among so many data ranks that are not there.
+
+    It counts its ranks between reading and checking. Read in runtime/config.py. Shown by
+    test_what_deepspeed_refuses_is_known_before_there_are_ranks.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    class Pretended(DeepSpeedConfig):
+        def _configure_train_batch_size(self) -> None:
+            self.world_size = data_ranks
+            super()._configure_train_batch_size()
+
+    Pretended(copy.deepcopy(ds_config))
+
+
 def kernels() -> set[str]:
     """The names of the kernels that DeepSpeed can compile; each is built in a folder of its name.
 
@@ -95,15 +112,6 @@ def shape_of(parameter: Tensor) -> tuple[int, ...]:
     Read in runtime/zero/partition_parameters.py. Shown by test_a_layout_trains_like_plain_pytorch.
     """
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def silence_monitors(engine: Any) -> None:
-    """Stop DeepSpeed's own events. They have the learning rate and the loss scale of the next step.
-
-    `monitor.write_events` still works, for ours. Read in runtime/engine.py. Shown by
-    test_the_rate_of_a_step_is_the_one_that_it_used.
-    """
-    engine.monitor.enabled = False
 
 
 def count_micro_batches_anew(engine: Any) -> None:

@@ -3,6 +3,8 @@
 from model.layout import Layout
 from support.json_object import JsonObject
 
+MONITORS = ("wandb", "tensorboard", "csv_monitor")  # sections that the training loop reads, and DeepSpeed never sees
+
 
 def precision(config: JsonObject) -> str:
     """The precision that a DeepSpeed JSON asks for: "bf16", "fp16" or "fp32"; an "auto" asks for none."""

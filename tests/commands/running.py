@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from recipes.registry import ROOT
+from run.metrics import read_steps, reproducible
 from tests import interpreter
 from tests.patience import wait_until
 
@@ -50,10 +51,18 @@ def environment(home: Path) -> dict[str, str]:
 class Command:
     """A command that was started: `python -m arguments`, in forks of a process that has imported everything.
 
-    With `fresh` it starts in a new interpreter, as a user's does.
+    With `fresh` it starts in a new interpreter, as a user's does. It prints into files, or where `out` and `err` say.
     """
 
-    def __init__(self, home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *arguments: str,
+        stdin: str = "",
+        fresh: bool = False,
+        out: str = "",
+        err: str = "",
+    ) -> None:
         self.folder = TemporaryDirectory(prefix="command-")
         self.arguments = arguments
         streams = [Path(self.folder.name) / name for name in ("stdin", "stdout", "stderr")]
@@ -68,7 +77,7 @@ class Command:
                     line, cwd=ROOT, env=environment(home), stdin=ours, stdout=out, stderr=err
                 )
         else:
-            paths = (str(streams[0]), str(self.out), str(self.err))
+            paths = (str(streams[0]), out or str(self.out), err or str(self.err))
             self.process = interpreter.Process(["-m", *arguments], str(ROOT), environment(home), paths)
             self.process.start()
         self.pid: int = self.process.pid
@@ -116,7 +125,7 @@ def fail(home: Path, *arguments: str, stdin: str = "", fresh: bool = False) -> s
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The metrics of a run without the one figure that is not a function of the run."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert all(line.pop("tokens_per_second") > 0 for line in lines)
-    return lines
+    """The steps of a run without the figures that are no function of the run."""
+    lines = read_steps(run_dir / "metrics.jsonl")
+    assert all(line["tokens_per_second"] > 0 for line in lines)
+    return reproducible(lines)

@@ -1,5 +1,5 @@
 """`--json`: one value on standard output, with the keys that docs/json.md names (pretrain: test_road.py; rehearse:
-tests/launch/test_rehearse.py; check: test_check.py)."""
+tests/launch/test_rehearse.py)."""
 
 import json
 from collections.abc import Callable
@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from commands.__main__ import COMMANDS, main
-from model.engine.resolve import Resolved
 from run import report
-from run.directory import Run, read_recipe
 from support.errors import WRONG_INPUT
 from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
 from tests.inference import conftest
+from tests.run import directories
+from tests.run.happened import event, started, step, write_run
+from tests.run.happened import write as write_happened
 
 Called = Callable[..., Any]
 untrained = conftest.run
@@ -57,6 +58,7 @@ def test_a_key_too_many_or_too_few_is_found() -> None:
 
 def test_recipes_and_plans(called: Called) -> None:
     check("recipes", called("recipes"))
+    check("diff", called("diff", "345m", "530b"))
     small_memory = ("--gpu", "v100-16gb", "--nodes", "2", "--deepspeed_config", "ds_configs/zero1_fp16.json")
     check(
         "plan",
@@ -87,23 +89,56 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
     check("export", called("export", "--run", str(untrained)))
 
 
+def test_runs(called: Called, tmp_path: Path) -> None:
+    path = directories.run(tmp_path / "runs", "x", name="mine", validation={2: 5.0})
+    directories.checkpoint(path, 1), directories.checkpoint(path, 3)
+    check("runs", called("runs"))
+    check("note", called("note", "mine", "too fast"))
+    assert called("runs")[0]["note"] == "too fast"
+    check("clean-runs", called("clean-runs", "mine"))
+
+
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
     line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
-    (untrained / "metrics.jsonl").write_text(json.dumps(line))
+    last = {"step": 1, "consumed_samples": 8, "final_validation_loss": 800.0}
+    (untrained / "metrics.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(last))
     (untrained / "data.json").write_text('{"bytes_per_token": 2.0, "parts": []}')
-    run = Run(untrained, read_recipe(untrained), {}, Resolved({}, ()), 2, None, False)
-    report.write(run, 1, 8, 800.0, "a CPU")
+    start = {"world_size": 2, "max_steps": 1, "resumed": False, "deviations": []}
+    (untrained / "start.json").write_text(json.dumps(start))
+    (untrained / "ds_config.resolved.json").write_text('{"train_batch_size": 16}')
+    report.write(untrained)
     values = called("report", "--run", str(untrained))
     check("report", values)
-    assert values["validation_loss"] == 800 and values["perplexity"] is None
+    assert values["validation_loss"] == 800 and values["perplexity"] is None and values["status"] == "finished"
+
+
+def test_a_report_where_no_curve_can_be_written(
+    called: Called, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("run.curve.draw", refuse)
+    (untrained / "metrics.jsonl").write_text('{"step": 1, "consumed_samples": 8, "loss": 4.0}')
+    assert called("report", "--run", str(untrained))["loss"] == 4
+
+
+def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
+    write_happened(write_run(tmp_path / "run"), [*started(), step(1, 12.0), event("end", 13.0, status=0)])
+    values = called("watch", str(tmp_path / "run"))
+    check("watch", values)
+    assert values["status"] == "finished" and values["step"] == 1
 
 
 @pytest.mark.parametrize(("command", "words"), [
-    ("recipes --all", "--all"), ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
+    ("recipes --all", "--all"), ("diff tiny tinny", "did you mean gpt_tiny"),
+    ("new-recipe x --from y", "no recipe 'y'"),
+    ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
-    ("check x.json", "x.json does not exist"),
+    ("runs tinny", "did you mean gpt_tiny"), ("note x y", "not a run"), ("clean-runs x", "not a run"),
+    ("watch x", "not a run"), ("check x.json", "x.json does not exist"),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_no_json(
     command: str, words: str, called: Called, capfd: pytest.CaptureFixture[str]

@@ -7,16 +7,21 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
 
+from launch.local import free_port
 from recipes.registry import ROOT
+from run import events, record
+from run.metrics import read_metrics
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST
 from tests.commands.documented import check
 from tests.commands.running import Command, fail, metrics, run, small, succeed, write_corpus
 from tests.patience import ended
+from tests.training.test_monitors import messages
 
 STEPS = 20
 
@@ -41,8 +46,8 @@ def test_a_run_keeps_all_that_made_it(unbroken: Path) -> None:
     names = {path.name for path in unbroken.iterdir()}
     assert names == {
         *("recipe.json", "ds_config.json", "ds_config.resolved.json", "data.json", "tokeniser"),
-        *("start.json", "starts.jsonl", "status.json"),
-        *("metrics.jsonl", "checkpoints", "report.json", "loss.png", ".lock"),
+        *("run.json", "start.json", "starts.jsonl", "status.json"),
+        *("metrics.jsonl", "events.jsonl", "checkpoints", "report.json", "loss.png", ".lock"),
     }
     (start,) = [json.loads(line) for line in (unbroken / "starts.jsonl").read_text().splitlines()]
     assert start["world_size"] == 2 and start["versions"]["deepspeed"] and start["commit"]
@@ -54,13 +59,48 @@ def test_a_run_learns_and_logs(unbroken: Path) -> None:
     lines = metrics(unbroken)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert [line["consumed_samples"] for line in lines] == [8 * step for step in range(1, STEPS + 1)]
-    wanted = {"step", "consumed_samples", "loss", "grad_norm", "lr", "loss_scale"}
+    wanted = {
+        "step",
+        "consumed_samples",
+        "tokens",
+        "loss",
+        "grad_norm",
+        "lr",
+        "loss_scale",
+        "skipped",
+        "samples_by_part",
+    }
     assert all(wanted <= set(line) and math.isfinite(line["loss"]) for line in lines)
+    assert lines[-1]["tokens"] == 8 * 32 * STEPS and lines[-1]["samples_by_part"] == [8 * STEPS]
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
     assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 15, 20]
     # Two of twenty steps are warmup: half the peak rate after the first, the peak after the second.
     assert [line["lr"] for line in lines[:2]] == pytest.approx([1.5e-3, 3e-3])
     assert lines[-1]["lr"] == 0  # the cosine ends there
+
+
+def test_a_run_measures_time_and_memory(unbroken: Path) -> None:
+    *lines, last = read_metrics(unbroken / "metrics.jsonl")
+    assert all(before["time"] + line["seconds"] <= line["time"] + 0.01 for before, line in pairwise(lines))
+    assert all(0 <= line["data_seconds"] < line["seconds"] and line["mfu"] is None for line in lines)
+    assert all(len(line["memory_bytes"]) == 2 and min(line["memory_bytes"]) > 2**24 for line in lines)
+    assert [line["step"] for line in lines if line.get("evaluate_seconds", 0) > 0] == [5, 10, 15, 20]
+    assert [line["step"] for line in lines if line.get("save_seconds", 0) > 0] == [4, 7, 10, 13, 16, 19]
+    assert last["step"] == STEPS and last["evaluate_seconds"] > 0 and "loss" not in last
+    report = json.loads((unbroken / "report.json").read_text())
+    assert last["final_validation_loss"] == report["validation_loss"]
+
+
+def test_a_run_notes_what_happened(unbroken: Path) -> None:
+    noted = [event for event in events.read(unbroken) if event["event"] in ("phase", "training", "saved")]
+    phases = [event["phase"] for event in noted if event["event"] == "phase"]
+    assert [phase for phase in phases if phase in ("engine", "load")] == ["engine", "load"]
+    (begin,) = [event for event in noted if event["event"] == "training"]
+    assert (begin["step"], begin["last_step"]) == (0, STEPS)
+    saved = {event["step"]: event for event in noted if event["event"] == "saved"}
+    assert list(saved) == [3, 6, 9, 12, 15, 18, 20] and all(event["seconds"] > 0 for event in saved.values())
+    newest = Path(saved[STEPS]["path"])
+    assert sum(file.stat().st_size for file in newest.iterdir()) == saved[STEPS]["bytes"] > 12 * 30_000
 
 
 def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Path) -> None:
@@ -75,20 +115,40 @@ def test_a_stopped_and_resumed_run_has_the_same_numbers(home: Path, unbroken: Pa
         assert line[-1]["step"] == STEPS
 
 
-def test_a_killed_run_resumes_to_the_same_numbers(home: Path, unbroken: Path) -> None:
-    path = home / "killed"
-    training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--run-dir", str(path))
+def test_a_killed_run_resumes_to_the_same_numbers_and_curves(home: Path, unbroken: Path) -> None:
+    path, config = home / "killed", json.loads((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
+    config |= {name: {"enabled": True} for name in ("csv_monitor", "tensorboard", "wandb")}
+    (home / "watched.json").write_text(json.dumps(config))
+    flags = ("--deepspeed_config", str(home / "watched.json"), "--run-dir", str(path))
+    training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), *flags)
     log = path / "metrics.jsonl"
     training.wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
-    ranks = [p.pid for p in psutil.Process(training.pid).children(recursive=True) if not p.children()]
+    (runner,) = psutil.Process(training.pid).children()
+    (launcher,) = runner.children()
+    ranks = [rank.pid for rank in launcher.children()]
     assert len(ranks) == 2
     os.kill(ranks[-1], signal.SIGKILL)
     done = training.finish()
     assert done.returncode == CRASHED and "go on with --resume" in done.stderr
-    assert not (path / "status.json").exists()
+    assert json.loads((path / "status.json").read_text())["status"] == CRASHED
     assert all(map(ended, ranks))
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
+    assert curves(path) == [list(range(1, STEPS + 1))] * 3
+
+
+def curves(path: Path) -> list[list[int]]:
+    """The steps that CSV, TensorBoard and wandb have of a run; wandb has them in one run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    header, *rows = (path / "csv_monitor" / "train_loss.csv").read_text().split()
+    assert header == "step,loss"
+    board = EventAccumulator(str(path / "tensorboard"))
+    board.Reload()
+    files = sorted((path / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.parent.name)
+    assert len(files) == 2 and len({file.name for file in files}) == 1
+    sent = [message.history.step.num for file in files for message in messages(file) if message.HasField("history")]
+    return [[int(row.split(",")[0]) for row in rows], [event.step for event in board.Scalars("train/loss")], sent]
 
 
 def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Path) -> None:
@@ -97,6 +157,21 @@ def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Pat
     shutil.rmtree(path / "checkpoints")
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)
+
+
+def test_a_branch_goes_on_as_its_parent_would(home: Path, unbroken: Path) -> None:
+    """Its parent stays as it is. Where the branch has no checkpoint of its own, it begins with its parent's again."""
+    before = {file: file.stat().st_mtime_ns for file in unbroken.rglob("*")}
+    path = home / "branch"
+    flags = ("--from", f"{unbroken}@18", "--name", "twig", "--run-dir", str(path))
+    assert f"branches off {unbroken} after step 18" in succeed(home, "recipes.gpt_tiny", *flags)
+    assert metrics(path) == metrics(unbroken)[18:]
+    shutil.rmtree(path / "checkpoints")
+    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert metrics(path) == metrics(unbroken)[18:]
+    known = record.read(path)
+    assert known and known.name == "twig" and known.parent and known.parent.step == 18 and not known.parent.changes
+    assert {file: file.stat().st_mtime_ns for file in unbroken.rglob("*")} == before
 
 
 def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> None:
@@ -108,19 +183,28 @@ def test_an_interrupted_run_saves_where_it_is(home: Path, unbroken: Path) -> Non
     stopped = training.finish()
     assert stopped.returncode == STOPPED == json.loads((path / "status.json").read_text())["status"]
     assert "and saved; go on with --resume" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert [event["signal"] for event in events.read(path) if event["event"] == "stop"] == ["SIGTERM"]
     done = len(metrics(path))
     assert done < STEPS and (path / "checkpoints" / f"step-{done:08d}").exists()
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path)[-1]["loss"] == metrics(unbroken)[-1]["loss"]
 
 
-def test_the_deepspeed_launcher_runs_a_recipe_by_itself(home: Path, unbroken: Path) -> None:
+@pytest.mark.parametrize("launcher", [
+    "deepspeed.launcher.runner --num_gpus 1 --master_port PORT --module recipes.gpt_tiny",
+    f"deepspeed.launcher.runner --num_gpus 1 --master_port PORT {ROOT}/recipes/gpt_tiny.py --deepspeed",
+    "torch.distributed.run --nproc-per-node 1 --master-port PORT -m recipes.gpt_tiny",
+], ids=["deepspeed module", "deepspeed path", "torchrun"])  # fmt: skip
+def test_other_launchers_run_a_recipe_by_itself(launcher: str, home: Path, unbroken: Path, tmp_path: Path) -> None:
     """Without our front end: one process, ZeRO stage 3, the same data and weights as two processes with stage 1."""
-    path = home / "direct"
-    arguments = ["--module", "recipes.gpt_tiny", *small(home / "corpus.jsonl"), "--max-steps", "3"]
+    path = tmp_path / "direct"
+    arguments = [*small(home / "corpus.jsonl"), "--max-steps", "3"]
     flags = ["--run-dir", str(path), "--deepspeed_config", "ds_configs/zero3_fp32.json", "model.dropout=0"]
     arguments += ["--set", flags.pop(), *flags]
-    succeed(home, "deepspeed.launcher.runner", "--num_gpus", "1", *arguments)
+    out = succeed(home, *launcher.replace("PORT", str(free_port())).split(), *arguments)
+    # Rank 0 tells what no parent of ours tells.
+    assert out.index(f"run: {path}") < out.index("step      1/3") < out.index("step      3/3") < out.index("saved")
+    assert "bits per byte" in out and out.count("step      2/3") == 1
     assert json.loads((path / "starts.jsonl").read_text())["world_size"] == 1
     assert len(metrics(path)) == 3
 
@@ -189,6 +273,10 @@ def test_an_edited_json_is_obeyed_kept_and_reported(home: Path) -> None:
     assert json.loads((path / "ds_config.resolved.json").read_text())["gradient_clipping"] == 0.25
     losses = (path / "csv_monitor" / "train_loss.csv").read_text().splitlines()
     assert [float(line.split(",")[1]) for line in losses[1:]] == pytest.approx([m["loss"] for m in metrics(path)])
+    last = (path / "csv_monitor" / "train_final_validation_loss.csv").read_text().split()
+    report = json.loads((path / "report.json").read_text())
+    assert last[0] == "step,final_validation_loss" and last[1] == f"2,{report['validation_loss']}"
+    assert "wandb: no account is configured, logging offline; send it with wandb sync" in out
     assert list((path / "tensorboard").glob("events*")) and list((path / "wandb").glob("offline-run*"))
 
 

@@ -15,7 +15,12 @@ def test_an_export_has_a_row_for_each_entry_and_pads_a_batch(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["export", "--run", str(run), "--out", str(run / "out"), "--json"])
     export.main()
-    assert json.loads(capfd.readouterr().out) == {"run": str(run), "folder": str(run / "out")}
+    assert json.loads(capfd.readouterr().out) == {
+        "run": str(run),
+        "folder": str(run / "out"),
+        "checkpoint": 7,
+        "passed_over": [],
+    }
     model, tokeniser = AutoModelForCausalLM.from_pretrained(run / "out"), AutoTokenizer.from_pretrained(run / "out")
     assert model.config.vocab_size == len(model.get_input_embeddings().weight) == len(tokeniser)
     assert model.config.pad_token_id == tokeniser.pad_token_id == tokeniser.eos_token_id == 0

@@ -93,6 +93,37 @@ def test_devices_that_the_launcher_would_mistake_are_refused(
         local.world_size(None, None)
 
 
+def test_a_machine_without_a_driver_has_no_gpus_and_needs_no_torch_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GPU_DEVICES", ("no-such-device*",))
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import would fail
+    assert local.count_gpus() == 0
+    monkeypatch.setattr(local, "GPU_DEVICES", ("nul*",))
+    with pytest.raises(ImportError):
+        local.count_gpus()
+
+
+def test_a_run_on_this_machine_reads_no_hostfile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """DeepSpeed's launcher takes /job/hostfile where nobody names another one."""
+    from deepspeed.launcher import runner
+
+    monkeypatch.setattr(runner, "DLTS_HOSTFILE", str(hostfile(tmp_path, "worker-1 slots=8\n")))
+    command = local.deepspeed_command("commands.rank", ["--run-dir", "x"], 2, None)
+    alone, over = (
+        runner.parse_args(line[3:])
+        for line in (command, local.deepspeed_command("commands.rank", [], 8, str(tmp_path / "hosts")))
+    )
+    assert runner.fetch_hostfile(runner.parse_args(["x"]).hostfile) == {"worker-1": 8}
+    assert runner.fetch_hostfile(alone.hostfile) is None and alone.num_gpus == 2
+    assert runner.fetch_hostfile(over.hostfile) == {"worker-1": 8}
+
+
+def test_ranks_find_this_project_and_nothing_that_lies_about(tmp_path: Path) -> None:
+    (tmp_path / "commands.py").write_text("raise SystemExit('not this one')")
+    line = [sys.executable, "-m", "commands.rank", "--help"]
+    done = subprocess.run(line, cwd=tmp_path, env=local.environment(2), capture_output=True, text=True)
+    assert done.returncode == 0 and "One rank of a launched run" in done.stdout
+
+
 def test_hidden_boards_leave_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpus(monkeypatch, "-1", 0, 4, tmp_path)
     assert local.world_size(None, None) == 2

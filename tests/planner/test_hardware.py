@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from planner.hardware import CATALOGUE, find
+from planner.hardware import CATALOGUE, find, peak_flops
 
 
 @pytest.mark.parametrize(("spelt", "name"), [
@@ -35,6 +35,15 @@ def test_a_stated_memory_chooses_the_nearest() -> None:
 def test_an_unknown_gpu_is_told_the_nearest(spelt: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         find(spelt)
+
+
+@pytest.mark.parametrize(("device", "dtype", "peak"), [
+    ("NVIDIA A100-SXM4-80GB", "bf16", 312e12), ("NVIDIA H100 80GB HBM3", "fp16", 989.4e12),
+    ("NVIDIA H200", "fp32", 66.9e12), ("Tesla V100-SXM2-32GB", "fp16", 125e12),
+    ("NVIDIA H100 PCIe", "bf16", None), ("AMD EPYC 7763", "fp32", None),
+])  # fmt: skip
+def test_the_peak_of_what_a_driver_names(device: str, dtype: str, peak: float | None) -> None:
+    assert peak_flops(device, dtype) == (None if peak is None else pytest.approx(peak))
 
 
 def test_the_catalogue_is_plausible() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from recipes.registry import load
 from run.directory import Run, created, read_data, read_recipe
-from run.metrics import read_metrics, truncate_metrics
+from run.metrics import read_metrics, read_steps, truncate_metrics
 from run.request import Request, plan_run
 from support.errors import WRONG_INPUT, UserError
 from support.files import locked
@@ -47,6 +47,15 @@ def test_metrics_keep_what_can_be_read(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
     truncate_metrics(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_last_evaluation_is_no_step_and_is_taken_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": null}\n{"step": 2, "loss": 1.0}\n{"step": 2, "final_validation_loss": 1.5}\n')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 2]
+    assert [line["loss"] for line in read_steps(path)] == [None, 1.0]
+    truncate_metrics(path, 2)
+    assert [line["loss"] for line in read_metrics(path)] == [None, 1.0]
 
 
 def run_in(path: Path) -> Run:

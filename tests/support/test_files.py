@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import multiprocessing
 import os
 from pathlib import Path
@@ -83,6 +84,19 @@ def test_a_lock_keeps_others_out_until_its_holder_is_killed(tmp_path: Path) -> N
     with files.locked(path):  # it waits until the system has freed it
         pass
     holder.join()
+
+
+def test_who_asks_whether_a_lock_is_locked_is_in_nobody_s_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    assert not files.is_locked(path) and not path.exists()
+    with files.locked(path):
+        assert files.is_locked(path)
+    assert not files.is_locked(path)
+    asking = open(path)  # noqa: SIM115
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    monkeypatch.setattr("time.sleep", lambda seconds: asking.close())
+    with files.locked(path, "another process holds it"):  # it tries again: who asks is gone in a moment
+        assert asking.closed
 
 
 @pytest.mark.parametrize(

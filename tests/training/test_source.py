@@ -90,3 +90,19 @@ def test_masked_validation_guesses_every_token_once_and_no_padding() -> None:
     )
     batch = Source(recipe, made).validation(list(range(len(samples) + 1)))
     assert batch.labels_BS[batch.weights_BS > 0].tolist() == tokens.tolist()
+
+
+def test_a_branch_with_other_data_reads_them_from_their_start() -> None:
+    """Whatever its position in the run: what its parent read counts for budget and schedule only."""
+    recipe = override(load("tiny"), ["model.seq_length=4"])
+    counts = SimpleNamespace(counts=lambda count: [count])
+    stream = SimpleNamespace(
+        batch=lambda first, count: np.arange(first, first + count)[:, None] + np.zeros((1, 5), int)
+    )
+    stream.blend = counts
+    made = SimpleNamespace(
+        training=lambda *_: stream, held_out=lambda *_: windows(np.arange(9), 4), end_of_document=0, entries=9
+    )
+    whole, new = Source(recipe, made), Source(recipe, made, data_from=96)
+    assert new.training(96, 3).tokens_BS.tolist() == whole.training(0, 3).tokens_BS.tolist()
+    assert whole.training(96, 1).tokens_BS[0, 0] == 96 and new.samples_by_part(100) == [4]

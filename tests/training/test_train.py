@@ -16,9 +16,11 @@ def agreed(step: int, intervals: Intervals, since: tuple[int, ...], stopping: in
     loop = Loop.__new__(Loop)
     loop.run = SimpleNamespace(recipe=SimpleNamespace(intervals=intervals))  # type: ignore[assignment]
     loop.trainer = SimpleNamespace(device="cpu")  # type: ignore[assignment]
-    loop.rank, loop.position, loop.stop_asked = rank, Position(step), rank == stopping
+    loop.rank, loop.world, loop.position, loop.stop_asked = rank, 2, Position(step), rank == stopping
     loop.save_seconds, loop.saved_at = 100.0, time.monotonic() - since[rank]
-    return loop._agreed()
+    stop, save, memory = loop._agreed()
+    assert len(memory) == 2 and all(2**24 < used < 2**40 for used in memory)
+    return stop, save
 
 
 def several() -> list[tuple[bool, bool]]:

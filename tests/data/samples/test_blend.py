@@ -11,6 +11,7 @@ def test_a_small_blend_by_hand() -> None:
     parts, indices = Blend([2, 1]).place(np.arange(7))
     assert parts.tolist() == [0, 0, 1, 0, 0, 1, 0]
     assert indices.tolist() == [0, 1, 0, 2, 3, 1, 4]
+    assert [Blend([2, 1]).counts(position) for position in (0, 2, 3, 7)] == [[0, 0], [2, 0], [2, 1], [5, 2]]
 
 
 @pytest.mark.parametrize("parts", [[1], [1, 1], [5, 3, 2], [1, 1, 1, 1, 997], [997, 1, 1, 1, 1], [7] * 16, MTNLG])
@@ -22,6 +23,9 @@ def test_every_prefix_is_exact_to_within_one_sample(parts: list[int]) -> None:
         # In whole numbers: |given - k * share / period| < 1 after each k samples.
         assert (np.abs(given * period - np.arange(1, 2 * period + 1) * share) < period).all()
         assert np.array_equal(indices[found == part], np.arange(2 * share))
+    for position in (0, 1, period // 3, period - 1, period, 2 * period - 1):
+        expected = np.bincount(found[:position], minlength=len(parts))
+        assert Blend(parts).counts(position) == expected.tolist()
 
 
 def test_a_position_does_not_depend_on_what_is_asked_with_it() -> None:

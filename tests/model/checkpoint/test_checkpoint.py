@@ -170,7 +170,7 @@ def two_saves(root: Path) -> None:
 
 def newest_state(root: Path) -> tuple[dict[str, Any] | None, list[str]]:
     said: list[str] = []
-    return load_newest(training.trainer("zero1_fp32"), root, said.append), said
+    return load_newest(training.trainer("zero1_fp32"), root, lambda path, why: said.append(f"{path.name}: {why}")), said
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert "is not the file that its manifest describes" in damage(file.parent)
     for state, said in run_ranks(2, newest_state, tmp_path):
         assert state == {"where": 2}
-        assert "rank-00001.safetensors is not the file" in said[0]
+        assert said[0].startswith("step-00000003: ") and "rank-00001.safetensors is not the file" in said[0]
     file.write_bytes(content[:-100])
     assert "bytes where its manifest says" in damage(file.parent)
     file.unlink()

@@ -1,0 +1,204 @@
+"""All runs at a glance. Whatever lies in their directories, foreign or half-written, leaves gaps and no error."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from recipes import registry, settings
+from recipes.recipe import Part
+from run import record, select
+from run.directory import read_recipe
+from run.metrics import read_evaluated
+from run.record import read_object
+from run.report import ENDS
+from support import json_lines
+from support.errors import UserError
+from support.files import is_locked
+from support.json_object import JsonObject, differences
+
+RUNNING, NEVER = "running", "never started"
+RECENT = 20  # steps that the speed is the median of
+SHOWN = 4  # of the differences from the recipe, in the table
+
+
+def summaries(recipe: str | None = None) -> list[JsonObject]:
+    """What `stagecraft runs --json` prints, of all runs or of a recipe's; the one that was started last comes first."""
+    declared = {}
+    for name in {path.parent.name for path in select.runs(recipe)}:
+        with suppress(UserError):
+            declared[name] = settings.plain(registry.load(name), ("name", "source", "status", "cluster"))
+    return sorted((_summary(path, declared) for path in select.runs(recipe)), key=lambda run: -run["started"])
+
+
+def _summary(path: Path, declared: dict[str, JsonObject]) -> JsonObject:
+    who, ended, noted = record.read(path), read_object(path / "status.json"), select.read_events(path)
+    steps = [line for line in json_lines.read_end(path / "metrics.jsonl") if "step" in line and "loss" in line]
+    evaluated = [(loss, line["step"]) for line in read_evaluated(path / "metrics.jsonl") if (loss := _loss(line))]
+    best = min(evaluated, default=(None, None))
+    parent = who.parent if who else None
+    return {
+        "run": str(path),
+        "id": who.id if who else None,
+        "name": who.name if who else None,
+        "recipe": path.parent.name,
+        "status": status_of(path),
+        "reason": str(ended.get("reason", "")),
+        "step": _number(steps[-1]["step"]) if steps else None,
+        "last_step": _last_step(path, noted),
+        "validation_loss": evaluated[-1][0] if evaluated else None,
+        "best_validation_loss": best[0],
+        "best_step": best[1],
+        "tokens_per_second": _median(line.get("tokens_per_second") for line in steps[-RECENT:]),
+        "mfu": _median(line.get("mfu") for line in steps[-RECENT:]),
+        "started": select.last_started(path),
+        "bytes": size_of(path),
+        "deviations": _deviations(path, declared.get(path.parent.name)),
+        "parent": f"{parent.path}@{parent.step}" if parent else None,
+        "changes": list(parent.changes) if parent else [],
+        "note": next((str(line.get("text")) for line in reversed(noted) if line["event"] == "note"), None),
+    }
+
+
+def status_of(path: Path) -> str:
+    """Whether a run goes on, and if not, how its last start ended."""
+    return RUNNING if is_locked(path / ".lock") else outcome_of(path)
+
+
+def outcome_of(path: Path) -> str:
+    """How the last start of a run ended, if it has."""
+    if not select.has_steps(path):
+        return NEVER
+    ended = read_object(path / "status.json").get("status")
+    return ENDS.get(ended, "crashed") if isinstance(ended, int) else "crashed"
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    total = 0
+    with suppress(OSError):  # a run that goes on removes some
+        if not path.is_dir():
+            return path.lstat().st_size
+        for entry in os.scandir(path):
+            with suppress(OSError):
+                inside = entry.is_dir(follow_symlinks=False)
+                total += size_of(Path(entry.path)) if inside else entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _deviations(path: Path, declared: JsonObject | None) -> list[str]:
+    """What differs from the recipe, `section.field=value`, and the lines in which the JSON differs."""
+    stored = read_object(path / "recipe.json")
+    found = []
+    if declared and isinstance(stored.get("data"), dict):
+        kept = {key: value for key, value in stored.items() if key in declared}
+        kept["data"] = {**stored["data"], "corpus": _spelled(stored["data"].get("corpus"))}
+        found = [f"{name}={new}" for name, old, new in differences(declared, kept) if not _alike(old, new)]
+    named = {line.partition("=")[0] for line in found}
+    noted = read_object(path / "start.json").get("deviations")
+    return found + [
+        str(line) for line in (noted if isinstance(noted, list) else ()) if str(line).split(" ")[0] not in named
+    ]
+
+
+def _alike(old: object, new: object) -> bool:
+    """JSON knows no tuples."""
+    return isinstance(old, tuple) and list(old) == new
+
+
+def _spelled(corpus: object) -> object:
+    with suppress(TypeError):
+        return settings.spelled(tuple(Part(**part) for part in corpus)) if isinstance(corpus, list) else corpus
+    return corpus
+
+
+def _last_step(path: Path, noted: list[JsonObject]) -> int | None:
+    """The step at which a run ends: as its last start said, else that of its whole budget."""
+    for line in reversed(noted):
+        if line["event"] == "training" and isinstance(line.get("last_step"), int):
+            return int(line["last_step"])
+    with suppress(UserError):
+        most = read_object(path / "start.json").get("max_steps")
+        return min(read_recipe(path).train_steps, most) if isinstance(most, int) else read_recipe(path).train_steps
+    return None
+
+
+def _loss(line: JsonObject) -> float | None:
+    return _number(line.get("validation_loss"))
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _median(values: Iterable[object]) -> float | None:
+    return statistics.median(found) if (found := [n for n in map(_number, values) if n is not None]) else None
+
+
+def show(runs: list[JsonObject]) -> None:
+    """Print the runs as a table."""
+    from rich.table import Table
+
+    from support.terminal import print_table
+
+    table = Table(box=None, pad_edge=False)
+    for title in (
+        "run",
+        "status",
+        "step",
+        "loss",
+        "best",
+        "tokens/s",
+        "MFU",
+        "started",
+        "size",
+        "differs from the recipe",
+    ):
+        table.add_column(title, justify="left" if title in ("run", "status", "differs from the recipe") else "right",
+            no_wrap=title in ("run", "step", "started"), overflow="fold")  # fmt: skip
+    for run in runs:
+        losses = [run["validation_loss"], run["best_validation_loss"]]
+        table.add_row(
+            run["name"] or f"{run['recipe']}/{Path(run['run']).name}",
+            run["status"],
+            f"{_or_dash(run['step'], ',')}/{_or_dash(run['last_step'], ',')}",
+            *(_or_dash(loss, ".4f") for loss in losses),
+            _or_dash(run["tokens_per_second"], ",.0f"),
+            _or_dash(run["mfu"], ".1%"),
+            _ago(time.time() - run["started"]) if run["started"] else "-",
+            shown_size(run["bytes"]),
+            _differs(run),
+        )
+    print_table(table)
+
+
+def _differs(run: JsonObject) -> str:
+    path, _, step = (run["parent"] or "").rpartition("@")
+    lines = [*([f"from {record.label(Path(path))}@{step}"] if path else []), *run["changes"]]
+    changed = {line.split(" ")[0] for line in run["changes"]}
+    lines += [line for line in run["deviations"] if line.partition("=")[0] not in changed]
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return ", ".join(lines[:SHOWN] + more)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _ago(seconds: float) -> str:
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return f"{max(0, seconds):.0f} s ago"
+
+
+def shown_size(count: float) -> str:
+    """Bytes in a few characters."""
+    for name in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {name}"
+        count /= 1000
+    return f"{count:,.4g} TB"

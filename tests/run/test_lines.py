@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from run.feed import Feed
+from run.lines import Lines
+from support import files
+from tests.run.happened import event, started, step, write, write_run
+
+HEADER = [
+    "gpt_tiny: 1.7M parameters, 1,024 tokens a step, steps 1 to 100",
+    "engine: fp32, ZeRO stage 1, global batch 16 = micro-batch 8 x accumulation 1 x data degree 2",
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run")
+
+
+def told(lines: Lines, feed: Feed) -> list[str]:
+    return [line for happened in feed.new() for line in lines.of(happened)]
+
+
+def test_steps_events_and_header_come_in_their_order(path: Path) -> None:
+    write(path, [step(9, 11.0), step(10, 12.0), step(20, 13.0, validation_loss=7.25), step(21, 15.0, skipped=True)])
+    write(path, [*started(), event("saved", 14.0, path="x/step-00000020"), event("said", 9.5, line="slow: bf16")])
+    assert told(Lines(path), Feed(path)) == [
+        "slow: bf16",
+        *HEADER,
+        f"run: {path}",
+        "step     10/100  loss 7.800  512 tokens/s",
+        "step     20/100  loss 7.600  512 tokens/s  validation loss 7.2500",
+        "saved x/step-00000020",
+        "step     21/100  loss 7.580  512 tokens/s  skipped (loss scale 1)",
+    ]
+
+
+def test_above_a_panel_steps_are_told_for_what_they_bring_only(path: Path) -> None:
+    write(path, [*started(), step(10, 12.0), step(20, 13.0, validation_loss=None), step(100, 14.0)])
+    lines = told(Lines(path, steps=False), Feed(path))[3:]
+    assert lines == ["step     20/100  loss 7.600  512 tokens/s  validation loss nan"]
+
+
+def test_a_step_that_is_found_before_the_event_training_waits(path: Path) -> None:
+    feed, lines = Feed(path), Lines(path)
+    write(path, [*started()[:-1], step(10, 12.0)])
+    assert told(lines, feed) == []
+    write(path, started()[-1:])
+    assert told(lines, feed)[2:] == [f"run: {path}", "step     10/100  loss 7.800  512 tokens/s"]
+
+
+def test_a_resumed_run_tells_new_steps_only(path: Path) -> None:
+    write(path, [*started(), step(10, 12.0), step(20, 13.0)])
+    feed, lines = Feed(path), Lines(path)
+    feed.new()  # what a parent leaves out
+    kept = (path / "metrics.jsonl").read_text().splitlines(keepends=True)[:1]
+    files.write(path / "metrics.jsonl", "".join(kept))
+    write(path, [event("start", 100.0), event("training", 110.0, step=10, last_step=100), step(20, 111.0)])
+    assert told(lines, feed) == [
+        HEADER[0].replace("steps 1", "steps 11"),
+        HEADER[1],
+        f"run: {path}",
+        "step     20/100  loss 7.600  512 tokens/s",
+    ]
