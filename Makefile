@@ -19,8 +19,8 @@ ENGINE  = $(call text,DS,--deepspeed_config)
 FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-avx2 lint recipes rehearse clean-corpus inspect watch evaluate generate export report \
-	runs note clean-runs compare new-recipe diff bench bench-planner bench-search bench-data $(SIZES)
+.PHONY: help setup demo test test-avx2 lint recipes rehearse check clean-corpus inspect watch evaluate generate \
+	export report runs note clean-runs compare new-recipe diff bench bench-planner bench-search bench-data $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ $(SIZES): setup
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(ENGINE) $(ARGS)
+
+check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to: make check DS=mine.json
+	@$(PY) -m commands check $(call text,DS) $(ARGS)
 
 data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
 	$(PY) -m commands prepare $* $(ARGS)

@@ -15,6 +15,7 @@ COMMANDS = {
     "recipes": "list the recipes",
     "new-recipe": "copy a recipe under a name of your own",
     "diff": "what two recipes do not share",
+    "check": "all that is wrong with a DeepSpeed JSON, or what it resolves to",
     "plan": "memory, time and cost of a recipe, without a GPU",
     "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",

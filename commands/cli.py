@@ -31,10 +31,10 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}; see {self.prog} --help", WRONG_INPUT)
 
 
-def fail(message: str, status: int) -> NoReturn:
-    """Say why in one line and end with this exit status."""
+def fail(message: str, status: int, *more: str) -> NoReturn:
+    """Say why, a line for each thing that is wrong, and end with this exit status."""
     _let_rank_0_speak()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(*(f"error: {' '.join(line.split())}" for line in (message, *more)), sep="\n", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 
@@ -69,7 +69,8 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     except (UserError, OSError) as error:
         if os.environ.get("STAGECRAFT_TRACEBACK"):
             traceback.print_exc()
-        fail(str(error), error.status if isinstance(error, UserError) else CRASHED)
+        lines, status = (error.lines, error.status) if isinstance(error, UserError) else ([str(error)], CRASHED)
+        fail(lines[0], status, *lines[1:])
     except Exception:
         _let_rank_0_speak()
         print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)

@@ -81,10 +81,10 @@ def _dtype(run: Path) -> "torch.dtype":
     """The precision that a run was trained in; fp32 where this machine computes that one in software."""
     import torch
 
-    from model.engine.config import precision, read
+    from model.engine.config import parse, precision
     from model.engine.precision import DTYPES, software
 
-    config = read(run / "ds_config.json")
+    config = parse(run / "ds_config.resolved.json")
     if slow := software(config):
         print(f"evaluating in fp32: {slow}", file=sys.stderr)
         return torch.float32

@@ -154,7 +154,7 @@ def plan(
         "micro_batch": resolved.json["train_micro_batch_size_per_gpu"],
         "gradient_accumulation": resolved.json["gradient_accumulation_steps"],
         "precision": resolved.dtype,
-        "zero_stage": config.get("zero_optimization", {}).get("stage", 0),
+        "zero_stage": engine_config.zero_stage(resolved.json),
         "layout": dataclasses.asdict(recipe.layout),
         "data_degree": degree,
         "memory": plan_memory(step, machine.gpu if machine else None),

@@ -1,19 +1,60 @@
 """Recipe and JSON together: the numbers of one in the other, for a world size. Imports no torch."""
 
+import math
 from pathlib import Path
 
 from model.engine import config as engine_config
 from model.engine.resolve import Resolved, resolve
-from recipes.recipe import Recipe
-from recipes.registry import short_name
+from recipes.recipe import Recipe, steps_for
+from recipes.registry import ROOT, short_name
 from support.errors import UserError
 from support.json_object import JsonObject
 
 
 def resolve_engine(recipe: Recipe, config: JsonObject, path: Path, world_size: int) -> Resolved:
-    """The recipe's numbers in a JSON, for a world size. Errors: `UserError` where the two do not go together."""
-    engine_config.check_layout(config, recipe.layout, str(path))
-    return resolve(config, recipe.engine_values(), data_degree(recipe, world_size), str(path), recipe.batch.ramp)
+    """Check a JSON and put the recipe's numbers into it, for a world size.
+
+    Errors: `UserError` with all that is wrong in the JSON, and where the two do not go together.
+    """
+    degree = data_degree(recipe, world_size)
+    return resolve(config, engine_values(recipe), degree, str(path), recipe.batch.ramp, recipe.layout)
+
+
+def engine_values(recipe: Recipe) -> JsonObject:
+    """What the recipe fills into the JSON's "auto": its own numbers, and what follows from them.
+
+    Sizes that follow from the model's width are those of the Hugging Face integration. The precision and the clipping
+    are those of the recipe's own JSON.
+    """
+    width, steps = recipe.model.hidden_size, recipe.train_steps
+    warmup = steps_for(math.ceil(recipe.schedule.warmup_tokens / recipe.model.seq_length), recipe.batch)
+    zero, scheduler = "zero_optimization", "scheduler.params"
+    return {
+        **recipe.engine_values(),
+        **_from_own_json(recipe),
+        f"{zero}.reduce_bucket_size": width * width,
+        f"{zero}.stage3_prefetch_bucket_size": 9 * width * width // 10,
+        f"{zero}.stage3_param_persistence_threshold": 10 * width,
+        f"{scheduler}.warmup_num_steps": max(1, min(warmup, steps)),
+        f"{scheduler}.total_num_steps": steps,
+        f"{scheduler}.cos_min_ratio": recipe.schedule.min_lr_ratio,
+    }
+
+
+def own_json(recipe: Recipe) -> Path:
+    """The JSON that a recipe names: from the working directory, else from the project."""
+    return Path(recipe.engine) if Path(recipe.engine).exists() else ROOT / recipe.engine
+
+
+def _from_own_json(recipe: Recipe) -> JsonObject:
+    """What the recipe's own JSON says plainly; nothing where it is not there any more."""
+    try:
+        own = engine_config.parse(own_json(recipe))
+        values: JsonObject = {"precision": engine_config.precision(own)}
+        clipping = own.get("gradient_clipping")
+        return values | ({"gradient_clipping": clipping} if type(clipping) in (int, float) else {})
+    except (UserError, AttributeError):
+        return {}
 
 
 def data_degree(recipe: Recipe, world_size: int) -> int:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import config as engine_config
-from model.engine.resolve import resolve
+from model.engine.resolve import filled, resolve
 from model.layout import Layout, stage_boundaries
 from planner.hardware import GIGA, GPU, TERA
 from planner.memory import peak_bytes, rank_bytes
 from planner.planning import USABLE_SHARE, check_precision, own_step
+from planner.resolve import engine_values
 from planner.timing import Machine, StepTime, step_time
 from planner.values import Candidate, Found, Own, Refused
 from planner.work import Array, Number, Work, bucket_bytes, gradient_bytes, last_blocks, overlaps, work
@@ -42,9 +43,9 @@ class Space:
 
 def space(recipe: Recipe, path: Path) -> Space:
     """The space of a recipe and its JSON, of which layout, micro-batch, recomputation and ZeRO stage are free."""
-    config = engine_config.read(path)
+    values = {**engine_values(recipe), "train_micro_batch_size_per_gpu": 1}
+    config = filled(engine_config.read(path), values)
     free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
-    values = {**recipe.engine_values(), "train_micro_batch_size_per_gpu": 1}
     resolved = resolve(free, values, 1, str(path)).json
     base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
     by_stage = [(*gradient_bytes(config, s), bucket_bytes(config, s), overlaps(config, s)) for s in range(4)]
@@ -151,7 +152,8 @@ def usable_bytes(gpu: GPU) -> float:
 
 def search(recipe: Recipe, path: Path, world: int, machine: Machine) -> Judged:
     """All candidates of a cluster, fastest first. Errors: `UserError` where none divides the cluster, or none fits."""
-    check_precision(machine.gpu, engine_config.precision(engine_config.read(path)))
+    config = filled(engine_config.read(path), engine_values(recipe))
+    check_precision(machine.gpu, engine_config.precision(config))
     step = candidates(space(recipe, path), world)
     if step is None:
         raise UserError(

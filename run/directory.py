@@ -122,6 +122,7 @@ def _create(run: Run, data: Mixture) -> None:
         "max_steps": run.max_steps,
         "resumed": run.resume,
         "deviations": list(run.engine.deviations),
+        "notes": list(run.engine.notes),
         "changes": list(run.parent.changes) if run.parent and not run.resume else [],
     }
     write_json(run.path / "start.json", start)
@@ -136,7 +137,7 @@ def opened(path: Path) -> tuple[Run, Mixture]:
 def read_run(path: Path) -> Run:
     """The run that `created` wrote. Errors: `UserError` where a file is missing or was changed."""
     start, resolved = _read_json(path / "start.json"), _read_json(path / "ds_config.resolved.json")
-    engine = Resolved(resolved, tuple(start["deviations"]))
+    engine = Resolved(resolved, tuple(start["deviations"]), tuple(start.get("notes", ())))
     given = _read_json(path / "ds_config.json")
     asked = (start["world_size"], start["max_steps"], start["resumed"])
     return Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path))

@@ -68,6 +68,7 @@ def header(run: Run, step: int, last_step: int) -> list[str]:
         f"global batch {config['train_batch_size']} = micro-batch {config['train_micro_batch_size_per_gpu']} x "
         f"accumulation {config['gradient_accumulation_steps']} x data degree {data_degree(recipe, run.world_size)}",
         *(f"deviates from the recipe: {deviation}" for deviation in run.engine.deviations),
+        *run.engine.notes,
         f"run: {run.path}",
     ]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from recipes.registry import ROOT
 from run import branch, record, select
 from run.directory import Run, check_new, read_recipe, runs_root
 from support.errors import UserError
+from support.json_object import JsonObject, differences
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,15 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
         wanted = branch.fitted(wanted, point)
     kept = stored is not None and (request.resume or wanted.engine == stored.engine)
     if request.deepspeed_config is None and home and kept:
-        config_path, config = home / "ds_config.json", engine_config.read(home / "ds_config.json")
+        config_path = home / "ds_config.json"
     else:
         config_path = _config_path(request.deepspeed_config or wanted.engine)
-        config = engine_config.read(config_path)
+    config = engine_config.parse(config_path)
     resolved = resolve_engine(wanted, config, config_path, world_size)
+    resolved = dataclasses.replace(resolved, deviations=(*_changed(recipe, wanted), *resolved.deviations))
     if request.max_steps is not None and request.max_steps < 1:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
+    _check_outputs(resolved.json, config_path)
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
     asked = (world_size, request.max_steps, request.resume, name)
@@ -119,3 +123,21 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
             f"{path} was started with seed {stored.seed}, not {wanted.seed}; resume it without --seed, or begin a "
             f"branch of it with --from {path}"
         )
+
+
+def _changed(recipe: Recipe, wanted: Recipe) -> list[str]:
+    """A line for each field of a recipe that was overridden: in this start, or in the one that it goes on from."""
+    before, after = (settings.plain(each, branch.DESCRIBED) for each in (recipe, wanted))
+    return [f"{name} is {new} (recipe: {old})" for name, old, new in differences(before, after)]
+
+
+def _check_outputs(config: JsonObject, config_path: Path) -> None:
+    """Refuse a place that the JSON has things written to and that cannot be one. Errors: `UserError` with the key."""
+    monitors = [(f"{name}.output_path", config.get(name, {})) for name in ("tensorboard", "csv_monitor")]
+    for key, section in [*monitors, ("flops_profiler.output_file", config.get("flops_profiler", {}))]:
+        given = section.get(key.partition(".")[2]) if section.get("enabled") else None
+        if given:
+            place = Path(given).parent if key.endswith("file") else Path(given)
+            standing = next(each for each in (place, *place.absolute().parents) if each.exists())
+            if not (standing.is_dir() and os.access(standing, os.W_OK | os.X_OK)):
+                raise UserError(f"{config_path}: {key} is {given} and nothing can be written there; give another place")

@@ -16,6 +16,11 @@ class UserError(ValueError):
 
     status = WRONG_INPUT
 
+    @property
+    def lines(self) -> list[str]:
+        """What is shown of it: one line, or one for each thing that is wrong."""
+        return [str(self)]
+
 
 class WeightsLostError(UserError):
     """Training went where no step leads back from."""

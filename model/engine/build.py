@@ -16,8 +16,8 @@ from model.engine import inside
 from model.engine.config import recomputed_blocks, zero_stage
 from model.engine.engine import Engine
 from model.engine.pipelined import PipelinedEngine
-from model.engine.schema import MONITORS
 from model.engine.sharded import ShardedEngine
+from model.engine.values import MONITORS
 from model.gpt import GPT
 from model.grid import Grid, make_grid
 from model.init import init_weights

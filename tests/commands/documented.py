@@ -45,6 +45,8 @@ def has(value: Any, tree: Tree, path: str = "") -> set[str]:
         assert isinstance(value, list), path
         return {f"{path}.[]"}.union(*(has(each, tree["[]"], f"{path}.[]") for each in value))
     assert isinstance(value, dict), path
+    if "**" in tree:
+        return {f"{path}.**"}
     if "*" in tree:
         return {f"{path}.*" for _ in value}.union(*(has(each, tree["*"], f"{path}.*") for each in value.values()))
     steps = {step.removesuffix("?"): step for step in tree}

@@ -26,7 +26,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), path / "tokeniser")
     recipe = override(load("tiny"), [f"model.{setting}" for setting in SHAPE])
     (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
-    (path / "ds_config.json").write_text((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
+    for name in ("ds_config.json", "ds_config.resolved.json"):
+        (path / name).write_text((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
     model = GPT(recipe.model).eval()
     init_weights({p: name for name, p in model.named_parameters()}, recipe.model, 1)
     directories.checkpoint(path, 7)

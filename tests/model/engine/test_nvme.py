@@ -113,7 +113,7 @@ def test_states_in_files_train_save_and_resume_as_states_in_memory(tmp_path: Pat
 @pytest.mark.parametrize(
     ("zero", "words"),
     [
-        ({"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/x"}}, "offload_param.device is 'nvme'"),
+        ({"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/x"}}, 'offload_param.device is "nvme"'),
         ({"stage": 3, "offload_optimizer": {"device": "nvme"}}, "offload_optimizer needs nvme_path"),
         ({"stage": 2, "offload_optimizer": {"device": "nvme", "nvme_path": "/x"}}, "nvme needs ZeRO stage 3"),
         ({"stage": 3, "offload_optimizer": {"device": "disk"}}, "it must be one of none, cpu, nvme"),

@@ -188,7 +188,7 @@ def accumulations() -> tuple[int, int]:
 def test_deepspeed_s_own_tensor_slicing_counts_its_ranks_as_data_ranks() -> None:
     """By hand: tensor ranks share their samples, so that 16 of them take 16 micro-batches of 1."""
     assert run_ranks(2, accumulations) == [(8, 16)] * 2
-    with pytest.raises(ValueError, match="unknown key tensor_parallel"):
+    with pytest.raises(ValueError, match=r"tensor_parallel is switched on; layout\.tp"):
         engine_config.check({"tensor_parallel": {"autotp_size": 2}}, "x")
 
 

@@ -24,7 +24,7 @@ import torch
 from launch import local
 from model.engine import config as engine_config
 from model.engine import inside
-from model.engine.build import quiet_deepspeed, start_process_group
+from model.engine.build import build, quiet_deepspeed, start_process_group
 from model.engine.device import check_device
 from model.layout import Layout
 from recipes.registry import ROOT
@@ -278,14 +278,33 @@ def test_fp16_is_refused_on_a_cpu_that_computes_it_in_software() -> None:
 
 
 def refused(precision: dict[str, Any]) -> str:
+    """What is said of a JSON that was changed after our checks."""
+    config = training.engine_json("zero1_bf16", 1)
+    config["bf16"] |= precision
     with pytest.raises(UserError) as caught:
-        training.trainer("zero1_bf16", bf16={"enabled": True, **precision})
+        build(training.CONFIG, training.SINGLE, config, training.SEED, training.ENTRIES)
     return str(caught.value)
 
 
 def test_what_only_deepspeed_refuses_is_one_line_too() -> None:
     (said,) = run_ranks(1, refused, {"bf16_optimizer_states": True})
     assert said.startswith("DeepSpeed refuses this JSON: bf16_optimizer_states requires bf16_master_weights_and_grads")
+
+
+def times_a_pipeline() -> None:
+    config = training.engine_json("pipeline_fp32", 1)
+    config["wall_clock_breakdown"] = True
+    layout = Layout(pp=2)
+    subject = build(training.config_for(layout), layout, config, training.SEED, training.ENTRIES)
+    training.step(subject, training.batches(1)[0])
+
+
+def test_a_pipeline_cannot_be_timed() -> None:
+    with pytest.raises(AssertionError, match="bwd_microstep timer has already been started"):
+        run_ranks(2, times_a_pipeline)
+    with pytest.raises(UserError, match=r"wall_clock_breakdown does not go with layout\.pp 2"):
+        zero = {"stage": 1}
+        engine_config.check_layout({"wall_clock_breakdown": True, "zero_optimization": zero}, Layout(pp=2), "x")
 
 
 def test_a_port_that_is_taken_is_one_line_and_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
