@@ -43,6 +43,9 @@ def main(file: str | None = None) -> None:
         help="processes on this machine; by default its GPUs, as many as were planned for, else 2",
     )
     parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
+    parser.add_argument("--restarts", type=int, default=3, help="how often in a row to go on by itself after a crash")
+    parser.add_argument("--hang-seconds", type=float, help="what a step may take, before the run counts as hung")
+    parser.add_argument("--notify", metavar="COMMAND", help="gets each fault, restart and end as JSON on its input")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, progress on standard error")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers; not needed")
     args = parser.parse_args()
@@ -61,9 +64,11 @@ def main(file: str | None = None) -> None:
     else:
 
         def job() -> object:
+            from launch.care import Care
             from launch.start import start
 
-            return start(load(name), request, args.processes, args.hostfile)
+            care = Care(args.restarts, args.hang_seconds, args.notify)
+            return start(load(name), request, args.processes, args.hostfile, care)
 
         with lasting_output():
             cli.run_job(job, args.json)

@@ -19,6 +19,8 @@ KINDS = {
     "saved": "a checkpoint is whole: step, path, seconds, bytes",
     "passed_over": "a checkpoint was damaged: path, reason",
     "said": "a line that a person should see: line",
+    "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
+    "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds)",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",
     "note": "what a person wrote down: text",

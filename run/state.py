@@ -90,6 +90,12 @@ class State:
                 self.news = time, f"passed over {Path(event['path']).name}: {event['reason']}"
             case "said":
                 self.news = time, event["line"]
+            case "fault":
+                self.news = time, f"fault: {event['reason']}"
+            case "restart":
+                news = self.news
+                self._begin({**self.start, "time": time})
+                self.news = news
             case "stop":
                 self.asked_to_stop = True
                 self.news = time, "asked to stop"

@@ -6,12 +6,14 @@ It imports nothing heavy, so that a signal finds it also while torch is imported
 import signal
 from types import FrameType
 
+REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # the last is Slurm's warning
+
 _received: list[signal.Signals] = []
 
 
 def listen() -> None:
     """Note the signals that ask a run to stop, instead of dying of them."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in REQUESTS:
         signal.signal(number, _note)
 
 
