@@ -8,10 +8,11 @@ from time import monotonic, sleep
 
 import pytest
 
+from launch.local import free_port
 from run import rank_logs
 from run.directory import end_of
 from support.errors import CRASHED, DONE, GAVE_UP, STOPPED
-from tests.commands.running import fail, metrics, write_corpus
+from tests.commands.running import Command, fail, metrics, small, write_corpus
 from tests.faults.runs import STEPS, Hurt
 from tests.patience import ended, wait_until
 
@@ -147,3 +148,22 @@ def test_peers_that_ignore_everything_are_gone_soon(home: Path) -> None:
     assert run.finish()[0] == CRASHED
     assert run.gone(began) < GONE_SECONDS
     assert [fault["rank"] for fault in run.events("fault")] == [0]
+
+
+@pytest.mark.faults
+def test_two_launchers_on_one_port_say_so(home: Path, unbroken: Path) -> None:
+    """Neither trains with a rank of the other: who trains has the numbers of an unbroken run."""
+    port = str(free_port())
+    launched = ("deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port, "--module", "recipes.gpt_tiny")
+    tokens = (f"schedule.train_tokens={STEPS * 256}", "intervals.evaluate_every=1000")
+    started = []
+    for name in ("port-1", "port-2"):
+        flags = [*small(home / "corpus.jsonl"), *tokens, "--run-dir", str(home / name)]
+        started.append((home / name, Command(home, *launched, *flags)))
+    done = [(path, command.finish()) for path, command in started]
+    assert any(each.returncode for _, each in done)
+    for path, each in done:
+        if each.returncode:
+            assert "--master_port" in each.stderr, each.stderr
+        else:
+            assert metrics(path) == metrics(unbroken)
