@@ -7,7 +7,7 @@ from pathlib import Path
 from run.members import stat_of
 
 EXIT_CODE = 49  # where `/proc/PID/stat` has it, counted from the state
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def exit_of(pid: int) -> int | None:
@@ -45,7 +45,7 @@ def kills_for_memory() -> int:
     0 where that cannot be read.
     """
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in MINE.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers in ("", "memory"):
                 file = "memory.oom_control" if controllers else "memory.events"

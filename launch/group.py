@@ -74,6 +74,18 @@ class Group:
             else:
                 self._poll.unregister(descriptor)  # the launcher's
         self.status = self.launcher.poll()
+        if self.status:
+            self._pass_on(self.status)
+
+    def _pass_on(self, status: int) -> None:
+        """Take the launcher's status for that of the rank that ended first, where nobody saw how any did.
+
+        The launcher ends as the first rank did that broke; where a signal killed that, with 256 - the signal.
+        """
+        ended = self.ended()
+        unseen = [rank for rank in ended if rank.code is None]
+        if unseen and not any(rank.code for rank in ended) and (0 < status <= 128 or status > 192):
+            unseen[0].code = status - 256 if status > 192 else status
 
     def _find(self) -> None:
         """Take the ranks that have come since."""
