@@ -63,3 +63,18 @@ def test_a_resumed_run_tells_new_steps_only(path: Path) -> None:
         f"run: {path}",
         "step     20/100  loss 7.600  512 tokens/s",
     ]
+
+
+def test_a_fault_names_its_rank_and_what_that_printed(path: Path) -> None:
+    fault = event("fault", 13.0, rank=1, code=1, reason="rank 1 of 2 ended with status 1", log=["a word"])
+    write(path, [*started(), step(10, 12.0), fault, event("restart", 14.0, failures=1, waited=1, checkpoint="step-8")])
+    write(path, [event("training", 20.0, step=8, last_step=100), step(20, 21.0)])
+    lines = told(Lines(path), Feed(path))
+    assert lines[4:7] == [
+        "fault: rank 1 of 2 ended with status 1",
+        "rank 1: a word",
+        "launching the ranks again from step-8, after failure 1",
+    ]
+    assert lines[7].endswith("steps 9 to 100") and lines[8:-1] == lines[1:3] and "20/100" in lines[-1]
+    write(path, [event("fault", 30.0, rank=0, code=1, reason="rank 0 broke", log=["shown already"])])
+    assert told(Lines(path), Feed(path))[-1] == "fault: rank 0 broke"

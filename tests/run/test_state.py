@@ -135,3 +135,13 @@ def test_a_command_that_is_gone_has_crashed(path: Path) -> None:
         assert value(path, 90.0)["status"] == status
     write(path, [event("stop", 4.0, signal="SIGTERM")])
     assert value(path, 5.0)["status"] == "stopping"
+
+
+def test_a_run_that_is_launched_again_starts_again(path: Path) -> None:
+    write(path, [*started(), step(9, 12.0), event("fault", 13.0, rank=1, code=-9, reason="rank 1 was killed")])
+    assert value(path, 14.0)["last_event"] == "fault: rank 1 was killed"
+    write(path, [event("restart", 15.0, failures=1, waited=1.0, checkpoint=None)])
+    assert value(path, 16.0)["status"] == "starting" and value(path, 16.0)["last_event"] == "fault: rank 1 was killed"
+    write(path, [event("training", 20.0, step=8, last_step=100)])
+    again = value(path, 21.0)
+    assert (again["status"], again["seconds"]) == ("training", pytest.approx(6.0))
