@@ -13,8 +13,8 @@ from pathlib import Path
 from run import record, select
 from run.checkpoints import damage_of
 from run.directory import read_recipe
-from run.listing import NEVER, outcome_of, shown_size, size_of, status_of
-from run.report import RUNNING
+from run.listing import shown_size, size_of
+from run.status import NEVER, RUNNING, outcome_of, status_of
 from support.errors import UserError
 from support.files import PARTIAL, locked
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from commands import runs
-from run.listing import show, status_of, summaries
+from run.listing import show, summaries
+from run.status import status_of
 from support.files import locked
 from tests.run import directories
 from tests.run.directories import NOON
@@ -100,6 +101,24 @@ def test_foreign_and_half_written_directories_have_gaps(root: Path, capfd: pytes
     assert of(found, "torn")["status"] == "never started" and of(found, "alone")["last_step"] is None
     show(found)
     assert capfd.readouterr().out.count("\n") >= 7
+
+
+def test_what_sets_a_run_apart_stands_first(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ten runs of a search share all but one setting, and a line has room for four."""
+    shared = [
+        "model.num_layers=1",
+        "model.dropout=0.5",
+        "batch.global_batch=8",
+        "data.corpus=x",
+        "data.tokeniser=bytes",
+    ]
+    for number in range(3):
+        directories.run(root, f"rate-{number}", settings=[*shared, f"schedule.min_lr_ratio=0.{number + 2}"])
+    show(summaries())
+    shown = capfd.readouterr().out
+    assert (
+        all(f"schedule.min_lr_ratio=0.{number + 2}" in shown for number in range(3)) and shown.count("and 2 more") == 3
+    )
 
 
 def test_the_table_names_what_differs(
