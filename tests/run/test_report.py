@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from recipes.registry import load
 from run import curve, events, report
@@ -135,6 +136,20 @@ def test_every_run_can_be_drawn(lines: list[dict[str, Any]], run: Path) -> None:
     report.plot(run, report.summary(run))
     picture = (run / "loss.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (1300, 1200)
+
+
+@pytest.mark.parametrize(("steps", "shown"), [
+    ((1, 2), (0, 2.04)), ((1, 1600), (0, 1632)), ((1501, 1504), (1500, 1504.08)), ((1501, 1600), (1500, 1602)),
+])  # fmt: skip
+def test_the_curve_of_a_branch_begins_where_its_parent_was(
+    steps: tuple[int, int], shown: tuple[float, float], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *stream, **options: drawn.append(figure))
+    write_lines(run, *map(step, range(steps[0], steps[1] + 1)))
+    curve.draw(run, TINY, 1600)
+    unit = 1e6 if steps[1] == 1600 or shown[0] else 1e3
+    assert drawn[0].axes[0].get_xlim() == pytest.approx([1024 * place / unit for place in shown])
 
 
 def test_a_million_steps_become_few_points_and_keep_their_spikes() -> None:
