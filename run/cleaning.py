@@ -98,7 +98,10 @@ def _begun_with(runs: list[Path]) -> set[Path]:
 
 
 def show(found: list[Leftover]) -> None:
-    """Print what can go, a line each, and their sum."""
+    """Print what can go, a line each, and their sum; or that nothing can."""
+    if not found:
+        print("there is nothing to remove")
+        return
     for each in found:
         print(f"{shown_size(each.size):>8}  {each.path}  ({each.why})")
     print(f"{shown_size(sum(each.size for each in found)):>8}  in all")
