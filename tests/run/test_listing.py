@@ -9,8 +9,6 @@ import pytest
 
 from commands import runs
 from run.listing import show, summaries
-from run.status import status_of
-from support.files import locked
 from tests.run import directories
 from tests.run.directories import NOON
 
@@ -49,23 +47,6 @@ def test_the_run_that_was_started_last_comes_first(root: Path) -> None:
     for number, folder in enumerate(("b", "c", "a")):
         directories.run(root, folder, began=NOON + number)
     assert [Path(run["run"]).name for run in summaries()] == ["a", "c", "b"]
-
-
-@pytest.mark.parametrize(("steps", "status", "word"), [
-    (3, 0, "finished"), (3, 75, "stopped"), (3, 3, "weights lost"), (3, 2, "refused"), (3, 1, "crashed"),
-    (3, None, "crashed"), (0, 2, "never started"), (0, None, "never started"),
-])  # fmt: skip
-def test_how_a_run_is(steps: int, status: int | None, word: str, root: Path) -> None:
-    assert status_of(directories.run(root, "x", steps, status=status)) == word
-
-
-def test_a_run_is_running_while_its_lock_is_held_and_asking_disturbs_nobody(root: Path) -> None:
-    path = directories.run(root, "x", status=None)
-    with locked(path / ".lock"):
-        assert status_of(path) == "running"
-    assert status_of(path) == "crashed"
-    with locked(path / ".lock", "another process trains"):  # nobody holds it after the question
-        pass
 
 
 def test_a_step_that_needs_a_long_line_is_a_step(root: Path) -> None:
