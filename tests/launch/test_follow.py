@@ -33,6 +33,16 @@ def test_lines_come_from_the_files_and_all_before_what_follows(path: Path, capsy
     ]
 
 
+def test_a_run_that_starts_again_is_starting_from_the_first_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files tell of its crash until all was checked."""
+    write(path, [*started(), step(1, 12.0), event("end", 13.0, status=1, reason="killed")])
+    terminal = Terminal(monkeypatch)
+    with follow.following(path, time.time()):
+        time.sleep(2 * follow.POLL_SECONDS)
+    text = terminal.text()
+    assert "starting" in text and "crashed" not in text and "killed" not in text
+
+
 def test_what_cannot_be_printed_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
