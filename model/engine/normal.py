@@ -85,7 +85,8 @@ class Normal:
         elif row.here == "moved":
             self.moved.append((path, row, "auto"))
         elif row.here in ("taken", "ours"):
-            out[row.key.rpartition(".")[2]] = "auto"
+            if row.type != "section":  # a section that is "auto" has its defaults
+                out[row.key.rpartition(".")[2]] = "auto"
         else:
             self._dropped(path, row)
 
@@ -118,7 +119,7 @@ class Normal:
     def _put(self, path: str, row: Row, value: Any) -> None:
         """Write the value of an old spelling under the new one."""
         if row.as_ is not None:
-            if not value:
+            if value is not True:  # false, or an "auto": the default is false
                 return
             value = dict(row.as_) if isinstance(row.as_, dict) else row.as_
         holder, (*sections, key) = self.json, row.to.split(".")
@@ -155,8 +156,13 @@ class Normal:
 
 
 def _nearest(key: str, known: dict[str, Row]) -> str:
-    near = hint(key, known)
-    return near if len(known) <= MOST_LISTED or near.startswith("did") else f"take it out; {SCHEMA} lists the keys"
+    """What to do with an unknown key: it may stand in the wrong section, or be mistyped."""
+    places = dict.fromkeys(row.to or row.key for row in ROWS.values() if row.key.rpartition(".")[2] == key)
+    if 0 < len(places) < 3:
+        return f"did you mean {' or '.join(places)}?"
+    if len(known) <= MOST_LISTED:
+        return hint(key, known)
+    return hint(key, known, otherwise=f"take it out; {SCHEMA} lists the keys", cutoff=0.6)
 
 
 def _remedy(row: Row, value: Any) -> str:
