@@ -53,7 +53,7 @@ class Normal:
         if row.here == "off":
             self._off(path, row, value)
         elif value is None:
-            if row.default is not None or (row.type == "section" and not key.startswith("offload")):
+            if not row.may_be_null:
                 self._refuse(path, f"{path} is null", "give it a value or take it out")
         elif value == "auto" and row.type != "list":
             self._auto(path, row, out)
