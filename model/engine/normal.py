@@ -158,6 +158,8 @@ class Normal:
 def _nearest(key: str, known: dict[str, Row]) -> str:
     """What to do with an unknown key: it may stand in the wrong section, or be mistyped."""
     places = dict.fromkeys(row.to or row.key for row in ROWS.values() if row.key.rpartition(".")[2] == key)
+    if "." in key:
+        return 'write a section as an object: {"section": {"key": …}}'
     if 0 < len(places) < 3:
         return f"did you mean {' or '.join(places)}?"
     if len(known) <= MOST_LISTED:

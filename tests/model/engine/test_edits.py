@@ -161,6 +161,7 @@ EDITS: list[tuple[str, str, Any, Any]] = [
     ("zero1_bf16", f"{ZERO}.bf16", {"enabled": True}, r"unknown key zero_optimization\.bf16; did you mean bf16\?"),
     ("zero1_bf16", "max_grad_norm", 1.0, r"unknown key max_grad_norm; did you mean gradient_clipping\?"),
     ("zero1_bf16", "num-layers", 24, r"unknown key num-layers; take it out; docs/ds_config\.schema\.json lists"),
+    ("zero1_bf16", "a\n\x1b[31m", 1, r"unknown key a\\n\\u001b\[31m; take it out"),
     # What is said and what is elsewhere
     ("zero1_bf16", "steps_per_print", 0, "is 0; it must be a whole number of at least 1"),
     ("zero1_bf16", "steps_per_print", "inf", 'is "inf"; it must be a whole number of at least 1'),
@@ -291,6 +292,11 @@ def test_a_slip_has_its_own_remedy(text: str, line: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_text(text, "mine.json")
     assert str(caught.value) == f"mine.json {line}"
+
+
+def test_a_key_with_a_dot_is_no_section() -> None:
+    with pytest.raises(UserError, match=r"unknown key zero_optimization\.stage; write a section as an object"):
+        result(parse_text('{"zero_optimization.stage": 1}', "mine.json"), "zero")
 
 
 @pytest.mark.parametrize("key", ["cpu_offload", "cpu_offload_param"])
