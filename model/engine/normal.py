@@ -125,10 +125,11 @@ class Normal:
         holder, (*sections, key) = self.json, row.to.split(".")
         for section in sections:
             holder = holder.setdefault(section, {})
-        if key in holder and holder[key] != value:
+        standing = holder.get(key, "auto")
+        if "auto" not in (standing, value) and standing != value:
             self._refuse(path, f"{path} stands beside {row.to}, its newer spelling", "take it out")
             return
-        holder[key] = value
+        holder[key] = value if standing == "auto" else standing
         self._written(path, row)
 
     def _written(self, path: str, row: Row) -> None:

@@ -294,6 +294,12 @@ def test_a_slip_has_its_own_remedy(text: str, line: str) -> None:
     assert str(caught.value) == f"mine.json {line}"
 
 
+@pytest.mark.parametrize(("new", "old"), [('"auto"', "0.3"), ("0.3", '"auto"')])
+def test_of_two_spellings_the_one_that_is_no_auto_counts(new: str, old: str) -> None:
+    text = f'{{"gradient_clipping": {new}, "optimizer": {{"params": {{"max_grad_norm": {old}}}}}}}'
+    assert result(parse_text(text, "mine.json"), "zero").json["gradient_clipping"] == 0.3
+
+
 def test_a_key_with_a_dot_is_no_section() -> None:
     with pytest.raises(UserError, match=r"unknown key zero_optimization\.stage; write a section as an object"):
         result(parse_text('{"zero_optimization.stage": 1}', "mine.json"), "zero")
