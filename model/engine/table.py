@@ -66,6 +66,11 @@ class Row:
     stages: tuple[int, ...] = ()
     of: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def may_be_null(self) -> bool:
+        """Whether null is the same as leaving the key out."""
+        return self.default is None and (self.type != "section" or bool(self.auto))
+
     @cached_property
     def words(self) -> str:
         """What a value must be, in words."""
