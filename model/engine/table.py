@@ -15,7 +15,7 @@ from typing import Any
 NEEDED = "required"  # in `Row.of`: a scheduler has no default
 DTYPES = {
     "fp32": ("fp32", "float32", "float", "torch.float32"),
-    "bf16": ("bf16", "bfloat16", "torch.bfloat16"),
+    "bf16": ("bf16", "bfp16", "bfloat16", "torch.bfloat16"),
     "fp16": ("fp16", "float16", "half", "torch.float16"),
 }
 KINDS = {

@@ -109,6 +109,7 @@ EDITS: list[tuple[str, str, Any, Any]] = [
     ("zero1_fp16", "communication_data_type", "fp17", 'is "fp17"; it must be fp32 or bf16 or fp16'),
     ("zero1_bf16", "communication_data_type", "fp16", "is fp16; with bf16 it must be bf16 or fp32"),
     ("zero2_bf16", "communication_data_type", "FP32", "fp32"),
+    ("zero2_bf16", "communication_data_type", "bfp16", "bf16"),  # as Megatron-DeepSpeed spells it
     ("zero1_bf16", "data_types.grad_accum_dtype", "bfloat16", "bf16"),
     ("zero1_bf16", "data_types.grad_accum_dtype", "fp8", 'is "fp8"; it must be fp32 or bf16 or fp16'),
     ("zero1_bf16", "data_types.param_dtype", "fp32", "trains in bf16; it must be bf16, or taken out"),
