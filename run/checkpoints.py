@@ -54,7 +54,7 @@ def choose(run: Path, which: str | None = None) -> Chosen:
     steps = _in_order(run, which, sorted(saved, reverse=True))
     passed_over: list[str] = []
     for step in steps:
-        if not (reason := _foreign(run, saved[step]) or damage_of(saved[step])):
+        if not (reason := unusable(run, saved[step])):
             return Chosen(saved[step], step, tuple(passed_over))
         passed_over.append(reason)
     left = f"; whole may be {_listed(set(saved) - set(steps))}" if set(saved) - set(steps) else ""
@@ -92,6 +92,11 @@ def spared(run: Run, saved: list[int]) -> set[int]:
     every, losses = run.recipe.intervals.keep_every, validation_losses(run.path)
     best = min((losses[step], step) for step in saved if step in losses)[1:] if losses.keys() & set(saved) else ()
     return {*best, *(step for step in saved if every and step % every == 0)}
+
+
+def unusable(run: Path, checkpoint: Path) -> str:
+    """Why a run cannot use a checkpoint, empty where it can: it is another run's, or damaged."""
+    return _foreign(run, checkpoint) or damage_of(checkpoint)
 
 
 def _foreign(run: Path, checkpoint: Path) -> str:

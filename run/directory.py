@@ -183,9 +183,10 @@ def end_of(path: Path) -> int | None:
 
 
 def was_trained(path: Path) -> bool:
-    """Whether a directory is that of a run that finished a step."""
+    """Whether a directory is that of a run that finished a step: it has metrics, or a checkpoint."""
     metrics = path / "metrics.jsonl"
-    return (path / "recipe.json").exists() and metrics.exists() and metrics.stat().st_size > 0
+    measured = metrics.exists() and metrics.stat().st_size > 0
+    return (path / "recipe.json").exists() and (measured or any((path / "checkpoints").glob("step-????????")))
 
 
 def read_recipe(path: Path) -> Recipe:

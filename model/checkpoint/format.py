@@ -11,13 +11,17 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.checkpoint import index
 from model.checkpoint.index import Index
 from support.errors import UserError
 from support.json_object import JsonObject
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 PARTIAL = ".partial"  # ends the name of a folder that is being written; a folder without it is complete
 FILE = "manifest.json"
@@ -134,7 +138,7 @@ def seal(checkpoint: Path, tie: Tie, accepts: Accepts = dict) -> tuple[str, str]
 
 def manifest(checkpoint: Path) -> JsonObject:
     """The manifest of a checkpoint. Errors: `UserError` where it cannot be read, or lacks what a manifest has."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     path = checkpoint / FILE
     try:
@@ -145,7 +149,7 @@ def manifest(checkpoint: Path) -> JsonObject:
         raise UserError(f"{path} was changed or torn")
     result: JsonObject = content.get("manifest", {})
     try:
-        TypeAdapter(_Manifest).validate_json(json.dumps(result), strict=True)
+        _adapter().validate_json(json.dumps(result), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path} is not whole: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -156,6 +160,13 @@ def manifest(checkpoint: Path) -> JsonObject:
     if len({step for step in steps.values() if step is not None}) > 1:
         raise UserError(f"{path} is of step {steps['state'] or steps['manifest']}, not of step {steps['folder']}")
     return result
+
+
+@cache
+def _adapter() -> "TypeAdapter[_Manifest]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_Manifest)
 
 
 def write_manifest(checkpoint: Path, manifest: JsonObject) -> Path:

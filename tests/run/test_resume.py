@@ -163,8 +163,8 @@ def test_auto_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(pa
     assert auto(run_dir=str(tmp_path / "new")) == Request(run_dir=str(tmp_path / "new"))
     assert auto(name="other") == Request(name="other") and auto(name="other", branch="mine").branch == "mine"
     assert settled(load("345m"), Request(auto=True)) == Request()
-    (path / "metrics.jsonl").write_text("")
-    assert auto(run_dir=str(path)) == Request(run_dir=str(path))
+    fresh = directories.run(path.parents[1], "fresh", steps=0)
+    assert auto(run_dir=str(fresh)) == Request(run_dir=str(fresh))
     with pytest.raises(UserError, match="--resume auto with --from needs --run-dir or --name"):
         auto(branch="mine")
 
