@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import record, select
-from run.checkpoints import damage_of
+from run.checkpoints import unusable
 from run.directory import read_recipe
 from run.listing import shown_size, size_of
 from run.status import NEVER, RUNNING, outcome_of, status_of
@@ -77,7 +77,7 @@ def _of_run(path: Path, keep: int, needed: set[Path]) -> list[Leftover]:
         if whole >= keep and checkpoint.resolve() not in needed:
             found.append(Leftover(path, checkpoint, size_of(checkpoint), "an older checkpoint"))
         elif number + 1 < len(saved):  # else nothing is older
-            whole += not damage_of(checkpoint)
+            whole += not unusable(path, checkpoint)
     return found
 
 

@@ -77,7 +77,7 @@ def size_of(path: Path) -> int:
 
 def _deviations(path: Path, declared: JsonObject | None) -> list[str]:
     """What differs from the recipe, `section.field=value`, and the lines in which the JSON differs."""
-    stored = read_object(path / "recipe.json")
+    stored = read_object(path / "start.json").get("recipe") or read_object(path / "recipe.json")
     found = []
     if declared and isinstance(stored.get("data"), dict):
         kept = {key: value for key, value in stored.items() if key in declared}

@@ -54,6 +54,13 @@ def test_where_all_are_damaged_none_goes(root: Path) -> None:
     assert names(root) == []
 
 
+def test_another_run_s_checkpoint_does_not_count(root: Path) -> None:
+    path, other = directories.run(root, "own"), directories.run(root, "other")
+    directories.checkpoint(path, 2)
+    directories.checkpoint(other, 9).rename(path / "checkpoints" / "step-00000009")
+    assert leftovers([path]) == []
+
+
 def test_a_run_that_goes_on_is_not_touched(path: Path, root: Path) -> None:
     found = leftovers([])
     with locked(path / ".lock"):
