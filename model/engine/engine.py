@@ -84,6 +84,7 @@ class Engine(ABC):
         """
         rate = float(self.deepspeed.get_lr()[0])
         scale = inside.loss_scale(self.deepspeed)
+        inside.hold_loss_scale(self.deepspeed)
         with self._floor_explained(scale):
             loss, norm = self._train(batches)
         return StepResult(

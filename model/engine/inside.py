@@ -144,6 +144,16 @@ def loss_scale(engine: Any) -> LossScale | None:
     return LossScale(float(scaler.cur_scale), float(getattr(scaler, "min_scale", 0.0)))
 
 
+def hold_loss_scale(engine: Any) -> None:
+    """Keep the loss scale of this moment through the next step; the scaler goes on to find the one after it.
+
+    DeepSpeed raises the scale within a step, and then divides by it gradients that were multiplied by the lower one.
+    Read in runtime/zero/stage_1_and_2.py and stage3.py. Shown by test_a_rising_loss_scale_does_not_halve_a_step.
+    """
+    if engine.fp16_enabled():
+        engine.optimizer.override_loss_scale(engine.optimizer.loss_scaler.cur_scale)
+
+
 def gave_up_at_floor(error: Exception) -> bool:
     """Whether an error of DeepSpeed says that the loss scale cannot fall any further. It has no type of its own.
 
