@@ -88,6 +88,8 @@ class State:
                 self.news = time, f"saved {Path(event['path']).name}"
             case "passed_over":
                 self.news = time, f"passed over {Path(event['path']).name}: {event['reason']}"
+            case "rollback":
+                self.news = time, f"rolled back to step {event['to_step']}"
             case "said":
                 self.news = time, event["line"]
             case "stop":

@@ -1,10 +1,9 @@
 """One rank of a training run: the loop."""
 
-import math
 import time
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from model.checkpoint.write import save
 from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
 from model.engine.device import check_device, will_compile
-from model.engine.engine import Engine, LossScaleFloorError, StepResult
+from model.engine.engine import Engine, LossScaleFloorError
 from model.engine.inside import unexamined_version
 from model.engine.precision import software
 from planner.hardware import peak_flops
 from planner.saving import saving
 from recipes.recipe import Recipe
-from run import report
+from run import report, save_request
 from run.directory import Run, created, note_end, note_start, opened
 from run.noted import noted
 from run.prepared import run_data
@@ -33,22 +32,15 @@ from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
 from support.files import enough_room
 from support.json_object import JsonObject
+from training import proof
 from training.device import device_name, memory_bytes
 from training.display import Display
 from training.log import Log
+from training.rollback import MOST_SKIPPED, Position, roll_back
 from training.source import Ahead, Source, check_alike
-from training.stop import asked
+from training.stop import asked, save_asked
 
-MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
-
-
-@dataclass
-class Position:
-    """Where a run is: all the state that the engine does not hold."""
-
-    step: int = 0
-    consumed_samples: int = 0
 
 
 def train_launched(path: Path) -> None:
@@ -135,6 +127,8 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
         for change in run.parent.changes:
             log.say(f"differs from its parent: {change}")
     position = Position(**saved) if saved else Position()
+    if position.proof:
+        log.say(proof.check(position.proof, trainer, source, run, branch=not run.resume))
     loop = Loop(run, trainer, source, log, position)
     log.start(position.step, loop.last_step)
     if not run.recipe.intervals.save_every:
@@ -155,7 +149,7 @@ class Loop:
         self.save_seconds = saving(run.recipe.model, run.recipe.intervals, self.world).interval_seconds
         self.saved_at, self.save_took = time.monotonic(), 0.0
         self.peak_flops = peak_flops(device_name(), run.engine.dtype) if torch.cuda.is_available() else None
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row, self.last_batch = 0, 0
         self.last_norms: deque[float] = deque(maxlen=5)
 
     def run_to_last_step(self) -> None:
@@ -169,7 +163,9 @@ class Loop:
             if not stop and (step % every.evaluate_every == 0 or last):
                 metrics["validation_loss"], metrics["evaluate_seconds"] = self._evaluated(every.evaluate_samples)
             self._record(metrics)
-            if save or last:
+            if self._is_lost():
+                self._roll_back()
+            elif save or last:
                 self._save()
             if stop:
                 number = asked()
@@ -204,11 +200,12 @@ class Loop:
                 f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
             ) from None
         self.last_norms.append(result.grad_norm)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
+        self.last_batch = batch
         position.consumed_samples += batch
         position.step += 1
         stop, save, memory = self._agreed()
         seconds = time.perf_counter() - began
-        self._stop_if_lost(result)
         speed = batch * length / seconds
         return {
             **self._where(),
@@ -231,21 +228,18 @@ class Loop:
         tokens = samples * self.run.recipe.model.seq_length
         return {"step": step, "consumed_samples": samples, "tokens": tokens, "time": time.time()}
 
-    def _stop_if_lost(self, result: StepResult) -> None:
-        """Do not burn hours on weights that no step will mend.
+    def _is_lost(self) -> bool:
+        """Whether no step is taken any more: many were skipped in a row.
 
-        A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
-        one bad batch or one bad chip. A dynamic loss scale is found by skipping; without one, many skips in a row
-        mean that the weights are lost too.
+        One may have been a bad batch or a bad chip, and a dynamic loss scale is found by skipping. The weights are as
+        the last step that was taken left them, which may be what makes every loss infinite.
         """
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
-        if hopeless or not (math.isfinite(result.loss) or result.skipped):
-            raise WeightsLostError(
-                f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
-                "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
-                f"checkpoint in {self.run.checkpoints}"
-            )
+        return self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
+
+    def _roll_back(self) -> None:
+        self.position = roll_back(self.run, self.trainer, self.source, self.log, self.position)
+        self.skipped_in_a_row = 0
+        self._write()
 
     def _batch_at(self, consumed_samples: int) -> int:
         """The global batch after that many sequences. After the ramp it is the JSON's."""
@@ -256,16 +250,23 @@ class Loop:
     def _agreed(self) -> tuple[bool, bool, list[int]]:
         """Whether to stop, whether to save, and the memory of each rank, the same on all ranks: one all-reduce.
 
-        Any rank may ask to stop. A save is due by the count of steps, or by rank 0's clock.
+        Any rank may ask to stop or to save. A save is due by the count of steps, or by rank 0's clock; but not while
+        steps are skipped: a rollback needs what was saved before.
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
+        wanted = save_asked() or (self.rank == 0 and save_request.is_asked(self.run.path))
         memory = [0] * self.world
         memory[self.rank] = memory_bytes()
-        told = torch.tensor([asked() is not None, due, *memory], dtype=torch.int64, device=self.trainer.device)
+        told = torch.tensor([asked() is not None, wanted, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
-        stop, due, *memory = told.tolist()
-        return bool(stop), self.position.step % every == 0 if every else bool(due), memory
+        stops, wanted, due, *memory = told.tolist()
+        due = self.position.step % every == 0 if every else due
+        return bool(stops), bool(wanted or (due and not self._skips())), memory
+
+    def _skips(self) -> bool:
+        """Whether the last step was skipped where none should be."""
+        return self.skipped_in_a_row > 0 and not self.trainer.seeks_loss_scale()
 
     def _evaluated(self, most: int) -> tuple[float, float]:
         """The validation loss, and the seconds that it took."""
@@ -296,8 +297,22 @@ class Loop:
         self.log.metrics(metrics)
 
     def _save(self) -> None:
-        began = time.perf_counter()
+        """Save with a proof. Where the weights' loss is not finite they are lost, and the run goes back instead."""
+        position, began = self.position, time.perf_counter()
+        first = position.consumed_samples - self.last_batch
+        position.proof = proof.taken(self.trainer, self.source, self.run, first, self.last_batch)
+        if position.proof.loss is None:
+            self._roll_back()
+            return
+        if not self._skips():
+            position.rollbacks = 0
+        self._write(began)
+
+    def _write(self, began: float | None = None) -> None:
+        began = began or time.perf_counter()
         keep = self.run.recipe.intervals.keep_checkpoints
         path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
         self.saved_at, self.save_took = time.monotonic(), time.perf_counter() - began
         self.log.saved(self.position.step, path, self.save_took)
+        if self.rank == 0:
+            save_request.answer(self.run.path)

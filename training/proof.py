@@ -1,0 +1,116 @@
+"""A resume proves itself: what was saved and what was read compute the same loss over the samples trained on last.
+
+Hashes prove that the bytes are the same. The loss proves that they became the same model: names, layout, precision,
+data and the machine that computes.
+"""
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from model.engine.engine import Engine, MicroBatch
+from run.directory import Run
+from support.errors import WeightsLostError
+from training.device import device_name
+from training.source import Source
+
+# How far a loss may differ, as a share of it, where ranks, layout, precision or machine are others. In fp32 the sums
+# have another order: some 1e-6 was measured, ten times that is allowed. Halves round each activation: by their epsilon.
+TOLERANCE = {"fp32": 1e-5, "fp16": torch.finfo(torch.float16).eps, "bf16": torch.finfo(torch.bfloat16).eps}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The loss in evaluation mode over the samples `first … first + count`, nats a token, null if not finite.
+
+    `samples` is the SHA-256 of what was read there, `computed` what the loss was computed with.
+    """
+
+    loss: float | None
+    first: int
+    count: int
+    samples: str
+    computed: dict[str, Any]
+
+
+def taken(trainer: Engine, source: Source, run: Run, first: int, batch: int) -> Proof:
+    """The proof of the weights of this moment over the first micro-batch of each data rank; collective.
+
+    `first` and `batch` are those of the global batch that was trained on last.
+    """
+    count = min(batch, run.engine.json["train_micro_batch_size_per_gpu"] * trainer.grid.dp)
+    loss = _loss(trainer, source, run, first, count)
+    return Proof(loss if math.isfinite(loss) else None, first, count, _digest(source, first, count), _computed(run))
+
+
+def check(proof: Proof, trainer: Engine, source: Source, run: Run, branch: bool = False) -> str:
+    """Repeat a proof with what was loaded; collective. Returns a line that says what it showed.
+
+    On the same number of ranks, layout, precision and machine the losses are equal to the bit; on several GPUs, whose
+    sums may come in another order each time, and on anything else they differ by at most `TOLERANCE`. A branch may
+    read other samples: then nothing is shown. Errors: `WeightsLostError` on every rank.
+    """
+    same_samples = _digest(source, proof.first, proof.count) == proof.samples
+    if branch and not same_samples:
+        return "no proof: the branch reads other samples than its parent"
+    what = f"samples {proof.first} to {proof.first + proof.count - 1}"
+    if not same_samples:
+        raise WeightsLostError(
+            f"the resume does not prove itself: {what} are not those that were trained on; restore the prepared data"
+        )
+    loss = _loss(trainer, source, run, proof.first, proof.count)
+    saved = math.nan if proof.loss is None else proof.loss
+    exact = proof.computed == _computed(run) and (run.world_size == 1 or not torch.cuda.is_available())
+    most = max(TOLERANCE[run.engine.dtype], TOLERANCE.get(str(proof.computed.get("dtype")), 0.0))
+    if loss == saved or (not exact and abs(loss - saved) <= most * abs(saved)):
+        return f"proved: a loss of {loss:.6f} over {what}, as was saved"
+    allowed = "equal to the bit" if exact else f"within a share of {most:.1g}"
+    raise WeightsLostError(
+        f"the resume does not prove itself: a loss of {loss!r} over {what}, {saved!r} was saved, and they must be "
+        f"{allowed}; try another machine, or remove this checkpoint to go back to the one before"
+    )
+
+
+def _loss(trainer: Engine, source: Source, run: Run, first: int, count: int) -> float:
+    size, grid = run.engine.json["train_micro_batch_size_per_gpu"], trainer.grid
+    mine = []
+    for start in range(first, first + count, size * grid.dp):
+        at = start + grid.dp_rank * size
+        batch = source.training(at, size)
+        inside = torch.arange(at, at + size) < first + count  # data ranks work in step; some may have no sample
+        mine.append(_weighted(batch, inside))
+    return trainer.evaluate(mine) / count  # in training the weights of a sample add up to 1
+
+
+def _weighted(batch: MicroBatch, inside: torch.Tensor) -> MicroBatch:
+    weights = batch.weights_BS * inside[:, None]
+    return MicroBatch(batch.tokens_BS, batch.labels_BS, weights, batch.prefix_B, batch.documents_BS)
+
+
+def _digest(source: Source, first: int, count: int) -> str:
+    """The SHA-256 of samples as rank 0 reads them; collective. `check_alike` has compared what the others read."""
+    digest = hashlib.sha256()
+    if torch.distributed.get_rank() == 0:
+        for tensor in vars(source.training(first, count)).values():
+            digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+    said = [digest.hexdigest()]
+    torch.distributed.broadcast_object_list(said)
+    return said[0]
+
+
+def _computed(run: Run) -> dict[str, Any]:
+    """All that the last bits of a loss may depend on."""
+    config = run.engine.json
+    return {
+        "ranks": run.world_size,
+        "layout": asdict(run.recipe.layout),
+        "stage": config.get("zero_optimization", {}).get("stage", 0),
+        "dtype": run.engine.dtype,
+        "micro_batch": config["train_micro_batch_size_per_gpu"],
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
