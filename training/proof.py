@@ -17,9 +17,10 @@ from support.errors import WeightsLostError
 from training.device import device_name
 from training.source import Source
 
-# How far a loss may differ, as a share of it, where ranks, layout, precision or machine are others. In fp32 the sums
-# have another order: some 1e-6 was measured, ten times that is allowed. Halves round each activation: by their epsilon.
-TOLERANCE = {"fp32": 1e-5, "fp16": torch.finfo(torch.float16).eps, "bf16": torch.finfo(torch.bfloat16).eps}
+# How far a loss may differ, as a share of it, where ranks, layout, precision or machine are others. In fp32 sums have
+# another order, halves also round each activation, and the mean over labels evens that out. Between the layouts of a
+# small model the shares were 7e-8, 1.1e-5 and 4.4e-5; more layers round more often, so twenty times that is allowed.
+TOLERANCE = {"fp32": 1e-5, "fp16": torch.finfo(torch.float16).eps / 4, "bf16": torch.finfo(torch.bfloat16).eps / 4}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def check(proof: Proof, trainer: Engine, source: Source, run: Run, branch: bool 
     exact = proof.computed == _computed(run) and (run.world_size == 1 or not torch.cuda.is_available())
     most = max(TOLERANCE[run.engine.dtype], TOLERANCE.get(str(proof.computed.get("dtype")), 0.0))
     if loss == saved or (not exact and abs(loss - saved) <= most * abs(saved)):
-        return f"proved: a loss of {loss:.6f} over {what}, as was saved"
+        return f"proved: a loss of {loss:.8g} over {what}, {saved:.8g} was saved"
     allowed = "equal to the bit" if exact else f"within a share of {most:.1g}"
     raise WeightsLostError(
         f"the resume does not prove itself: a loss of {loss!r} over {what}, {saved!r} was saved, and they must be "

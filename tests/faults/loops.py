@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 from model.engine.engine import Engine, MicroBatch
-from recipes.registry import load
+from recipes.registry import ROOT, load
 from run import events
 from run.directory import created, opened
 from run.prepared import run_data
@@ -40,13 +40,20 @@ class Fault:
     most_skipped: int = 10
 
 
-def run_steps(path: Path, last: int, *settings: str, world: int = 2, fault: Fault | None = None) -> list[str]:
+def run_steps(
+    path: Path, last: int, *settings: str, engine: str | None = None, world: int = 2, fault: Fault | None = None
+) -> list[str]:
     """Train a small run up to step `last`, where it is there from where it is. Returns what each rank ended with."""
+    config = engine and str(ROOT / "ds_configs" / f"{engine}.json")
     resume = (path / "metrics.jsonl").exists()
     _, *begin = small(write_corpus(path.with_name("corpus.jsonl")))
     begin += ["intervals.keep_checkpoints=99", "schedule.train_tokens=51200"]
     request = Request(
-        settings=(*(() if resume else begin), *settings), run_dir=str(path), max_steps=last, resume=resume
+        deepspeed_config=config,
+        settings=(*(() if resume else begin), *settings),
+        run_dir=str(path),
+        max_steps=last,
+        resume=resume,
     )
     run = plan_run(load("tiny"), request, world)
     mixture = run_data(run, lambda line: None)

@@ -48,6 +48,24 @@ def test_rollbacks_that_do_not_help_end(tmp_path: Path) -> None:
     assert len({tuple(tensors(folder)) for folder in (path / "checkpoints").iterdir()}) == 1  # all are those of step 3
 
 
+WAYS = [("zero0_fp32", ()), ("zero3_bf16", ()), ("zero1_fp16", ("layout.tp=2",)), ("pipeline_bf16", ("layout.pp=2",))]
+
+
+@pytest.mark.parametrize(("engine", "settings"), WAYS)
+def test_a_proof_disturbs_nothing_and_is_equal_to_the_bit(
+    engine: str, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """In each of DeepSpeed's ways to keep and to move weights: the resumed run is the unbroken one."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run_steps(whole, 4, *settings, engine=engine) == ["", ""]
+    for last in (2, 4):
+        assert run_steps(broken, last, *settings, engine=engine) == ["", ""]
+    proved = [event["line"] for event in happened(broken, "said") if event["line"].startswith("proved")]
+    assert len(proved) == 1 and re.search(r"a loss of (\S+) over samples 8 to \d+, \1 was saved", proved[0])
+    first, second = (tensors(path / "checkpoints" / "step-00000004") for path in (whole, broken))
+    assert first == second
+
+
 def test_a_resume_proves_itself(tmp_path: Path) -> None:
     """To the bit on the same ranks, to fp32 accuracy in another layout; a weight that is a little off is noticed."""
     path = tmp_path / "run"
