@@ -47,18 +47,20 @@ def taken(trainer: Engine, source: Source, run: Run, first: int, batch: int) -> 
     return Proof(loss if math.isfinite(loss) else None, first, count, _digest(source, first, count), _computed(run))
 
 
-def check(proof: Proof, trainer: Engine, source: Source, run: Run, branch: bool = False) -> str:
+def reads_alike(proof: Proof, source: Source) -> bool:
+    """Whether the samples of a proof are read here too; collective. A branch may read others than its parent."""
+    return proof.first >= source.data_from and _digest(source, proof.first, proof.count) == proof.samples
+
+
+def check(proof: Proof, trainer: Engine, source: Source, run: Run) -> str:
     """Repeat a proof with what was loaded; collective. Returns a line that says what it showed.
 
     On the same number of ranks, layout, precision and machine the losses are equal to the bit; on several GPUs, whose
-    sums may come in another order each time, and on anything else they differ by at most `TOLERANCE`. A branch may
-    read other samples: then nothing is shown. Errors: `WeightsLostError` on every rank.
+    sums may come in another order each time, and on anything else they differ by at most `TOLERANCE`.
+    Errors: `WeightsLostError` on every rank.
     """
-    same_samples = _digest(source, proof.first, proof.count) == proof.samples
-    if branch and not same_samples:
-        return "no proof: the branch reads other samples than its parent"
     what = f"samples {proof.first} to {proof.first + proof.count - 1}"
-    if not same_samples:
+    if not reads_alike(proof, source):
         raise WeightsLostError(
             f"the resume does not prove itself: {what} are not those that were trained on; restore the prepared data"
         )

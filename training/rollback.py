@@ -50,7 +50,7 @@ def roll_back(run: Run, trainer: Engine, source: Source, log: Log, now: Position
         )
     good = Position(**saved)
     if good.proof:
-        proof.check(good.proof, trainer, source, run, branch=run.parent is not None)
+        proof.check(good.proof, trainer, source, run)
     where = {"from_step": now.step, "to_step": good.step}
     log.note("rollback", **where, first_sample=good.consumed_samples, last_sample=now.consumed_samples - 1)
     return replace(now, rollbacks=now.rollbacks + 1, proof=good.proof)

@@ -121,14 +121,18 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
     saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    from_parent = saved is None and run.parent is not None
     if saved is None and run.parent:
         saved = load_checked(trainer, run.parent.checkpoint)
         log.say(f"branches off {run.parent.path} after step {run.parent.step}")
         for change in run.parent.changes:
             log.say(f"differs from its parent: {change}")
     position = Position(**saved) if saved else Position()
+    if position.proof and from_parent and not proof.reads_alike(position.proof, source):
+        log.say("no proof of the parent's weights: the branch reads other samples")
+        position.proof = None
     if position.proof:
-        log.say(proof.check(position.proof, trainer, source, run, branch=not run.resume))
+        log.say(proof.check(position.proof, trainer, source, run))
     loop = Loop(run, trainer, source, log, position)
     log.start(position.step, loop.last_step)
     if not run.recipe.intervals.save_every:
@@ -149,7 +153,8 @@ class Loop:
         self.save_seconds = saving(run.recipe.model, run.recipe.intervals, self.world).interval_seconds
         self.saved_at, self.save_took = time.monotonic(), 0.0
         self.peak_flops = peak_flops(device_name(), run.engine.dtype) if torch.cuda.is_available() else None
-        self.skipped_in_a_row, self.last_batch = 0, 0
+        self.skipped_in_a_row = 0
+        self.trained: tuple[int, int] | None = None  # position and size of the batch of the last step that was taken
         self.last_norms: deque[float] = deque(maxlen=5)
 
     def run_to_last_step(self) -> None:
@@ -201,7 +206,8 @@ class Loop:
             ) from None
         self.last_norms.append(result.grad_norm)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        self.last_batch = batch
+        if not result.skipped:
+            self.trained = position.consumed_samples, batch
         position.consumed_samples += batch
         position.step += 1
         stop, save, memory = self._agreed()
@@ -238,7 +244,7 @@ class Loop:
 
     def _roll_back(self) -> None:
         self.position = roll_back(self.run, self.trainer, self.source, self.log, self.position)
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row, self.trained = 0, None
         self._write()
 
     def _batch_at(self, consumed_samples: int) -> int:
@@ -297,14 +303,16 @@ class Loop:
         self.log.metrics(metrics)
 
     def _save(self) -> None:
-        """Save with a proof. Where the weights' loss is not finite they are lost, and the run goes back instead."""
+        """Save with a proof. Where the weights' loss is not finite they are lost, and the run goes back instead.
+
+        While no step is taken the weights, and so their proof, stay what they were.
+        """
         position, began = self.position, time.perf_counter()
-        first = position.consumed_samples - self.last_batch
-        position.proof = proof.taken(self.trainer, self.source, self.run, first, self.last_batch)
-        if position.proof.loss is None:
-            self._roll_back()
-            return
-        if not self._skips():
+        if self.trained:
+            position.proof = proof.taken(self.trainer, self.source, self.run, *self.trained)
+            if position.proof.loss is None:
+                self._roll_back()
+                return
             position.rollbacks = 0
         self._write(began)
 

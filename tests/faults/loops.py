@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 
 from model.engine.engine import Engine, MicroBatch
+from model.engine.sharded import ShardedEngine
 from recipes.registry import ROOT, load
 from run import events
 from run.directory import created, opened
@@ -31,12 +32,14 @@ BATCH = 8  # samples a step, of the small run
 class Fault:
     """What happens to a run: losses of NaN from the first of these steps to the second, a signal, a spoilt weight.
 
-    Rank 1 reads the samples, gets SIGUSR2 in step `save`, and has a weight that is no longer what was saved.
+    Rank 1 reads the samples, gets SIGUSR2 in step `save`, and `loads` a weight that is not what was saved. After step
+    `breaks` its weights are NaN.
     """
 
     bad: tuple[int, int] = (0, -1)
     save: int = -1
     loads: bool = False
+    breaks: int = -1
     most_skipped: int = 10
 
 
@@ -75,6 +78,7 @@ def _rank(path: Path, fault: Fault) -> str:
 @contextmanager
 def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
+    trained = ShardedEngine._train
     signals = [fault.save] if rank == 1 else []
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
@@ -85,6 +89,13 @@ def _spoilt(fault: Fault) -> Iterator[None]:
         spoils = rank == 1 and fault.bad[0] <= step <= fault.bad[1]
         return replace(batch, weights_BS=batch.weights_BS * math.nan) if spoils else batch
 
+    def step(self: ShardedEngine, batches: list[MicroBatch]) -> tuple[float, float]:
+        result = trained(self, batches)
+        if rank == 1 and self.deepspeed.global_steps == fault.breaks:
+            for parameter in self.names:
+                parameter.data.fill_(math.nan)
+        return result
+
     def loaded(trainer: Engine, *arguments: Any) -> Any:
         state = load_newest(trainer, *arguments)
         if fault.loads and rank == 1:
@@ -93,6 +104,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
 
     with (
         mock.patch.object(Source, "training", training),
+        mock.patch.object(ShardedEngine, "_train", step),
         mock.patch.object(train, "load_newest", loaded),
         mock.patch.object(train, "MOST_SKIPPED", fault.most_skipped),
     ):
