@@ -18,6 +18,7 @@ KINDS = {
     "training": "the loop begins: step, last_step, reached (the step that any start came to before)",
     "saved": "a checkpoint is whole: step, path, seconds, bytes",
     "passed_over": "a checkpoint was damaged: path, reason",
+    "rollback": "the run goes on from an earlier checkpoint: from_step, to_step, first_sample, last_sample (skipped)",
     "said": "a line that a person should see: line",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",

@@ -88,6 +88,8 @@ class State:
                 self.news = when, f"saved {Path(event['path']).name}"
             case "passed_over":
                 self.news = when, f"passed over {Path(event['path']).name}: {event['reason']}"
+            case "rollback":
+                self.news = when, f"rolled back to step {event['to_step']}"
             case "said":
                 self.news = when, event["line"]
             case "stop":

@@ -1,4 +1,5 @@
-"""What reaches into DeepSpeed's inside: fields and methods that it does not promise to keep. All of it stands here.
+"""What reaches into DeepSpeed's inside: fields and methods that it does not promise to keep. All of it stands here,
+but for what has it skip steps: `skipping.py`.
 
 Each function says in which file of DeepSpeed 0.19.8 its field was read, and which test shows what goes wrong where the
 field is gone or means something else. Two hooks cannot stand here, because they are overridden methods of a subclass:
