@@ -73,7 +73,8 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
         fail(lines[0], status, *lines[1:])
     except Exception:
         _let_rank_0_speak()
-        print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)
+        otherwise = ", unless another rank was killed" if "RANK" in os.environ else ""
+        print(f"this is a bug of Stagecraft{otherwise}; please report it with the lines below", file=sys.stderr)
         raise
     finally:
         if terminated is not None:

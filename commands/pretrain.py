@@ -5,7 +5,7 @@ from pathlib import Path
 
 from commands import cli
 from recipes.registry import load
-from run.request import Request
+from run.request import Request, settled
 from support.terminal import lasting_output
 
 
@@ -33,7 +33,16 @@ def main(file: str | None = None) -> None:
     )
     parser.add_argument("--max-steps", type=int, help="stop after this step; the schedule stays the recipe's")
     parser.add_argument("--run-dir", help="directory of the run; by default runs/<recipe>/<time>")
-    parser.add_argument("--resume", action="store_true", help="go on with --run-dir, or with this recipe's newest run")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        choices=("must", "auto", "never"),
+        const="must",
+        help="go on with --run-dir, or with this recipe's newest run; auto: begin one where there is none",
+    )
+    parser.add_argument(
+        "--allow-change", action="store_true", help="let --resume change the numbers that a run computes"
+    )
     parser.add_argument("--name", help="a name for the new run; other commands take it with --run")
     parser.add_argument("--from", dest="branch", metavar="RUN[@STEP]", help="begin a branch of a run at a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
@@ -47,8 +56,9 @@ def main(file: str | None = None) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers; not needed")
     args = parser.parse_args()
     name = Path(file).stem if file else args.recipe
-    where = (args.run_dir, args.resume, args.seed, args.name, args.branch)
-    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, *where)
+    where = (args.run_dir, args.resume == "must", args.seed, args.name, args.branch)
+    how = (*where, args.resume == "auto", args.allow_change)
+    request = Request(args.deepspeed_config, tuple(args.settings), args.max_steps, *how)
     if "RANK" in os.environ and file is not None:
         from commands.rank import be_rank
 
@@ -63,7 +73,8 @@ def main(file: str | None = None) -> None:
         def job() -> object:
             from launch.start import start
 
-            return start(load(name), request, args.processes, args.hostfile)
+            recipe = load(name)
+            return start(recipe, settled(recipe, request), args.processes, args.hostfile)
 
         with lasting_output():
             cli.run_job(job, args.json)

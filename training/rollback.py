@@ -1,11 +1,18 @@
 """Where a run is, and how it goes back when no step is taken any more."""
 
+import json
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+from pydantic import TypeAdapter
+
+from model.checkpoint.format import Tie
 from model.checkpoint.read import load_newest
 from model.engine.engine import Engine
+from recipes.recipe import STRICT
 from run.directory import Run
 from support.errors import WeightsLostError
+from support.json_object import JsonObject
 from training import proof
 from training.log import Log
 from training.proof import Proof
@@ -22,17 +29,19 @@ class Position:
     `rollbacks` counts how often it went back since it last saved what it had trained, `proof` proves the weights.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     step: int = 0
     consumed_samples: int = 0
     rollbacks: int = 0
     proof: Proof | None = None
 
-    def __post_init__(self) -> None:
-        if isinstance(self.proof, dict):  # as JSON has it
-            self.proof = Proof(**self.proof)
+
+def position_of(state: JsonObject) -> Position:
+    """The position that a checkpoint keeps. Errors: `ValueError` where it keeps something else."""
+    return TypeAdapter(Position).validate_json(json.dumps(state), strict=True)
 
 
-def roll_back(run: Run, trainer: Engine, source: Source, log: Log, now: Position) -> Position:
+def roll_back(run: Run, trainer: Engine, source: Source, log: Log, tie: Tie, now: Position) -> Position:
     """Load the last good checkpoint, and go on with the samples after those of `now`; collective.
 
     What was read since then stays consumed, and the steps go on counting. Save at the returned position, so that a
@@ -40,7 +49,7 @@ def roll_back(run: Run, trainer: Engine, source: Source, log: Log, now: Position
     going back did not help.
     """
     helps = now.rollbacks < MOST_ROLLBACKS
-    saved = load_newest(trainer, run.checkpoints, log.passed_over) if helps else None
+    saved = load_newest(trainer, run.checkpoints, log.passed_over, tie, position_of) if helps else None
     if saved is None:
         tried = "there is no checkpoint to go back to" if helps else f"{now.rollbacks} rollbacks did not help"
         raise WeightsLostError(
@@ -48,7 +57,7 @@ def roll_back(run: Run, trainer: Engine, source: Source, log: Log, now: Position
             "lower optimizer.lr or raise schedule.warmup_tokens, and go back to a checkpoint in "
             f"{run.checkpoints}"
         )
-    good = Position(**saved)
+    good = position_of(saved)
     if good.proof:
         proof.check(good.proof, trainer, source, run)
     where = {"from_step": now.step, "to_step": good.step}

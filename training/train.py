@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from data.samples.mixture import Mixture
-from model.checkpoint.format import completed
+from model.checkpoint.format import Tie, completed
 from model.checkpoint.read import load_checked, load_newest
+from model.checkpoint.together import told
 from model.checkpoint.write import save
 from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
@@ -24,7 +24,8 @@ from model.engine.precision import software
 from planner.hardware import peak_flops
 from planner.saving import saving
 from recipes.recipe import Recipe
-from run import report, save_request
+from run import report, resume, save_request
+from run.checkpoints import spared
 from run.directory import Run, created, note_end, note_start, opened
 from run.noted import noted
 from run.prepared import run_data
@@ -36,7 +37,7 @@ from training import proof
 from training.device import device_name, memory_bytes
 from training.display import Display
 from training.log import Log
-from training.rollback import MOST_SKIPPED, Position, roll_back
+from training.rollback import MOST_SKIPPED, Position, position_of, roll_back
 from training.source import Ahead, Source, check_alike
 from training.stop import asked, save_asked
 
@@ -63,9 +64,10 @@ def train_alone(recipe: Recipe, request: Request) -> None:
 def _same_path(recipe: Recipe, request: Request) -> Request:
     """Rank 0 chooses the run directory, and the checkpoint that a branch begins with, for all."""
     run = plan_run(recipe, request, torch.distributed.get_world_size())
-    chosen: list[Any] = [str(run.path), run.parent and f"{run.parent.path}@{run.parent.step}"]
-    torch.distributed.broadcast_object_list(chosen)
-    return replace(request, run_dir=chosen[0], branch=chosen[1] if request.branch is not None else None)
+    branch = f"{run.parent.path}@{run.parent.step}" if run.parent and not run.resume else None
+    path, resumes, branch = told((str(run.path), run.resume, branch))
+    name = None if resumes else request.name
+    return replace(request, run_dir=path, resume=resumes, auto=False, branch=branch, name=name)
 
 
 def _train(run: Run, mixture: Mixture, alone_since: tuple[float, float] | None = None) -> None:
@@ -120,20 +122,27 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     log.note("phase", phase="compile" if compiling else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
-    saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    tie = told(resume.tie_of(run.path, mixture))
+    saved = load_newest(trainer, run.checkpoints, log.passed_over, tie, position_of) if run.resume else None
     from_parent = saved is None and run.parent is not None
+    if saved is None and run.resume:
+        resume.check_never_saved(run.path)
+        if run.parent is None:
+            log.say("nothing was saved before: the run begins again with its first step")
     if saved is None and run.parent:
-        saved = load_checked(trainer, run.parent.checkpoint)
+        saved = load_checked(trainer, run.parent.checkpoint, run.parent.tie, position_of)
         log.say(f"branches off {run.parent.path} after step {run.parent.step}")
         for change in run.parent.changes:
             log.say(f"differs from its parent: {change}")
-    position = Position(**saved) if saved else Position()
+    for change in run.changes:
+        log.say(f"changed since the last start: {change}")
+    position = position_of(saved) if saved else Position()
     if position.proof and from_parent and not proof.reads_alike(position.proof, source):
         log.say("no proof of the parent's weights: the branch reads other samples")
         position.proof = None
     if position.proof:
         log.say(proof.check(position.proof, trainer, source, run))
-    loop = Loop(run, trainer, source, log, position)
+    loop = Loop(run, trainer, source, log, position, tie)
     log.start(position.step, loop.last_step)
     if not run.recipe.intervals.save_every:
         log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
@@ -143,9 +152,9 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
 class Loop:
     """The training loop with what it reads, drives and writes."""
 
-    def __init__(self, run: Run, trainer: Engine, source: Source, log: Log, position: Position) -> None:
+    def __init__(self, run: Run, trainer: Engine, source: Source, log: Log, position: Position, tie: Tie) -> None:
         self.run, self.trainer, self.source = run, trainer, source
-        self.log, self.position = log, position
+        self.log, self.position, self.tie = log, position, tie
         micro_batch = run.engine.json["train_micro_batch_size_per_gpu"]
         self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -243,7 +252,7 @@ class Loop:
         return self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
 
     def _roll_back(self) -> None:
-        self.position = roll_back(self.run, self.trainer, self.source, self.log, self.position)
+        self.position = roll_back(self.run, self.trainer, self.source, self.log, self.tie, self.position)
         self.skipped_in_a_row, self.trained = 0, None
         self._write()
 
@@ -319,7 +328,8 @@ class Loop:
     def _write(self, began: float | None = None) -> None:
         began = began or time.perf_counter()
         keep = self.run.recipe.intervals.keep_checkpoints
-        path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
+        where, state = self.run.checkpoints, asdict(self.position)
+        path = save(self.trainer, where, self.position.step, state, keep, self.tie, partial(spared, self.run))
         self.saved_at, self.save_took = time.monotonic(), time.perf_counter() - began
         self.log.saved(self.position.step, path, self.save_took)
         if self.rank == 0:

@@ -148,7 +148,8 @@ def hold_loss_scale(engine: Any) -> None:
     """Keep the loss scale of this moment through the next step; the scaler goes on to find the one after it.
 
     DeepSpeed raises the scale within a step, and then divides by it gradients that were multiplied by the lower one.
-    Read in runtime/zero/stage_1_and_2.py and stage3.py. Shown by test_a_rising_loss_scale_does_not_halve_a_step.
+    Read in runtime/zero/stage_1_and_2.py and runtime/zero/stage3.py. Shown by
+    test_a_rising_loss_scale_does_not_halve_a_step.
     """
     if engine.fp16_enabled():
         engine.optimizer.override_loss_scale(engine.optimizer.loss_scaler.cur_scale)

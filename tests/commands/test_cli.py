@@ -99,3 +99,18 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     done = subprocess.run(line, cwd=ROOT, env=buffered, stdout=written, stderr=subprocess.PIPE)
     os.close(written)
     assert (done.returncode, done.stderr) == (CRASHED, b"")
+
+
+@pytest.mark.parametrize(("rank", "doubt"), [("0", ", unless another rank was killed"), (None, "")])
+def test_a_bug_is_called_one_and_a_rank_doubts_it(
+    rank: str | None, doubt: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To a rank a killed peer is an error of its own communication."""
+
+    def job() -> None:
+        raise RuntimeError("connection reset by peer")
+
+    monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError):
+        cli.run_job(job)
+    assert capsys.readouterr().err == f"this is a bug of Stagecraft{doubt}; please report it with the lines below\n"
