@@ -213,13 +213,18 @@ def _damage_anywhere(engine: Engine, checkpoint: Path) -> str:
     Each rank looks at the hashes of its share of the files, and whether those are there that it will read.
     """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    reason = damage(checkpoint, rank, world)
-    if not reason:
-        fragments = [fragment for flat in state_of(engine).flats() for fragment in flat.fragments]
-        sizes = manifest(checkpoint)["files"]
+    return anywhere(damage(checkpoint, rank, world) or _out_of_reach(engine, checkpoint))
+
+
+def _out_of_reach(engine: Engine, checkpoint: Path) -> str:
+    """Which file this rank would read in vain, as far as sizes tell; empty where there is none."""
+    fragments = [fragment for flat in state_of(engine).flats() for fragment in flat.fragments]
+    try:
+        facts = manifest(checkpoint)["files"]
         needed = sorted(Reader(checkpoint).files(fragments))
-        reason = next(filter(None, (wrong_size(checkpoint / name, sizes[name]["bytes"]) for name in needed)), "")
-    return anywhere(reason)
+        return next(filter(None, (wrong_size(checkpoint / name, facts[name]["bytes"]) for name in needed)), "")
+    except (UserError, OSError) as error:
+        return str(error)
 
 
 def _loaded(engine: Engine, checkpoint: Path) -> JsonObject:

@@ -6,6 +6,7 @@ DeepSpeed 0.19.8 leaves shards under their final names and syncs nothing. Here e
 
 import shutil
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,17 @@ def save(
 
 
 def _prune(root: Path, newest: Path, keep: int, tie: Tie, spared: Spared) -> None:
-    """Keep `newest` and the checkpoints before it, `keep` in all, and those that are spared.
+    """Keep `newest` and the sound checkpoints before it, `keep` in all, and those that are spared.
 
-    A checkpoint that looks damaged does not count, and goes. `newest` was hashed a moment ago: one that can be read is
-    left whatever became of the others. Checkpoints after `newest` are of steps that a resumed run takes again. What
-    belongs to another run is not ours to remove.
+    One that looks damaged does not count, and stays until the sound ones after it are enough: it may be the storage
+    that fails for a moment. `newest` was hashed a moment ago: it is left whatever became of the others. Checkpoints
+    after it are of steps that a resumed run takes again. What belongs to another run is not ours to remove.
     """
     found = [path for path in completed(root) if not (path.is_symlink() or _is_foreign(path, tie))]
     sound = [path for path in found if path < newest and not looks_damaged(path, tie)] + [newest]
-    stay = {*sound[-keep:], *(folder_of(root, step) for step in spared([step_of(path) for path in sound]))}
-    for path in {*found, *root.glob(f"step-*{PARTIAL}")} - (stay & set(sound)):
+    stay = {folder_of(root, step) for paths in (found, sound) for step in spared([step_of(path) for path in paths])}
+    void = [path for path in found if path > newest or (path < sound[-keep:][0] and path not in stay)]
+    for path in (*void, *root.glob(f"step-*{PARTIAL}")):
         _remove(path)
 
 
@@ -100,11 +102,12 @@ def _is_foreign(checkpoint: Path, tie: Tie) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, or whatever else has its name. What a link leads to stays."""
+    """Remove a folder, or whatever else has its name, if that can be. What a link leads to stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _make_empty(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What becomes of a run whose checkpoints are damaged, foreign, gone, or not the same for all ranks."""
 
+import itertools
 import json
 import os
 import re
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint.format import completed, damage, facts, folder_of, manifest, write_manifest
+from model.checkpoint import write
+from model.checkpoint.format import completed, damage, facts, folder_of, manifest, step_of, write_manifest
 from model.checkpoint.read import load, load_checked, load_newest
 from model.checkpoint.together import told
 from model.checkpoint.write import save
 from model.engine.engine import Engine
-from support.errors import UserError
+from support.errors import CrashedError, UserError
 from tests.distributed import run_ranks
 from tests.model import training
 
@@ -274,6 +276,11 @@ def kept(engine: Engine, home: Path) -> dict[str, Any]:
     alone(lambda: [os.truncate(folder_of(root, step) / SHARD, 9) for step in (2, 3)])
     saves(root, 4, keep=2)
     found["rotten ones do not count"] = names(root)
+    saves(root, 5, keep=2)
+    found["and go in the end"] = names(root)
+    alone(lambda: [(folder_of(root, step) / "manifest.json").unlink() for step in (4, 5)])
+    saves(root, 3, keep=9)  # a resumed run that went back
+    found["those of steps that are taken again"] = names(root)
 
     root = home / "spared"
     saves(root, 1, 2, 3, 4, 5, keep=1, spared=lambda steps: [step for step in steps if step in (2, 9)])
@@ -311,13 +318,68 @@ def retention(home: Path) -> dict[str, Any]:
 
 def test_retention_counts_what_is_whole_and_touches_nothing_of_others(tmp_path: Path) -> None:
     first, second = run_ranks(2, retention, tmp_path)
-    assert first["rotten ones do not count"] == ["01", "04"]
+    assert first["rotten ones do not count"] == ["01", "02", "03", "04"] and first["and go in the end"] == ["04", "05"]
+    assert first["those of steps that are taken again"] == ["03"]
     assert first["those that are spared stay"] == ["02", "05"]
     assert first["what is in the way"] == ["02", "03"] and first["is a link"] == [False, False]
     assert first["what is not ours stays"] == ["01", "02", "04", "05", "09"]
     assert first["modes"] == ["0o640"] and first["damage"] == ""
     # With the layout that wrote a checkpoint a rank opens its own file and no other.
     assert [first["opened"], second["opened"]] == [["rank-00000.safetensors"], [SHARD]]
+
+
+class Killed(BaseException):
+    """The end of a process between two of its acts."""
+
+
+def cut_off(root: Path) -> tuple[list[str], list[str]]:
+    """A save that is cut off at each of its acts, by a kill and by a disk that fails: the names of these acts.
+
+    After each, what is there is whole, the checkpoint before is there, and the next save succeeds.
+    """
+    engine, acts = training.trainer("zero1_fp32"), []
+    training.step(engine, training.batches(1)[0])
+    save(engine, root, 1, {"step": 1}, keep=2, tie=TIE)
+    ended: dict[type[BaseException], list[str]] = {Killed: [], OSError: []}
+    for error in ended:
+        for number in itertools.count(1):
+            with pytest.MonkeyPatch.context() as patch:
+                countdown(patch, acts := [], number, error)
+                try:
+                    save(engine, root, 2, {"step": 2}, keep=2, tie=TIE)
+                    break
+                except Killed:
+                    pass
+                except CrashedError as caught:
+                    assert "the disk fails; the last good checkpoint is" in str(caught)
+            ended[error].append(acts[-1])
+            assert all(not damage(path) for path in completed(root)) and folder_of(root, 1) in completed(root)
+            assert loaded(engine, root)[0] in (1, 2)
+        assert [step_of(path) for path in completed(root)] == [1, 2]
+        shutil.rmtree(folder_of(root, 2))
+    return ended[Killed], ended[OSError]
+
+
+def countdown(patch: pytest.MonkeyPatch, acts: list[str], number: int, error: type[BaseException]) -> None:
+    """Let the `number`-th act of a save fail."""
+
+    def failing(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **options: Any) -> Any:
+            acts.append(name)
+            if len(acts) == number:
+                raise error("the disk fails")
+            return act(*args, **options)
+
+        return instead
+
+    for place, name in ((write, "save_file"), (os, "fsync"), (write, "write_manifest"), (os, "replace")):
+        patch.setattr(place, name, failing(name, getattr(place, name)))
+
+
+def test_a_save_that_is_cut_off_at_any_act_leaves_what_was_there(tmp_path: Path) -> None:
+    ((killed, failed),) = run_ranks(1, cut_off, tmp_path)
+    # The shard, the index, the manifest, the folder, its name, the list of names.
+    assert killed == failed == ["save_file", "fsync", "fsync", "write_manifest", "fsync", "fsync", "replace", "fsync"]
 
 
 def without_shared_storage(home: Path) -> str:
