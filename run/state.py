@@ -92,6 +92,12 @@ class State:
                 self.news = when, f"rolled back to step {event['to_step']}"
             case "said":
                 self.news = when, event["line"]
+            case "fault":
+                self.news = when, f"fault: {event['reason']}"
+            case "restart":
+                news = self.news
+                self._begin({**self.start, "time": when})
+                self.news = news
             case "stop":
                 self.asked_to_stop = True
                 self.news = when, "asked to stop"

@@ -6,7 +6,7 @@ It imports nothing heavy, so that a signal finds it also while torch is imported
 import signal
 from types import FrameType
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # Slurm warns of a job's end by SIGUSR1
+REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # the last is Slurm's warning
 SAVE = signal.SIGUSR2
 
 _received: list[signal.Signals] = []
@@ -15,7 +15,7 @@ _saves: list[signal.Signals] = []
 
 def listen() -> None:
     """Note the signals that ask a run to stop or to save, instead of dying of them."""
-    for number in STOPS:
+    for number in REQUESTS:
         signal.signal(number, _note)
     signal.signal(SAVE, _note_save)
 

@@ -50,14 +50,26 @@ def test_an_error_leaves_standard_output_empty_and_open(capfd: pytest.CaptureFix
     assert shown.err.endswith("error: no such thing; give another\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        cli.run_job(lambda: signal.raise_signal(number), as_json=True)
+    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {each: signal.getsignal(each) for each in asks}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.run_job(lambda: signal.raise_signal(number), as_json=True)
+        for each in asks:
+            signal.raise_signal(each)  # once more, while the command ends
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     line = "error: stopped; give the same command again, what is finished is kept\n"
     assert (ended.value.code, *capfd.readouterr()) == (STOPPED, "", line)
-    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_command_that_ends_by_itself_leaves_the_signals_as_they_were() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    cli.run_job(lambda: None)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
 
 @pytest.mark.parametrize(("line", "status", "out", "err"), [
