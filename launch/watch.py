@@ -22,6 +22,7 @@ from training.presence import STACKS
 STEP_SECONDS = 100.0  # that a step may take at least: a hang is found and its rank named within two minutes
 MEDIANS = 3  # that a step may take, where that is more
 START_SECONDS = 3600.0  # that ranks may take until they train
+SLOW_STORAGE = 5  # times what the planner says may a save take, until one was seen
 LOOK_SECONDS = 1.0
 STACK_SECONDS = 3.0  # that a rank has to write its stacks
 WAITS = ("torch/distributed/", "deepspeed/comm/")  # files that stand in the stack of a rank that waits for others
@@ -39,7 +40,8 @@ class HangWatch:
         self.step, self.last_step = 0, 0
         self.steps: deque[float] = deque(maxlen=50)
         self.evaluated = 0.0
-        self.planned_save = saving(run.recipe.model, run.recipe.intervals, run.world_size).save_seconds
+        planned = saving(run.recipe.model, run.recipe.intervals, run.world_size).save_seconds
+        self.saved = SLOW_STORAGE * planned  # what a save takes
         self.starting = Watch(group.launcher.pid) if local else None
 
     def hangs(self) -> Fault | None:
@@ -60,6 +62,8 @@ class HangWatch:
     def _take(self, happened: JsonObject) -> None:
         if happened.get("event") == "training":
             self.training, self.step, self.last_step = True, happened["step"], happened["last_step"]
+        elif happened.get("event") == "saved":
+            self.saved = happened["seconds"]
         elif is_step(happened):
             self.step = happened["step"]
             self.steps.append(happened["seconds"])
@@ -74,7 +78,7 @@ class HangWatch:
             samples = every.final_samples if step > self.last_step else every.evaluate_samples
             forward = samples / self.run.engine.json["train_batch_size"] * median
             limit += 2 * max(forward, self.evaluated)
-        return limit + (2 * self.planned_save + self.seconds if self._saves() else 0.0)
+        return limit + (2 * self.saved if self._saves() else 0.0)
 
     def _saves(self) -> bool:
         """Whether a checkpoint is being written since the last step."""

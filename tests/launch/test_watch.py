@@ -101,13 +101,13 @@ def test_an_evaluation_that_is_due_gets_its_time(path: Path, clock: Clock, group
 
 def test_a_save_that_is_written_gets_its_time(path: Path, clock: Clock, group: Group) -> None:
     hang = HangWatch(read_run(path), 10.0, group, local=False)
-    write(path, [event("training", 0.0, step=0, last_step=100), step(1, 1.0)])
+    write(path, [event("training", 0.0, step=0, last_step=100), step(1, 1.0), event("saved", 1.5, step=1, seconds=5.0)])
     assert after(hang, clock, 2.0) is None
     partial = path / "checkpoints" / "step-00000001.partial"
     partial.mkdir(parents=True)
     os.utime(partial, (clock.now, clock.now))
-    assert after(hang, clock, 15.0) is None
-    assert after(hang, clock, 15.0)
+    assert after(hang, clock, 19.0) is None
+    assert after(hang, clock, 2.0)  # 10 + 2 x 5
 
 
 def test_a_start_has_an_hour_while_it_works(path: Path, clock: Clock, group: Group) -> None:
