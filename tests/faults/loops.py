@@ -79,18 +79,16 @@ def _rank(path: Path, fault: Fault) -> str:
 def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
     trained = ShardedEngine._train
-    signals = [fault.save] if rank == 1 else []
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
         batch, step = read(self, first, count), first // BATCH + 1
-        if step - 1 in signals:  # the thread that reads ahead is a step ahead
-            signals.clear()
-            os.kill(os.getpid(), signal.SIGUSR2)
         spoils = rank == 1 and fault.bad[0] <= step <= fault.bad[1]
         return replace(batch, weights_BS=batch.weights_BS * math.nan) if spoils else batch
 
     def step(self: ShardedEngine, batches: list[MicroBatch]) -> tuple[float, float]:
         result = trained(self, batches)
+        if rank == 1 and self.deepspeed.global_steps == fault.save:
+            os.kill(os.getpid(), signal.SIGUSR2)
         if rank == 1 and self.deepspeed.global_steps == fault.breaks:
             for parameter in self.names:
                 parameter.data.fill_(math.nan)
