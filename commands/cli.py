@@ -8,8 +8,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NoReturn
 
+from support import signals
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
 from support.json_object import finite
 from support.terminal import output_is_noise
@@ -39,8 +41,8 @@ def fail(message: str, status: int, *more: str) -> NoReturn:
 
 
 def _let_rank_0_speak() -> None:
-    """Most errors come to all ranks alike, or because rank 0 has ended. It says why; the launcher ends the others."""
-    if os.environ.get("RANK", "0") != "0":
+    """Most errors come to all ranks alike, or as rank 0 has ended. It says why; the launcher ends the others."""
+    if os.environ.get("RANK", "0") != "0" and "STAGECRAFT_OWN_LOG" not in os.environ:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training rather notes a signal and goes on
         time.sleep(5)
 
@@ -49,19 +51,17 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     """Run a job; what its user can mend is one line, what only we can mend keeps its traceback.
 
     With `as_json` standard output holds what the job returns, as JSON, and nothing else; docs/json.md has the keys.
-    A refusal of the operating system (a full disk) is one line too, but a crash: it may be well the next time. So are
-    Ctrl-C and SIGTERM; a rank leaves SIGTERM to training.
+    A refusal of the operating system (a full disk) is one line too, but a crash. So are requests to stop.
     """
-    terminated = None if "RANK" in os.environ else signal.signal(signal.SIGTERM, signal.default_int_handler)
+    restore = signals.interrupt()
     try:
+        with output_is_noise() if as_json else nullcontext():
+            result = job()
         if as_json:
-            with output_is_noise():
-                result = job()
-            print(json.dumps(finite(result)), flush=True)
-        else:
-            job()
-            sys.stdout.flush()  # here, where it is known what to do without a reader
+            print(json.dumps(finite(result)))
+        sys.stdout.flush()  # here, where it is known what to do without a reader
     except KeyboardInterrupt:
+        (restore := signals.ignore)()
         fail("stopped; give the same command again, what is finished is kept", STOPPED)
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,8 +73,8 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
         fail(lines[0], status, *lines[1:])
     except Exception:
         _let_rank_0_speak()
-        print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)
+        otherwise = ", unless another rank was killed" if "RANK" in os.environ else ""
+        print(f"this is a bug of Stagecraft{otherwise}; please report it with the lines below", file=sys.stderr)
         raise
     finally:
-        if terminated is not None:
-            signal.signal(signal.SIGTERM, terminated)
+        restore()

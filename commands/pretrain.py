@@ -45,12 +45,11 @@ def main(file: str | None = None) -> None:
     parser.add_argument("--name", help="a name for the new run; other commands take it with --run")
     parser.add_argument("--from", dest="branch", metavar="RUN[@STEP]", help="begin a branch of a run at a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
-    parser.add_argument(
-        "--processes",
-        type=int,
-        help="processes on this machine; by default its GPUs, as many as were planned for, else 2",
-    )
+    parser.add_argument("--processes", type=int, help="ranks; by default the GPUs here, at most those planned, else 2")
     parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
+    parser.add_argument("--restarts", type=int, default=3, help="how often in a row to go on by itself after a crash")
+    parser.add_argument("--hang-seconds", type=float, help="what a step may take, before the run counts as hung")
+    parser.add_argument("--notify", metavar="COMMAND", help="gets each fault, restart and end as JSON on its input")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, progress on standard error")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers; not needed")
     words = zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False)  # "--resume tiny" means "--resume=must tiny"
@@ -71,10 +70,11 @@ def main(file: str | None = None) -> None:
     else:
 
         def job() -> object:
+            from launch.care import Care
             from launch.start import start
 
-            recipe = load(name)
-            return start(recipe, settled(recipe, request), args.processes, args.hostfile)
+            care, recipe = Care(args.restarts, args.hang_seconds, args.notify), load(name)
+            return start(recipe, settled(recipe, request), args.processes, args.hostfile, care)
 
         with lasting_output():
             cli.run_job(job, args.json)

@@ -9,25 +9,33 @@ from typing import NoReturn
 
 from commands import cli
 from support.terminal import lasting_output
-from training import stop
+from training import presence, stop
 
 
 def main() -> None:
     parser = cli.Parser("One rank of a launched run.")
     parser.add_argument("--run-dir", type=Path, required=True, help="what the launcher wrote")
     args = parser.parse_args()
+    stop.listen()
+    presence.enter(args.run_dir, int(os.environ["RANK"]))
 
     def job() -> None:
         from training import train
 
         train.train_launched(args.run_dir)
 
-    be_rank(job)
+    _be_rank(job)
 
 
 def be_rank(job: Callable[[], None]) -> NoReturn:
-    """Train, and end past C++'s own clearing up: gloo's threads now and then abort a process in it."""
+    """Be a rank that another launcher started."""
     stop.listen()
+    presence.watch_launcher()
+    _be_rank(job)
+
+
+def _be_rank(job: Callable[[], None]) -> NoReturn:
+    """Train, and end past C++'s own clearing up: gloo's threads now and then abort a process in it."""
     with lasting_output():
         cli.run_job(job)
     atexit._run_exitfuncs()

@@ -51,6 +51,10 @@ class Drawn:
         else:
             self.live.refresh()
 
+    def complain(self, lines: list[str]) -> None:
+        if lines:
+            self.draw(lines)
+
     def close(self, keep: bool) -> None:
         if self.live:
             self.live.transient = not keep

@@ -1,14 +1,10 @@
 """Start a module under the real `deepspeed` launcher, on this machine or over a hostfile, and see it through."""
 
-import contextlib
 import os
 import re
-import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
 from recipes.registry import ROOT
 from support.errors import UserError
@@ -16,8 +12,8 @@ from support.errors import UserError
 CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
 # What a shell acts upon: in an argument, bare or in double quotes; in a variable's value, in double quotes.
 ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.compile(r"[$`\"\\]")
+HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their beginnings
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CHOSEN = "CUDA_VISIBLE_DEVICES"
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # one folder for each board, visible or not
 GPU_DEVICES = ("nvidia*", "nvmap", "dxg", "kfd")  # in /dev, one of them at least: NVIDIA's, Tegra's, WSL's, AMD's
@@ -94,6 +90,10 @@ def read_hostfile(path: Path) -> dict[str, int]:
         slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
         if not slots.isdigit() or int(slots) < 1:
             raise UserError(f"hostfile {path} line {number}: {line!r}; write it as: worker-1 slots=8")
+        if not HOST.fullmatch(words[0]):  # with a dash before it ssh takes it for an option, and may run it
+            raise UserError(
+                f"hostfile {path} line {number}: {words[0]!r} is no name of a host; write letters, digits, . - _"
+            )
         if words[0] in hosts:
             raise UserError(f"hostfile {path} line {number}: host {words[0]} stands twice; remove one")
         hosts[words[0]] = int(slots)
@@ -112,7 +112,7 @@ def deepspeed_command(module: str, arguments: list[str], processes: int, hostfil
         local = ["--include", f"localhost:{','.join(gpus[:processes])}"] if gpus else ["--num_gpus", str(processes)]
         # Without --hostfile the launcher reads /job/hostfile where there is one. It takes no device for a hostfile.
         where = ["--hostfile", os.devnull, *local, "--master_port", str(free_port())]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
+    launcher = [sys.executable, "-m", "launch.runner", "--log_level", "critical"]
     return [*launcher, *where, "--no_local_rank", "--module", module, *arguments]
 
 
@@ -152,51 +152,6 @@ def environment(processes: int) -> dict[str, str]:
         result.pop(CHOSEN, None)  # on a CPU the launcher counts its entries as processes
     result.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     return result
-
-
-def run(command: list[str], env: dict[str, str], *inherited: int, output: int | None = None) -> int:
-    """Run a launcher to its end and return its exit status. An interrupt lets the ranks save before they end.
-
-    The launcher's outer process neither passes signals on nor reports a killed inner one (DeepSpeed 0.19.8 exits 0),
-    so signals go to the inner one, and the caller must check that the run did what it should. The launcher gets the
-    descriptors `inherited`: it keeps a lock until its ranks have ended, also where this process is killed. It prints to
-    the descriptor `output`, else where this process does.
-    """
-    process = subprocess.Popen(
-        command, env=env, start_new_session=True, pass_fds=inherited, stdout=output, stderr=output
-    )
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        _terminate(process.pid)
-
-    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _end_group(process.pid)
-    return 128 + received[0] if received else status if status >= 0 else 128 - status
-
-
-def _terminate(launcher: int) -> None:
-    """Ask the launcher's inner process to stop its ranks; it waits for them to save before it ends."""
-    import psutil
-
-    try:
-        children = psutil.Process(launcher).children()
-        for child in children or [psutil.Process(launcher)]:
-            child.terminate()
-    except psutil.NoSuchProcess:
-        pass  # it ended by itself meanwhile
-
-
-def _end_group(group: int) -> None:
-    """End the ranks that a killed launcher left running: they are in its process group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGTERM)
 
 
 def free_port() -> int:

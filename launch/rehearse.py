@@ -167,7 +167,7 @@ def rehearse(recipe: Recipe, processes: int, say: Say) -> JsonObject:
     _run(_command(recipe, plan, root / "unbroken", *settings), log)
     say(f"the same again, one rank killed after step {KILL_AFTER}")
     killed_at = _run_and_kill(
-        _command(recipe, plan, root / "killed", *settings), root / "killed" / "metrics.jsonl", log
+        _command(recipe, plan, root / "killed", "--restarts", "0", *settings), root / "killed" / "metrics.jsonl", log
     )
     say("resume")
     _run(_command(recipe, plan, root / "killed", "--resume"), log)

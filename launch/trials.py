@@ -9,8 +9,9 @@ from launch import local
 from launch.start import start
 from recipes.axes import Point
 from recipes.recipe import Recipe
-from run import listing, record, trials
+from run import record, trials
 from run.request import Request, plan_run
+from run.status import CRASHED
 from run.trials import Trial
 from support.errors import STOPPED, CrashedError, StoppedError, UserError
 from support.files import locked
@@ -92,7 +93,7 @@ def check_end(values: JsonObject) -> None:
     Errors: `CrashedError` where a point crashed, `UserError` where none came to a loss.
     """
     points = values["points"]
-    crashed = [point for point in points if point["state"] == listing.CRASHED]
+    crashed = [point for point in points if point["state"] == CRASHED]
     if crashed:
         raise CrashedError(f"{len(crashed)} of {len(points)} points crashed; the same command tries them again")
     if all(point["validation_loss"] is None for point in points):

@@ -26,6 +26,13 @@ class Lines:
         Which step is the last stands in the event `training`; steps that are read before it wait for it.
         """
         match happened.get("event"):
+            case "fault":
+                shown = happened.get("log", []) if happened.get("rank") else []  # what rank 0 says is shown anyway
+                return [f"fault: {happened['reason']}", *(f"rank {happened['rank']}: {line}" for line in shown)]
+            case "restart":
+                self.run, self.waiting = None, []
+                where = happened.get("checkpoint") or "the start"
+                return [f"launching the ranks again from {where}, after failure {happened['failures']}"]
             case "start":
                 self.run, self.waiting = None, []
             case "training":
@@ -37,6 +44,9 @@ class Lines:
                 return [happened["line"]]
             case "saved":
                 return [f"saved {happened['path']}"]
+            case "rollback":
+                skipped = f"samples {happened['first_sample']} to {happened['last_sample']}"
+                return [f"no step is taken: back to the weights of step {happened['to_step']}, past {skipped}"]
             case "passed_over":
                 return [f"passing over a damaged checkpoint: {happened['reason']}"]
             case None if is_step(happened) and self.run is None:

@@ -61,10 +61,10 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     if point:
         wanted = branch.fitted(wanted, point)
     kept = stored is not None and (request.resume or wanted.engine == stored.engine)
-    if request.deepspeed_config is None and home and kept:
-        config_path = home / "ds_config.json"
+    if request.deepspeed_config is not None:
+        config_path = _config_path(request.deepspeed_config)
     else:
-        config_path = _config_path(request.deepspeed_config or wanted.engine)
+        config_path = home / "ds_config.json" if home and kept else _config_path(wanted.engine)
     config = engine_config.parse(config_path)
     resolved = resolve_engine(wanted, config, config_path, world_size)
     resolved = dataclasses.replace(resolved, deviations=(*_changed(recipe, wanted), *resolved.deviations))

@@ -1,10 +1,13 @@
 """Whose fault it is, said on purpose, and the exit statuses that a supervisor and a scheduler act on."""
 
+from collections.abc import Sequence
+
 DONE = 0
 CRASHED = 1  # anything that is not below: try again
 WRONG_INPUT = 2  # never try again
 WEIGHTS_LOST = 3  # never go on from the newest checkpoint
 STOPPED = 75  # stopped on request and saved: queue it again
+GAVE_UP = 77  # crashed over and over: look at it before it is tried again
 
 
 class UserError(ValueError):
@@ -38,3 +41,18 @@ class CrashedError(UserError):
     """A process ended before its work did, and nobody knows why: try again."""
 
     status = CRASHED
+
+
+class GaveUpError(UserError):
+    """A run crashed several times and came no further. `more` are lines that tell each time."""
+
+    status = GAVE_UP
+
+    def __init__(self, line: str, more: Sequence[str] = ()) -> None:
+        super().__init__(line)
+        self.more = tuple(more)
+
+    @property
+    def lines(self) -> list[str]:
+        """What is shown of it."""
+        return [str(self), *self.more]

@@ -15,6 +15,7 @@ from model.config import GPTConfig
 from model.engine import inside
 from model.engine.config import recomputed_blocks, zero_stage
 from model.engine.engine import Engine
+from model.engine.meeting import check_one_launch
 from model.engine.pipelined import PipelinedEngine
 from model.engine.sharded import ShardedEngine
 from model.engine.values import MONITORS
@@ -73,7 +74,7 @@ def _refusals_in_one_line(kinds: tuple[type[Exception], ...] = REFUSALS) -> Iter
 def start_process_group() -> None:
     """Join the process group that the launcher described in the environment (NCCL on GPUs, gloo on CPUs).
 
-    Errors: `CrashedError` where the ranks cannot reach each other.
+    Errors: `CrashedError` where the ranks cannot reach each other, or are of two launches.
     """
     quiet_deepspeed()
     import deepspeed
@@ -85,6 +86,7 @@ def start_process_group() -> None:
             deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
     except torch.distributed.DistNetworkError as error:
         raise CrashedError(f"the ranks cannot meet: {error}; give the launcher another --master_port") from None
+    check_one_launch()
 
 
 def build(config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, entries: int) -> Engine:

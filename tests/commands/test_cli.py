@@ -52,14 +52,26 @@ def test_an_error_leaves_standard_output_empty_and_open(capfd: pytest.CaptureFix
     assert shown.err.endswith("error: no such thing; give another\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        cli.run_job(lambda: signal.raise_signal(number), as_json=True)
+    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {each: signal.getsignal(each) for each in asks}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.run_job(lambda: signal.raise_signal(number), as_json=True)
+        for each in asks:
+            signal.raise_signal(each)  # once more, while the command ends
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     line = "error: stopped; give the same command again, what is finished is kept\n"
     assert (ended.value.code, *capfd.readouterr()) == (STOPPED, "", line)
-    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_command_that_ends_by_itself_leaves_the_signals_as_they_were() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    cli.run_job(lambda: None)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
 
 @pytest.mark.parametrize(("line", "status", "out", "err"), [
@@ -120,3 +132,18 @@ def test_resume_takes_no_other_word_for_its_value(
     monkeypatch.setattr(start, "start", lambda *arguments: None)
     pretrain.main()
     assert (asked[0].resume, asked[0].auto) == (resume, auto)
+
+
+@pytest.mark.parametrize(("rank", "doubt"), [("0", ", unless another rank was killed"), (None, "")])
+def test_a_bug_is_called_one_and_a_rank_doubts_it(
+    rank: str | None, doubt: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To a rank a killed peer is an error of its own communication."""
+
+    def job() -> None:
+        raise RuntimeError("connection reset by peer")
+
+    monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError):
+        cli.run_job(job)
+    assert capsys.readouterr().err == f"this is a bug of Stagecraft{doubt}; please report it with the lines below\n"

@@ -47,7 +47,7 @@ def test_a_run_keeps_all_that_made_it(unbroken: Path) -> None:
     assert names == {
         *("recipe.json", "ds_config.json", "ds_config.resolved.json", "data.json", "tokeniser"),
         *("run.json", "start.json", "starts.jsonl", "status.json"),
-        *("metrics.jsonl", "events.jsonl", "checkpoints", "report.json", "loss.png", ".lock"),
+        *("metrics.jsonl", "events.jsonl", "checkpoints", "report.json", "loss.png", ".lock", "logs"),
     }
     (start,) = [json.loads(line) for line in (unbroken / "starts.jsonl").read_text().splitlines()]
     assert start["world_size"] == 2 and start["versions"]["deepspeed"] and start["commit"]
@@ -119,7 +119,7 @@ def test_a_killed_run_resumes_to_the_same_numbers_and_curves(home: Path, unbroke
     path, config = home / "killed", json.loads((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
     config |= {name: {"enabled": True} for name in ("csv_monitor", "tensorboard", "wandb")}
     (home / "watched.json").write_text(json.dumps(config))
-    flags = ("--deepspeed_config", str(home / "watched.json"), "--run-dir", str(path))
+    flags = ("--deepspeed_config", str(home / "watched.json"), "--run-dir", str(path), "--restarts", "0")
     training = Command(home, "recipes.gpt_tiny", *small(home / "corpus.jsonl"), *flags)
     log = path / "metrics.jsonl"
     training.wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 8)

@@ -23,6 +23,11 @@ def _ranks_are_there(command: int) -> bool:
     return len(psutil.Process(command).children(recursive=True)) >= 4
 
 
+def _goes_on(steps: Path, before: str) -> bool:
+    """A search that has just begun does not hear signals yet."""
+    return steps.exists() and steps.read_text() != before
+
+
 def test_an_interrupted_search_goes_on_by_the_same_command(tmp_path: Path) -> None:
     settings = [*small(write_corpus(tmp_path / "corpus.jsonl")), "optimizer.lr=3e-3,1e-2"]
     wanted = ["commands", "try", "tiny", *settings, "--max-steps", str(STEPS), "--name", "rate"]
@@ -32,7 +37,9 @@ def test_an_interrupted_search_goes_on_by_the_same_command(tmp_path: Path) -> No
     steps = runs / "rate-001" / "metrics.jsonl"
     for can_save in (False, True):
         searching = Command(tmp_path, *wanted)
-        searching.wait_until(steps.exists if can_save else partial(_ranks_are_there, searching.pid))
+        before = steps.read_text() if steps.exists() else ""
+        there = partial(_goes_on, steps, before) if can_save else partial(_ranks_are_there, searching.pid)
+        searching.wait_until(there)
         os.kill(searching.pid, signal.SIGINT)
         stopped = searching.finish()
         assert stopped.returncode == STOPPED, stopped.stderr

@@ -45,9 +45,10 @@ def test_a_crash_that_no_rank_notes_is_noted(
     reason = f"the ranks ended with status 7 before the run did; go on with --resume --run-dir {path}"
     assert str(crash.value) == reason
     assert json.loads((path / "status.json").read_text()) == {"status": CRASHED, "reason": reason}
-    began, *phases, ended = events.read(path)
+    began, *phases, fault, ended = events.read(path)
     assert began["event"] == "start" and began["world_size"] == 2 and began["resumed"] is False and began["host"]
     assert [(line["event"], line["phase"]) for line in phases] == [("phase", "data"), ("phase", "imports")]
+    assert (fault["event"], fault["rank"], fault["reason"]) == ("fault", None, reason.partition(";")[0])
     assert (ended["event"], ended["status"], ended["reason"]) == ("end", CRASHED, reason)
     times = [line["time"] for line in events.read(path)]
     assert times == sorted(times)

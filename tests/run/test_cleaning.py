@@ -34,12 +34,17 @@ def names(root: Path, **flags: float) -> list[str]:
     return [str(each.path.relative_to(root / "gpt_tiny")) for each in leftovers([], **flags)]  # type: ignore[arg-type]
 
 
-def test_checkpoints_before_the_newest_whole_one_can_go(path: Path, root: Path) -> None:
+def test_checkpoints_before_the_newest_whole_one_can_go(
+    path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert names(root) == ["x/checkpoints/step-00000020", "x/checkpoints/step-00000010"]
     assert names(root, keep=2) == ["x/checkpoints/step-00000010"] and names(root, keep=3) == []
     remove(leftovers([path]))
     assert sorted(file.name for file in (path / "checkpoints").iterdir()) == ["step-00000030", "step-00000040"]
     assert names(root) == []
+    monkeypatch.setattr("sys.argv", ["clean-runs"])
+    clean_runs.main()  # asks nobody
+    assert capsys.readouterr().out == "there is nothing to remove\n"
 
 
 def test_where_all_are_damaged_none_goes(root: Path) -> None:

@@ -63,3 +63,11 @@ def test_a_resumed_run_tells_new_steps_only(path: Path) -> None:
         f"run: {path}",
         "step     20/100  loss 7.600  512 tokens/s",
     ]
+
+
+def test_a_rollback_says_what_is_given_up(path: Path) -> None:
+    samples = {"first_sample": 24, "last_sample": 111}
+    write(path, [*started(), event("rollback", 11.0, from_step=14, to_step=3, **samples)])
+    assert told(Lines(path), Feed(path))[3:] == [
+        "no step is taken: back to the weights of step 3, past samples 24 to 111"
+    ]

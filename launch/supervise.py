@@ -1,0 +1,128 @@
+"""See a run through: launch its ranks, launch them again when they broke, and say why when that is of no use."""
+
+import time
+
+from launch import local
+from launch.attempt import Attempt, Ended, Fault, launch, note
+from launch.care import Care
+from launch.death import told
+from launch.stops import Stops, listening
+from launch.watch import HangWatch
+from model.checkpoint.format import completed
+from planner.saving import saving
+from run import events, members, rank_logs
+from run.directory import Run, end_of, note_end, was_trained
+from run.record import read_object
+from support.errors import CRASHED, STOPPED, WEIGHTS_LOST, WRONG_INPUT, CrashedError, GaveUpError, StoppedError
+from support.files import write_json
+
+STOP_SECONDS = 30.0  # that a stop on request may take, at least
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the ranks are launched again; doubled each time
+PORTS = 3  # that are tried, where another process takes the one that was free
+CANNOT_MEET = "the ranks cannot meet"  # how rank 0's error begins then
+
+
+class Supervisor:
+    """Sees a run through whose directory is written and whose lock is held (the descriptor `lock`)."""
+
+    def __init__(self, run: Run, care: Care, hostfile: str | None, lock: int, output: int | None) -> None:
+        self.run, self.care, self.hostfile, self.lock, self.output = run, care, hostfile, lock, output
+        planned = saving(run.recipe.model, run.recipe.intervals, run.world_size).save_seconds
+        self.stop_seconds = max(STOP_SECONDS, 2 * planned)
+        self.saved = self._newest()
+        self.failures: list[str] = []  # without a new checkpoint in between
+
+    def see_through(self) -> int:
+        """Returns the status that the ranks noted. Errors: `CrashedError`, `GaveUpError`, `StoppedError`."""
+        try:
+            with listening() as stops:
+                while (status := self._status_of(self._launch(stops), stops)) is None:
+                    self._wait(stops)
+                return status
+        finally:
+            members.forget(self.run.path)
+            rank_logs.clear(self.run.path)
+
+    def _launch(self, stops: Stops) -> Ended:
+        """Launch the ranks, on another port where the one that was free is taken meanwhile."""
+        path, world = self.run.path, self.run.world_size
+        for port in range(PORTS):
+            members.wait_alone(path)
+            members.forget(path)
+            file = members.join(path, members.SUPERVISOR, self.stop_seconds)
+            command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
+            group = launch(command, local.environment(world), path, world, (self.lock,), self.output, stops.wakes)
+            watch = HangWatch(self.run, self.care.hang_seconds, group, local=self.hostfile is None)
+            ended = Attempt(group, stops, self.stop_seconds, watch.hangs).see_through(file)
+            last = rank_logs.last_error(path, 0) or ""
+            if self.hostfile or ended.asked or port == PORTS - 1 or not last.startswith(CANNOT_MEET):
+                break
+        return ended
+
+    def _status_of(self, ended: Ended, stops: Stops) -> int | None:
+        """The status to end with; None where the ranks are to be launched again. Errors: as `see_through`."""
+        path, noted = self.run.path, end_of(self.run.path)
+        if noted == STOPPED and not ended.asked and ended.fault and ended.fault.rank is None:
+            noted = None  # nobody asked: the launcher was killed under the ranks, and they have saved
+        if noted is not None and noted != CRASHED:
+            return noted
+        if ended.asked:
+            raise StoppedError(f"stopped before it could save; go on with --resume --run-dir {path}")
+        for rank, code in ended.codes.items():  # a rank that ended before the run did
+            if code in (WRONG_INPUT, WEIGHTS_LOST) and noted is None:
+                note_end(path, code, rank_logs.last_error(path, rank) or "")
+                if rank:
+                    self._say(rank)
+                return code
+        fault = ended.fault or self._noted_fault(ended)
+        reason, newest = fault.reason, self._newest()
+        if newest != self.saved:
+            self.saved, self.failures = newest, []
+        self.failures.append(reason)
+        self.care.tell(path, "fault", rank=fault.rank, code=fault.code, reason=reason)
+        if not self.care.restarts or not was_trained(path):
+            raise CrashedError(f"{reason}; go on with --resume --run-dir {path}")
+        if len(self.failures) > self.care.restarts:
+            raise GaveUpError(
+                f"gave up after {len(self.failures)} failures without a new checkpoint; the last: {reason}; the ranks' "
+                f"output is in {path / 'logs'}; when it is mended, go on with --resume --run-dir {path}",
+                [f"failure {number}: {line}" for number, line in enumerate(self.failures, start=1)],
+            )
+        return None
+
+    def _noted_fault(self, ended: Ended) -> Fault:
+        """A crash that no rank's end tells: what rank 0 noted, or the launcher's status."""
+        reason = str(read_object(self.run.path / "status.json").get("reason", ""))
+        status = ended.status - 256 if ended.status > 192 else ended.status  # 256 - the signal that killed a rank
+        if not reason and status < 0:
+            reason = f"a rank {told(status)}"
+        fault = Fault(reason or f"the ranks ended with status {ended.status} before the run did", None, status)
+        note(self.run.path, fault)
+        return fault
+
+    def _wait(self, stops: Stops) -> None:
+        """Let some time go by, then make the directory ready for another launch. Errors: `StoppedError`."""
+        path, count = self.run.path, len(self.failures)
+        seconds = min(FIRST_WAIT * 2 ** (count - 1), LONGEST_WAIT)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if stops.first:
+                raise StoppedError(f"stopped between two launches; go on with --resume --run-dir {path}")
+            members.beat(members.file_of(path, members.SUPERVISOR))
+            time.sleep(min(0.1, seconds))
+        (path / "status.json").unlink(missing_ok=True)
+        write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True})
+        facts = {"failures": count, "waited": seconds, "checkpoint": self.saved}
+        events.note(path, "restart", **facts)
+        events.note(path, "phase", phase="imports")
+        self.care.tell(path, "restart", **facts)
+
+    def _newest(self) -> str | None:
+        """The newest checkpoint."""
+        found = completed(self.run.checkpoints)
+        return found[-1].name if found else None
+
+    def _say(self, rank: int) -> None:
+        """Show the last lines that a rank printed; the terminal shows rank 0 only."""
+        for line in rank_logs.last_lines(self.run.path, rank):
+            events.note(self.run.path, "said", line=f"rank {rank}: {line}")
