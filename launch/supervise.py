@@ -111,7 +111,7 @@ class Supervisor:
             members.beat(members.file_of(path, members.SUPERVISOR))
             time.sleep(min(0.1, seconds))
         (path / "status.json").unlink(missing_ok=True)
-        write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True})
+        write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True, "changes": []})
         facts = {"failures": count, "waited": seconds, "checkpoint": self.saved}
         events.note(path, "restart", **facts)
         events.note(path, "phase", phase="imports")

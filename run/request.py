@@ -18,6 +18,8 @@ from run.directory import Run, check_new, read_recipe, runs_root, was_trained
 from support.errors import UserError
 from support.json_object import JsonObject, differences
 
+RESUME = ("must", "auto", "never")  # what --resume may say; alone it says the first
+
 
 @dataclass(frozen=True)
 class Request:

@@ -163,6 +163,10 @@ def never_saved(path: Path) -> None:
 def test_a_run_that_never_saved_begins_again_aloud_and_one_that_did_does_not(home: Path, unbroken: Path) -> None:
     path = home / "unsaved"
     shutil.copytree(unbroken, path)
+    who = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(who | {"id": "f" * 16}))
+    foreign = fail(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert f"step-000000{STEPS}: it belongs to another run: its run is {who['id']}, not ffff" in foreign
     for checkpoint in (path / "checkpoints").iterdir():
         checkpoint.rename(checkpoint.with_name(checkpoint.name + ".partial"))
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
