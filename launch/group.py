@@ -17,6 +17,7 @@ from launch.death import exit_of
 from run import members
 
 LOOK_SECONDS = 0.1
+KILLED_SECONDS = 10.0  # that a killed process may take to be gone, while the kernel writes out what it had
 
 
 @dataclass
@@ -140,6 +141,9 @@ class Group:
         """End what is left, and let go of it."""
         self.kill()
         self.launcher.wait()
+        until = time.monotonic() + KILLED_SECONDS
+        while members.group_lives(self.launcher.pid) and time.monotonic() < until:
+            time.sleep(0.02)
         for descriptor in (self._launcher, *(rank.descriptor for rank in self.ranks.values())):
             os.close(descriptor)
 

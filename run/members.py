@@ -53,6 +53,12 @@ def began_at(pid: int) -> int | None:
     return None if fields is None or fields[0] in "ZX" else int(fields[19])
 
 
+def group_lives(group: int) -> bool:
+    """Whether a process of a process group lives, whoever has yet to wait for those that have ended."""
+    each = (stat_of(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
+    return any(fields[0] not in "ZX" and int(fields[2]) == group for fields in each if fields)
+
+
 def file_of(path: Path, name: str) -> Path:
     """The file of a process of the run directory `path`."""
     return path / "ranks" / f"{name}.json"

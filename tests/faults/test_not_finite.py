@@ -19,11 +19,18 @@ from tests.model import training
 SHARDED = ("zero0_fp32", *(f"zero{stage}_{kind}" for stage in (1, 2, 3) for kind in ("fp32", "bf16", "fp16")))
 PIPELINED = ("pipeline_fp32", "pipeline_bf16", "pipeline_fp16")
 BATTERY = {
-    "data": (Layout(), (*SHARDED, "zero2_offload_bf16", "zero3_offload_bf16")),
-    "tensor": (Layout(tp=2), SHARDED),
-    "pipeline": (Layout(pp=2), PIPELINED),
+    "data": (2, Layout(), (*SHARDED, "zero2_offload_bf16", "zero3_offload_bf16")),
+    "tensor": (2, Layout(tp=2), SHARDED),
+    "ulysses": (2, Layout(ulysses=2), ("zero1_fp32", "zero3_bf16")),
+    "pipeline": (2, Layout(pp=2), PIPELINED),
+    "pipeline and tensor": (4, Layout(tp=2, pp=2), ("pipeline_bf16",)),
 }
 KEPT_SCALE = {"enabled": True, "hysteresis": 9}  # so many overflows leave the scale as it is
+
+
+def is_last() -> bool:
+    """Whether this is the rank that goes wrong: the last one, which in a pipeline computes the loss."""
+    return torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
 
 
 def state(subject: Engine) -> list[Tensor]:
@@ -40,23 +47,23 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 def bad_loss(subject: Engine, samples: Tensor) -> StepResult:
-    """A step in which the second of rank 1's micro-batches has a loss of NaN."""
+    """A step in which the second of a rank's micro-batches has a loss of NaN."""
     batches = training.micro_batches(samples, subject.grid.dp_rank, subject.grid.dp)
-    if torch.distributed.get_rank() == 1:
+    if is_last():
         batches[1] = dataclasses.replace(batches[1], weights_BS=batches[1].weights_BS * math.nan)
     return subject.train_step(batches)
 
 
 @contextmanager
 def spoilt(parameter: nn.Parameter, factor: float) -> Iterator[None]:
-    """While it lasts, rank 1's gradient of a parameter is multiplied."""
-    handle = parameter.register_hook(lambda grad: grad * (factor if torch.distributed.get_rank() == 1 else 1.0))
+    """While it lasts, the last rank's gradient of a parameter is multiplied."""
+    handle = parameter.register_hook(lambda grad: grad * (factor if is_last() else 1.0))
     yield
     handle.remove()
 
 
 def bad_gradient(of_slice: bool, factor: float) -> Callable[[Engine, Tensor], StepResult]:
-    """A step in which one gradient of rank 1 goes wrong: of what tensor ranks slice, or of what they hold alike."""
+    """A step in which one gradient of a rank goes wrong: of what tensor ranks slice, or of what they hold alike."""
 
     def step(subject: Engine, samples: Tensor) -> StepResult:
         chosen = [p for p, name in subject.names.items() if bool(slice_of(p)) == of_slice and "blocks" in name]
@@ -70,7 +77,7 @@ SPOILS = (bad_loss, bad_gradient(False, math.nan), bad_gradient(True, math.inf))
 
 
 def survives(name: str, layout: Layout) -> list[str]:
-    """What goes wrong where three of five steps are bad on rank 1; nothing should."""
+    """What goes wrong where three of five steps are bad on one rank; nothing should."""
     changes = {"fp16": KEPT_SCALE} if name.endswith("fp16") else {}
     if name == "zero2_bf16":
         changes = {"bf16": {"enabled": True, "check_grad_overflow": False}, "data_types": {}}
@@ -102,4 +109,5 @@ def all_survive(layout: Layout, names: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.parametrize("axis", BATTERY)
 def test_a_rank_that_is_not_finite_is_skipped_by_all(axis: str) -> None:
-    assert run_ranks(2, all_survive, *BATTERY[axis]) == [[], []]
+    world, layout, names = BATTERY[axis]
+    assert run_ranks(world, all_survive, layout, names) == [[]] * world

@@ -75,3 +75,12 @@ def test_a_foreign_file_is_nobody(content: str, tmp_path: Path) -> None:
     (tmp_path / "ranks").mkdir()
     (tmp_path / "ranks" / "0.json").write_text(content)
     assert members.others(tmp_path) == []
+
+
+def test_a_group_lives_as_long_as_one_of_it_does() -> None:
+    code = "import subprocess; subprocess.Popen(['sleep', '600'])"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as first:
+        pass
+    assert members.group_lives(first.pid)
+    os.killpg(first.pid, 9)
+    wait_until(lambda: not members.group_lives(first.pid))
