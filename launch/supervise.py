@@ -65,6 +65,8 @@ class Supervisor:
         if noted == STOPPED and not ended.asked and ended.fault and ended.fault.rank is None:
             noted = None  # nobody asked: the launcher was killed under the ranks, and they have saved
         if noted is not None and noted != CRASHED:
+            if stops.first and noted != STOPPED:  # it came after the last step: a search of runs stops all the same
+                events.note(path, "stop", signal=stops.first.name)
             return noted
         if ended.asked:
             raise StoppedError(f"stopped before it could save; go on with --resume --run-dir {path}")
