@@ -18,6 +18,7 @@ from support.files import write_json
 
 STOP_SECONDS = 30.0  # that a stop on request may take, at least
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the ranks are launched again; doubled each time
+FORGOTTEN_SECONDS = 4 * members.BEAT_SECONDS  # until ranks of other machines have seen that nobody wants them
 PORTS = 3  # that are tried, where another process takes the one that was free
 CANNOT_MEET = "the ranks cannot meet"  # how rank 0's error begins then
 
@@ -47,8 +48,9 @@ class Supervisor:
         """Launch the ranks, on another port where the one that was free is taken meanwhile."""
         path, world = self.run.path, self.run.world_size
         for port in range(PORTS):
-            members.wait_alone(path)
             members.forget(path)
+            if self.hostfile and self.failures:
+                time.sleep(FORGOTTEN_SECONDS)
             file = members.join(path, members.SUPERVISOR, self.stop_seconds)
             command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
             group = launch(command, local.environment(world), path, world, (self.lock,), self.output, stops.wakes)

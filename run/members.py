@@ -76,10 +76,18 @@ def join(path: Path, name: str, stop_seconds: float = 0.0) -> Path:
     return file
 
 
-def beat(file: Path) -> None:
-    """Touch the file of a living process."""
-    with suppress(OSError):
+def beat(file: Path) -> bool:
+    """Touch the file of a living process. False where it is gone, in a run directory that is there.
+
+    Who finds it gone is not wanted any more: `forget` reaches processes of other machines, too.
+    """
+    try:
         os.utime(file)
+    except FileNotFoundError:
+        return not file.parent.parent.exists()
+    except OSError:
+        pass  # storage that does not answer says nothing
+    return True
 
 
 def read(path: Path, name: str) -> Member | None:

@@ -78,9 +78,11 @@ def _watch(pids: Sequence[int], seconds: float, file: Path | None = None) -> Non
             missing = True
 
     def watch() -> None:
+        unwanted = 0
         while not missing and not poll.poll(1000 * members.BEAT_SECONDS):
-            if file:
-                members.beat(file)
+            unwanted = 0 if file is None or members.beat(file) else unwanted + 1
+            if unwanted == 2:  # the supervisor has begun anew without this rank, which may be stuck
+                os.kill(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGTERM)
         until = time.monotonic() + seconds
         while time.monotonic() < until:

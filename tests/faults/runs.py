@@ -49,11 +49,9 @@ class Hurt:
 
     def launcher(self, inner: bool) -> int:
         """The launcher's outer process, or the inner one, whose children the ranks are."""
-        (outer,) = psutil.Process(self.command.pid).children()
-        if not inner:
-            return outer.pid
-        (process,) = outer.children()
-        return process.pid
+        process = psutil.Process(self.rank(0)).parent()
+        assert process
+        return process.pid if inner else process.ppid()
 
     def rank(self, number: int) -> int:
         """The process of a rank."""
