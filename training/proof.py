@@ -15,7 +15,7 @@ from model.checkpoint.together import told
 from model.engine.engine import Engine, MicroBatch
 from run.directory import Run
 from support.errors import WeightsLostError
-from training.device import device_name
+from training.device import device_name, kernels
 from training.source import Source
 
 # How far a loss may differ, as a share of it, where ranks, layout, precision or machine are others. In fp32 sums have
@@ -114,6 +114,7 @@ def _computed(run: Run) -> dict[str, Any]:
         "dtype": run.engine.dtype,
         "micro_batch": config["train_micro_batch_size_per_gpu"],
         "device": device_name(),
+        "kernels": kernels(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from recipes.recipe import Intervals
 from run import save_request
 from tests.distributed import run_ranks
 from training import stop
+from training.device import kernels
 from training.rollback import Position
 from training.train import Loop
 
@@ -70,3 +72,13 @@ def test_what_all_ranks_do_after_a_step(tmp_path: Path) -> None:
     by_signal = [(True, False), (True, False), (False, True), (False, False)]
     expected = [*by_clock, *by_signal, (False, False), (False, True), (False, True)]
     assert run_ranks(2, several, tmp_path) == [expected, expected]
+
+
+def test_a_cpu_of_the_same_name_may_compute_by_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = kernels()
+    assert mine == kernels()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert kernels() != mine
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "read_text", lambda path: "model name\t: AMD EPYC\nflags\t\t: fpu\n\nflags\t\t: x")
+    assert kernels() != mine
