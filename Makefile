@@ -19,8 +19,9 @@ ENGINE  = $(call text,DS,--deepspeed_config)
 FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-faults test-avx2 lint recipes rehearse check clean-corpus inspect watch evaluate generate \
-	export report runs note clean-runs compare new-recipe diff bench bench-planner bench-search bench-data $(SIZES)
+.PHONY: help setup demo test test-faults test-avx2 lint recipes rehearse check clean-corpus inspect watch evaluate \
+	generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search bench-data \
+	$(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +110,9 @@ runs: setup  ## a table of the runs: ARGS="345m"
 
 note: setup  ## a note in a run's record: RUN=… NOTE="…"
 	@$(PY) -m commands note $(call text,RUN) $(call text,NOTE) $(ARGS)
+
+save: setup  ## have a run that trains on this machine save now: RUN=…
+	@$(PY) -m commands save $(call text,RUN) $(ARGS)
 
 clean-runs: setup  ## remove old checkpoints and starts that came to nothing: RUN=… ARGS="--older 30"
 	@$(PY) -m commands clean-runs $(call text,RUN) $(ARGS)

@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "a run as a Hugging Face folder",
     "runs": "list the runs",
     "note": "write a note into a run's record",
+    "save": "have a run that trains save now",
     "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",
     "try": "try settings of a recipe, a run for each",

@@ -21,7 +21,8 @@ def main() -> None:
 
     def job() -> Checked:
         recipe = load(args.recipe)
-        found.append(checked(recipe, args.json_file, args.world_size or recipe.cluster.world_size))
+        world = recipe.cluster.world_size if args.world_size is None else args.world_size
+        found.append(checked(recipe, args.json_file, world))
         if not args.json:
             show(found[0])
         return found[0]

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NoReturn
 
 from support import signals
@@ -54,13 +55,11 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
     """
     restore = signals.interrupt()
     try:
+        with output_is_noise() if as_json else nullcontext():
+            result = job()
         if as_json:
-            with output_is_noise():
-                result = job()
-            print(json.dumps(finite(result)), flush=True)
-        else:
-            job()
-            sys.stdout.flush()  # here, where it is known what to do without a reader
+            print(json.dumps(finite(result)))
+        sys.stdout.flush()  # here, where it is known what to do without a reader
     except KeyboardInterrupt:
         (restore := signals.ignore)()
         fail("stopped; give the same command again, what is finished is kept", STOPPED)
@@ -74,7 +73,8 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
         fail(lines[0], status, *lines[1:])
     except Exception:
         _let_rank_0_speak()
-        print("this is a bug of Stagecraft; please report it with the lines below", file=sys.stderr)
+        otherwise = ", unless another rank was killed" if "RANK" in os.environ else ""
+        print(f"this is a bug of Stagecraft{otherwise}; please report it with the lines below", file=sys.stderr)
         raise
     finally:
         restore()

@@ -5,9 +5,8 @@ import time
 from commands import cli
 from launch import follow
 from run.directory import read_recipe
-from run.feed import Feed
 from run.select import HELP, find, latest
-from run.state import State
+from run.state import state_of
 
 
 def main() -> None:
@@ -19,12 +18,9 @@ def main() -> None:
     def job() -> object:
         path = find(args.run) if args.run else latest()
         read_recipe(path)
-        if not args.json:
-            follow.watch(path)
-            return None
-        state = State(path, follow.began_at(path))
-        for happened in Feed(path).new():
-            state.take(happened)
-        return state.value(time.time())
+        if args.json:
+            return state_of(path).value(time.time())
+        follow.watch(path)
+        return None
 
     cli.run_job(job, args.json)

@@ -69,4 +69,6 @@ def export(run: Path, folder: Path, which: str | None = None) -> Chosen:
     with whole_folder(folder) as scratch:
         model.save_pretrained(str(scratch))
         tokeniser.save_pretrained(str(scratch))
+        for file in scratch.iterdir():  # safetensors gives its files to their owner alone
+            file.chmod(scratch.stat().st_mode & 0o666)
     return checkpoint

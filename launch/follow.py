@@ -12,7 +12,7 @@ from typing import Protocol, TextIO
 from run import rank_logs
 from run.feed import Feed
 from run.lines import Lines
-from run.state import State
+from run.state import State, began_at
 from support.terminal import draws, lasting
 
 POLL_SECONDS = 0.25
@@ -155,6 +155,7 @@ def following(path: Path, began: float) -> Iterator[int | None]:
         drawn = draws(sys.stdout) and sys.stderr.isatty()
         screen = Screen(path, began, Path(written.name) if drawn else None)
         screen.history()
+        screen.state.take({"event": "start", "time": began})  # the run's files say so when all was checked
         ended = threading.Event()
 
         def show() -> None:
@@ -177,15 +178,9 @@ def watch(path: Path) -> None:
     screen.history(lines=True)
     try:
         pause = screen.refresh()
-        while not screen.state.over(time.time()):
+        while not screen.state.over:
             time.sleep(pause)
             pause = screen.refresh()
     except KeyboardInterrupt:
         pass
     screen.close(keep=True)
-
-
-def began_at(path: Path) -> float:
-    """When a run was started last, for what was started before there were events."""
-    file = path / "start.json"
-    return file.stat().st_mtime if file.exists() else time.time()

@@ -67,6 +67,8 @@ class Supervisor:
         if noted == STOPPED and not ended.asked and ended.fault and ended.fault.rank is None:
             noted = None  # nobody asked: the launcher was killed under the ranks, and they have saved
         if noted is not None and noted != CRASHED:
+            if stops.first and noted != STOPPED:  # it came after the last step: a search of runs stops all the same
+                events.note(path, "stop", signal=stops.first.name)
             return noted
         if ended.asked:
             raise StoppedError(f"stopped before it could save; go on with --resume --run-dir {path}")
@@ -113,7 +115,7 @@ class Supervisor:
             members.beat(members.file_of(path, members.SUPERVISOR))
             time.sleep(min(0.1, seconds))
         (path / "status.json").unlink(missing_ok=True)
-        write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True})
+        write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True, "changes": []})
         facts = {"failures": count, "waited": seconds, "checkpoint": self.saved}
         events.note(path, "restart", **facts)
         events.note(path, "phase", phase="imports")

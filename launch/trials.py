@@ -1,6 +1,7 @@
 """Try settings of a recipe: one ordinary run for each point, one after another."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from launch import local
 from launch.start import start
 from recipes.axes import Point
 from recipes.recipe import Recipe
-from run import listing, record, trials
+from run import events, record, trials
 from run.request import Request, plan_run
+from run.status import CRASHED
 from run.trials import Trial
 from support.errors import STOPPED, CrashedError, StoppedError, UserError
 from support.files import locked
@@ -72,18 +74,22 @@ def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
 
 def _run(wanted: Search, trial: Trial, stopped: str) -> tuple[int | None, str]:
     """Run a point; returns the status and the reason of a failure, else None. Errors: `StoppedError` with `stopped`."""
+    began = time.time()
+    failed: tuple[int | None, str] = None, ""
     try:
         start(wanted.recipe, wanted.request(trial), wanted.processes, wanted.hostfile)
     except SystemExit as ended:  # its ranks have said why
         if ended.code == STOPPED:
             raise StoppedError(stopped) from None
-        return int(ended.code or 0), str(record.read_object(trial.path / "status.json").get("reason", ""))
+        failed = int(ended.code or 0), str(record.read_object(trial.path / "status.json").get("reason", ""))
     except StoppedError:
         raise StoppedError(stopped) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.status, str(error)
-    return None, ""
+        failed = error.status, str(error)
+    if any(event["event"] == "stop" and event["time"] >= began for event in events.read(trial.path)):
+        raise StoppedError(stopped)
+    return failed
 
 
 def check_end(values: JsonObject) -> None:
@@ -92,7 +98,7 @@ def check_end(values: JsonObject) -> None:
     Errors: `CrashedError` where a point crashed, `UserError` where none came to a loss.
     """
     points = values["points"]
-    crashed = [point for point in points if point["state"] == listing.CRASHED]
+    crashed = [point for point in points if point["state"] == CRASHED]
     if crashed:
         raise CrashedError(f"{len(crashed)} of {len(points)} points crashed; the same command tries them again")
     if all(point["validation_loss"] is None for point in points):

@@ -59,6 +59,8 @@ def weighted_loss(
     """What is trained on: the mean over samples of the weighted sum of each sample's losses.
 
     In training the weights of a sample add up to 1 over the whole sequence. So every sample counts the same, whatever
-    is masked and whatever the layout.
+    is masked and whatever the layout. The gradient of a loss that is not finite is not finite either: so every rank
+    sees it in the gradients, and skips the step.
     """
-    return (token_losses(logits_BSV, labels_BS, entries, tp) * weights_BS).sum() / labels_BS.size(0)
+    loss = (token_losses(logits_BSV, labels_BS, entries, tp) * weights_BS).sum() / labels_BS.size(0)
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from model.engine import config as engine_config
+from model.engine.resolve import filled
 from planner.planning import own_step
+from planner.resolve import engine_values
 from planner.timing import Machine
 from recipes.recipe import Recipe
 from support.errors import UserError
@@ -38,8 +40,7 @@ def check_ranks(recipe: Recipe, path: Path, world: int, machine: Machine | None,
 
 def _nearest(recipe: Recipe, path: Path, world: int, unit: int) -> list[int]:
     """The next smaller and the next larger number of ranks, in whole units, that the recipe runs on as it is."""
-    config = engine_config.read(path)
-    batch = config.get("train_batch_size", "auto")
+    batch = filled(engine_config.read(path), engine_values(recipe)).get("train_batch_size", "auto")
     batch = recipe.batch.global_batch if batch == "auto" else batch
     sizes = [recipe.layout.ranks_per_replica * degree for degree in range(1, batch + 1) if batch % degree == 0]
 

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from model.engine import config as engine_config
+from model.engine.normal import Normal
 from model.engine.resolve import Resolved, resolve
 from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT, short_name
@@ -49,12 +50,12 @@ def own_json(recipe: Recipe) -> Path:
 def _from_own_json(recipe: Recipe) -> JsonObject:
     """What the recipe's own JSON says plainly; nothing where it is not there any more."""
     try:
-        own = engine_config.parse(own_json(recipe))
-        values: JsonObject = {"precision": engine_config.precision(own)}
-        clipping = own.get("gradient_clipping")
-        return values | ({"gradient_clipping": clipping} if type(clipping) in (int, float) else {})
-    except (UserError, AttributeError):
+        own = Normal(engine_config.parse(own_json(recipe))).json
+    except UserError:
         return {}
+    values: JsonObject = {"precision": engine_config.precision(own)}
+    clipping = own.get("gradient_clipping", "auto")
+    return values if clipping == "auto" else {**values, "gradient_clipping": clipping}
 
 
 def data_degree(recipe: Recipe, world_size: int) -> int:

@@ -74,7 +74,7 @@ def _grid(*axes: Iterable[int]) -> list[Ints]:
 def _runnable(space: Space, tp: Ints, pp: Ints, dp: Ints, micro: Ints, every: Ints, zero: Ints) -> Work | None:
     """The layouts that this project can run; None where there is none.
 
-    The limits are those of `Layout.check`, of `engine_config.check_layout` and of the batch arithmetic. A pipeline
+    The limits are those of `Layout.check`, of `broken_by_layout` and of the batch arithmetic. A pipeline
     needs ZeRO stage 1 and no offload. hpZ needs tensor degree 1. Offload to files needs stage 3. The Ulysses degree is
     the recipe's.
     """

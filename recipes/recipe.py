@@ -200,7 +200,9 @@ class Intervals:
     """How often things happen, in steps, and how much of them.
 
     A run saves every `save_every` steps, or every `save_minutes`; where both are 0, as often as loses least
-    (`planner.saving`). A step of a large model takes most of a minute, so there minutes say more than steps.
+    (`planner.saving`). A step of a large model takes most of a minute, so there minutes say more than steps. The last
+    `keep_checkpoints` stay, the one with the best validation loss, and where `keep_every` is not 0 those of every step
+    that it divides.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -210,10 +212,12 @@ class Intervals:
     save_every: int = 0
     save_minutes: float = 0.0
     keep_checkpoints: int = 2
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
-            value, least = getattr(self, entry.name), 0 if entry.name.startswith("save_") else 1
+            may_be_none = entry.name in ("save_every", "save_minutes", "keep_every")
+            value, least = getattr(self, entry.name), 0 if may_be_none else 1
             if not least <= value < math.inf:
                 raise UserError(f"intervals.{entry.name} is {value}; it must be at least {least}")
         if self.save_every and self.save_minutes:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from run.directory import read_recipe
+from run import record
+from run.directory import Run, read_recipe
 from run.metrics import read_evaluated
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -53,7 +54,7 @@ def choose(run: Path, which: str | None = None) -> Chosen:
     steps = _in_order(run, which, sorted(saved, reverse=True))
     passed_over: list[str] = []
     for step in steps:
-        if not (reason := damage_of(saved[step])):
+        if not (reason := unusable(run, saved[step])):
             return Chosen(saved[step], step, tuple(passed_over))
         passed_over.append(reason)
     left = f"; whole may be {_listed(set(saved) - set(steps))}" if set(saved) - set(steps) else ""
@@ -84,6 +85,30 @@ def validation_losses(run: Path) -> dict[int, float]:
     """The finite validation losses of a run, in nats, by step."""
     losses = {line["step"]: line.get("validation_loss") for line in read_evaluated(run / "metrics.jsonl")}
     return {step: loss for step, loss in losses.items() if isinstance(loss, (int, float)) and math.isfinite(loss)}
+
+
+def spared(run: Run, saved: list[int]) -> set[int]:
+    """Of the steps that are saved, those that stay however old they are: every Nth, and the best so far."""
+    every, losses = run.recipe.intervals.keep_every, validation_losses(run.path)
+    best = min((losses[step], step) for step in saved if step in losses)[1:] if losses.keys() & set(saved) else ()
+    return {*best, *(step for step in saved if every and step % every == 0)}
+
+
+def unusable(run: Path, checkpoint: Path) -> str:
+    """Why a run cannot use a checkpoint, empty where it can: it is another run's, or damaged."""
+    return _foreign(run, checkpoint) or damage_of(checkpoint)
+
+
+def _foreign(run: Path, checkpoint: Path) -> str:
+    """Why a checkpoint is not one of this run, empty where it is, and where nobody can know."""
+    from model.checkpoint.format import foreign, manifest
+
+    known = record.read(run)
+    try:
+        reason = foreign(manifest(checkpoint), {record.RUN: known.id} if known else {})
+    except UserError:
+        return ""  # damage, which is told elsewhere
+    return reason and f"{checkpoint}: {reason}"
 
 
 def damage_of(checkpoint: Path) -> str:

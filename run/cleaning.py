@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import record, select
-from run.checkpoints import damage_of
+from run.checkpoints import unusable
 from run.directory import read_recipe
-from run.listing import NEVER, outcome_of, shown_size, size_of, status_of
-from run.report import RUNNING
+from run.listing import shown_size, size_of
+from run.status import NEVER, RUNNING, outcome_of, status_of
 from support.errors import UserError
 from support.files import PARTIAL, locked
 
@@ -77,7 +77,7 @@ def _of_run(path: Path, keep: int, needed: set[Path]) -> list[Leftover]:
         if whole >= keep and checkpoint.resolve() not in needed:
             found.append(Leftover(path, checkpoint, size_of(checkpoint), "an older checkpoint"))
         elif number + 1 < len(saved):  # else nothing is older
-            whole += not damage_of(checkpoint)
+            whole += not unusable(path, checkpoint)
     return found
 
 
@@ -98,7 +98,10 @@ def _begun_with(runs: list[Path]) -> set[Path]:
 
 
 def show(found: list[Leftover]) -> None:
-    """Print what can go, a line each, and their sum."""
+    """Print what can go, a line each, and their sum; or that nothing can."""
+    if not found:
+        print("there is nothing to remove")
+        return
     for each in found:
         print(f"{shown_size(each.size):>8}  {each.path}  ({each.why})")
     print(f"{shown_size(sum(each.size for each in found)):>8}  in all")

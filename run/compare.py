@@ -12,13 +12,14 @@ import numpy as np
 
 from recipes import settings
 from recipes.recipe import Recipe
-from run import listing, record
-from run.directory import end_of, read_data, read_recipe
+from run import record
+from run.directory import read_data, read_recipe
 from run.metrics import read_metrics
 from run.overlay import WINDOW, Array, Curve, Drawn, curve, draw, picture
-from run.report import ENDS, bits_per_byte
+from run.report import bits_per_byte
+from run.status import status_of
 from support import json_lines
-from support.errors import DONE, UserError
+from support.errors import UserError
 from support.json_object import JsonObject
 
 LEAST, MOST = 2, 8
@@ -79,10 +80,7 @@ class Told:
     @property
     def state(self) -> str:
         """Whether the run goes on, or how its last start ended."""
-        said = listing.status_of(self.path)
-        # A run of before ends were noted has its report only.
-        unsaid = said == listing.CRASHED and end_of(self.path) is None and self.final_loss is not None
-        return ENDS[DONE] if unsaid else said
+        return status_of(self.path)
 
 
 def told(paths: Sequence[Path]) -> list[Told]:

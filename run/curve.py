@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = ("step", "tokens", "consumed_samples", "loss", "validation_loss", "lr", "grad_norm", "skipped")
 BUCKETS = 1000  # of a thinned line: two points each, more than a page has columns of ink
 SMOOTH = 50  # the smooth line is a mean over this part of all steps
-NEAR = 0.25  # of the budget: a run that has come less far has its planned end outside the picture
+NEAR = 0.25  # of its budget: a run that has come less far has its planned end outside the picture
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart in print and by the colour-blind
 STYLE: JsonObject = {
     "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "axes.linewidth": 0.6, "axes.spines.right": False,
@@ -36,7 +36,9 @@ def draw(path: Path, recipe: Recipe, last_step: int) -> None:
     tokens = found["consumed_samples"] * recipe.model.seq_length
     planned = tokens[-1] + max(0.0, last_step - found["step"][-1]) * recipe.tokens_per_step
     planned = max(tokens[-1], min(planned, recipe.train_samples * recipe.model.seq_length))
-    near = bool(tokens[-1] >= NEAR * planned)
+    # A branch begins where its parent was.
+    before = 0.0 if found["step"][0] == 1 else max(0.0, tokens[0] - recipe.tokens_per_step)
+    near = bool(tokens[-1] - before >= NEAR * (planned - before))
     unit, name = next((unit, name) for unit, name in UNITS if (planned if near else tokens[-1]) >= unit or unit == 1)
     x = tokens / unit
     with style.context(STYLE):
@@ -57,9 +59,10 @@ def draw(path: Path, recipe: Recipe, last_step: int) -> None:
         if near:
             _mark_end((loss, rate, norm), x[-1], planned / unit)
         else:
-            loss.set_xlim(0, 1.02 * x[-1])
             text = f"planned end at step {last_step:,} \N{RIGHTWARDS ARROW}"
             loss.text(0.99, 0.02, text, transform=loss.transAxes, ha="right", color=GREY, fontsize=8)
+        shown = np.array([before, planned if near else tokens[-1]]) / unit
+        loss.set_xlim(shown[0], shown[1] + 0.02 * (shown[1] - shown[0]))
         title = f"{recipe.name}: {recipe.model.num_parameters / 1e6:,.1f}M parameters on {recipe.data.described}"
         figure.suptitle(title, fontsize=9)
         figure.align_ylabels()
@@ -137,7 +140,6 @@ def _limit(axes: "Axes", y: Column, low: float | None = None) -> None:
 
 def _mark_end(panels: "tuple[Axes, ...]", now: float, planned: float) -> None:
     """A line where the run is to end. One that has ended needs none."""
-    panels[0].set_xlim(0, 1.02 * planned)
     if now < planned:
         for axes in panels:
             axes.axvline(planned, color=GREY, lw=0.8, ls="--", label="planned end")

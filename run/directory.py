@@ -2,11 +2,12 @@
 
 runs/<recipe>/<time>/
     run.json                  who it is: id, name, when it was created, and its parent if it is a branch
-    recipe.json               the recipe with its overrides
+    recipe.json               the recipe with its overrides, as the first start had it
     ds_config.json            the DeepSpeed JSON as it was given, "auto" and all; a resumed run reads it again
     ds_config.resolved.json   the same without "auto", as DeepSpeed got it
     data.json, tokeniser/     the manifests of the prepared data, and a copy of the tokeniser
-    start.json                what the last start was asked for: command, world size, last step, whether it resumes
+    start.json                what the last start was asked for: command, world size, last step, whether it resumes, its
+                              recipe, and what it changed of the numbers that the run computes
     starts.jsonl              all starts, a line each, with time, versions, commit and device
     status.json               how the last start ended; none while it runs, and none after a crash that nobody noted
     metrics.jsonl             one line a step, and one for the last evaluation
@@ -40,8 +41,9 @@ from recipes.recipe import Recipe, steps_for
 from recipes.registry import ROOT
 from run import record
 from run.record import Parent
+from run.resume import check_can_go_on
 from support.errors import UserError
-from support.files import enough_room, locked, write_json
+from support.files import enough_room, locked, whole_folder, write_json
 from support.json_object import JsonObject
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy")
@@ -65,6 +67,7 @@ class Run:
     resume: bool
     name: str | None = None
     parent: Parent | None = None
+    changes: tuple[str, ...] = ()
 
     def last_step_from(self, step: int, consumed_samples: int) -> int:
         """The step at which the token budget is used up, or `--max-steps` reached, seen from a position of the run."""
@@ -91,11 +94,14 @@ class Run:
 def created(run: Run, data: Mixture) -> Iterator[int]:
     """Write what makes a run, and hold its directory for this process alone; yields the descriptor of the lock.
 
-    Errors: `UserError` where another process trains there, or has meanwhile; `NoRoomError`.
+    Errors: `UserError` where another process trains there, or has meanwhile, and where a run that saved has nothing to
+    go on from; `NoRoomError`.
     """
     busy = f"another process trains in {run.path}; wait for its end, or give another --run-dir"
     with locked(run.path / ".lock", busy) as lock:
         check_new(run.path, run.resume)
+        if run.resume:
+            check_can_go_on(run.path)
         with enough_room(run.path):
             _create(run, data)
         yield lock
@@ -115,7 +121,9 @@ def _create(run: Run, data: Mixture) -> None:
     write_json(run.path / "ds_config.json", run.engine_json)
     write_json(run.path / "ds_config.resolved.json", run.engine.json)
     write_json(run.path / "data.json", data.described)
-    shutil.copytree(data.parts[0].folder / "tokeniser", run.path / "tokeniser", dirs_exist_ok=True)
+    with whole_folder(run.path / "tokeniser") as folder:
+        shutil.copytree(data.parts[0].folder / "tokeniser", folder, dirs_exist_ok=True)
+    recipe = dataclasses.asdict(run.recipe)
     start = {
         "command": sys.orig_argv,
         "world_size": run.world_size,
@@ -123,10 +131,12 @@ def _create(run: Run, data: Mixture) -> None:
         "resumed": run.resume,
         "deviations": list(run.engine.deviations),
         "notes": list(run.engine.notes),
-        "changes": list(run.parent.changes) if run.parent and not run.resume else [],
+        "changes": list(run.parent.changes if run.parent and not run.resume else run.changes),
+        "recipe": recipe,
     }
     write_json(run.path / "start.json", start)
-    write_json(run.path / "recipe.json", dataclasses.asdict(run.recipe))
+    if not run.resume or not (run.path / "recipe.json").exists():
+        write_json(run.path / "recipe.json", recipe)
 
 
 def opened(path: Path) -> tuple[Run, Mixture]:
@@ -140,7 +150,8 @@ def read_run(path: Path) -> Run:
     engine = Resolved(resolved, tuple(start["deviations"]), tuple(start.get("notes", ())))
     given = _read_json(path / "ds_config.json")
     asked = (start["world_size"], start["max_steps"], start["resumed"])
-    return Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path))
+    changes = tuple(start.get("changes", ())) if start["resumed"] else ()
+    return Run(path, read_recipe(path), given, engine, *asked, parent=record.parent_of(path), changes=changes)
 
 
 def note_start(run: Run, device: str) -> None:
@@ -172,17 +183,19 @@ def end_of(path: Path) -> int | None:
 
 
 def was_trained(path: Path) -> bool:
-    """Whether a directory is that of a run that finished a step."""
+    """Whether a directory is that of a run that finished a step: it has metrics, or a checkpoint."""
     metrics = path / "metrics.jsonl"
-    return (path / "recipe.json").exists() and metrics.exists() and metrics.stat().st_size > 0
+    measured = metrics.exists() and metrics.stat().st_size > 0
+    return (path / "recipe.json").exists() and (measured or any((path / "checkpoints").glob("step-????????")))
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe of a run. Errors: `UserError` where `path` is no run."""
+    """The recipe of a run, as its last start had it. Errors: `UserError` where `path` is no run."""
     file = path / "recipe.json"
     if not file.exists():
         raise UserError(f"{path} is not a run directory (no recipe.json); give the directory that a run wrote")
-    return settings.from_dict(_read_json(file), str(file))
+    last = record.read_object(path / "start.json").get("recipe")
+    return settings.from_dict(last or _read_json(file), str(path / "start.json" if last else file))
 
 
 def read_data(path: Path) -> JsonObject:

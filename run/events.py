@@ -18,6 +18,7 @@ KINDS = {
     "training": "the loop begins: step, last_step, reached (the step that any start came to before)",
     "saved": "a checkpoint is whole: step, path, seconds, bytes",
     "passed_over": "a checkpoint was damaged: path, reason",
+    "rollback": "the run goes on from an earlier checkpoint: from_step, to_step, first_sample, last_sample (skipped)",
     "said": "a line that a person should see: line",
     "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
     "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds)",

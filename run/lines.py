@@ -44,6 +44,9 @@ class Lines:
                 return [happened["line"]]
             case "saved":
                 return [f"saved {happened['path']}"]
+            case "rollback":
+                skipped = f"samples {happened['first_sample']} to {happened['last_sample']}"
+                return [f"no step is taken: back to the weights of step {happened['to_step']}, past {skipped}"]
             case "passed_over":
                 return [f"passing over a damaged checkpoint: {happened['reason']}"]
             case None if is_step(happened) and self.run is None:

@@ -4,6 +4,7 @@ import math
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +15,11 @@ from run import record, select
 from run.directory import read_recipe
 from run.metrics import read_evaluated
 from run.record import read_object
-from run.report import ENDS, RUNNING
+from run.status import status_of
 from support import json_lines
 from support.errors import UserError
-from support.files import is_locked
 from support.json_object import JsonObject, differences
 
-NEVER, CRASHED = "never started", "crashed"
 RECENT = 20  # steps that the speed is the median of
 SHOWN = 4  # of the differences from the recipe, in the table
 
@@ -63,19 +62,6 @@ def _summary(path: Path, declared: dict[str, JsonObject]) -> JsonObject:
     }
 
 
-def status_of(path: Path) -> str:
-    """Whether a run goes on, and if not, how its last start ended."""
-    return RUNNING if is_locked(path / ".lock") else outcome_of(path)
-
-
-def outcome_of(path: Path) -> str:
-    """How the last start of a run ended, if it has."""
-    if not select.has_steps(path):
-        return NEVER
-    ended = read_object(path / "status.json").get("status")
-    return ENDS.get(ended, CRASHED) if isinstance(ended, int) else CRASHED
-
-
 def size_of(path: Path) -> int:
     """The bytes of a file, or of all files in a folder."""
     total = 0
@@ -91,7 +77,7 @@ def size_of(path: Path) -> int:
 
 def _deviations(path: Path, declared: JsonObject | None) -> list[str]:
     """What differs from the recipe, `section.field=value`, and the lines in which the JSON differs."""
-    stored = read_object(path / "recipe.json")
+    stored = read_object(path / "start.json").get("recipe") or read_object(path / "recipe.json")
     found = []
     if declared and isinstance(stored.get("data"), dict):
         kept = {key: value for key, value in stored.items() if key in declared}
@@ -121,8 +107,8 @@ def _last_step(path: Path, noted: list[JsonObject]) -> int | None:
         if line["event"] == "training" and isinstance(line.get("last_step"), int):
             return int(line["last_step"])
     with suppress(UserError):
-        most = read_object(path / "start.json").get("max_steps")
-        return min(read_recipe(path).train_steps, most) if isinstance(most, int) else read_recipe(path).train_steps
+        most, budget = read_object(path / "start.json").get("max_steps"), read_recipe(path).train_steps
+        return min(budget, most) if isinstance(most, int) else budget
     return None
 
 
@@ -160,6 +146,7 @@ def show(runs: list[JsonObject]) -> None:
     ):
         table.add_column(title, justify="left" if title in ("run", "status", "differs from the recipe") else "right",
             no_wrap=title in ("run", "step", "started"), overflow="fold")  # fmt: skip
+    shared = Counter(line for run in runs for line in run["deviations"])
     for run in runs:
         losses = [run["validation_loss"], run["best_validation_loss"]]
         table.add_row(
@@ -171,16 +158,18 @@ def show(runs: list[JsonObject]) -> None:
             _or_dash(run["mfu"], ".1%"),
             _ago(time.time() - run["started"]) if run["started"] else "-",
             shown_size(run["bytes"]),
-            escape(_differs(run)),
+            escape(_differs(run, shared)),
         )
     print_table(table)
 
 
-def _differs(run: JsonObject) -> str:
+def _differs(run: JsonObject, shared: Counter[str]) -> str:
+    """What sets a run apart: first what it shares with the fewest of the others."""
     path, _, step = (run["parent"] or "").rpartition("@")
     lines = [*([f"from {record.label(Path(path))}@{step}"] if path else []), *run["changes"]]
     changed = {line.split(" ")[0] for line in run["changes"]}
-    lines += [line for line in run["deviations"] if line.partition("=")[0] not in changed]
+    deviations = [line for line in run["deviations"] if line.partition("=")[0] not in changed]
+    lines += sorted(deviations, key=lambda line: shared[line])
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return ", ".join(lines[:SHOWN] + more)
 

@@ -12,6 +12,7 @@ from support.files import write_json
 from support.json_object import JsonObject
 
 FILE = "run.json"
+RUN = "run"  # the id of its run in a checkpoint's tie
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Parent:
     def checkpoint(self) -> Path:
         """Where its weights and its optimiser lie."""
         return Path(self.path) / "checkpoints" / f"step-{self.step:08d}"
+
+    @property
+    def tie(self) -> dict[str, str]:
+        """What ties that checkpoint to the parent; nothing of one that had no id yet."""
+        return {RUN: self.id} if self.id else {}
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,23 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
 
-from recipes.recipe import Recipe
 from run import curve
-from run.directory import Run, end_of, read_data, read_recipe, read_run
+from run.directory import Run, read_data, read_recipe, read_run
 from run.metrics import FINAL, Column, columns
 from run.record import read_object
+from run.state import state_of
+from run.status import ENDS, RUNNING, status_of
 from support import json_lines
-from support.errors import DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError
-from support.files import is_locked, write_json
+from support.errors import DONE, UserError
+from support.files import write_json
 from support.json_object import JsonObject
 
-COLUMNS = (
-    *("step", "consumed_samples", "loss", "validation_loss", "tokens_per_second", "mfu"),
-    *("seconds", "evaluate_seconds", "save_seconds"),
-)
-RECENT = 50  # steps that tell how fast the run is now
-RUNNING = "running"
-ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped"}
+COLUMNS = ("step", "consumed_samples", "loss", "validation_loss", "tokens_per_second", "mfu")
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
@@ -46,7 +42,7 @@ def summary(path: Path) -> JsonObject:
         raise UserError(f"{path} has no finished step yet; wait for its first, or go on with --resume --run-dir {path}")
     step, samples = int(found["step"][-1]), int(found["consumed_samples"][-1])
     last_step = run.last_step_from(step, samples) if run else max(step, recipe.train_steps)
-    status = _status(path, complete=final is not None and step >= last_step)
+    status = status_of(path)
     loss = _final_loss(path, step, final, status)
     speed, world = _median(found["tokens_per_second"]), run.world_size if run else None
     return {
@@ -64,7 +60,7 @@ def summary(path: Path) -> JsonObject:
         "tokens_per_second": speed,
         "model_flops_per_second": None if speed is None else speed * recipe.model.flops_per_token,
         "mfu": _median(found["mfu"]),
-        "seconds_left": _seconds_left(recipe, found, last_step) if status == RUNNING else None,
+        "seconds_left": state_of(path).value(time.time())["seconds_left"] if status == RUNNING else None,
         "world_size": world,
         "device": next((str(line["device"]) for line in _starts(path) if "device" in line), None),
     }
@@ -81,16 +77,6 @@ def _run(path: Path) -> Run | None:
 def _starts(path: Path) -> list[JsonObject]:
     """The starts, the last one first."""
     return json_lines.read(path / "starts.jsonl")[::-1]
-
-
-def _status(path: Path, complete: bool) -> str:
-    """How a run ended, in a word or two, or that it goes on. Whoever trains holds the lock of the directory."""
-    ended = end_of(path)
-    if ended is not None:
-        return ENDS.get(ended, "crashed")
-    if complete:
-        return ENDS[DONE]
-    return RUNNING if is_locked(path / ".lock") else "crashed"
 
 
 def _final_loss(path: Path, step: int, final: JsonObject | None, status: str) -> float | None:
@@ -115,15 +101,6 @@ def _validation(found: dict[str, Column]) -> JsonObject:
     }
 
 
-def _seconds_left(recipe: Recipe, found: dict[str, Column], last_step: int) -> float | None:
-    """By the tokens that are left, the speed of recent steps, and what evaluations and saves have added so far."""
-    speed = _median(found["tokens_per_second"][-RECENT:])
-    budget = recipe.train_samples - found["consumed_samples"][-1]
-    left = max(0.0, min(budget, (last_step - found["step"][-1]) * recipe.batch.global_batch))
-    steps, others = np.nansum(found["seconds"]), np.nansum(found["evaluate_seconds"]) + np.nansum(found["save_seconds"])
-    return left * recipe.model.seq_length / speed * (1 + (others / steps if steps else 0.0)) if speed else None
-
-
 def _bits(path: Path, loss: float | None) -> float | None:
     try:
         return None if loss is None else bits_per_byte(loss, read_data(path)["bytes_per_token"])
@@ -142,8 +119,8 @@ def _median(values: Column) -> float | None:
 
 
 def write(path: Path) -> JsonObject:
-    """Write `report.json` and `loss.png`, and return the report. Errors: as `summary`."""
-    values = summary(path)
+    """Write `report.json` and `loss.png` of a run that has just ended; returns the report. Errors: as `summary`."""
+    values = {**summary(path), "status": ENDS[DONE], "seconds_left": None}  # its lock is still held
     plot(path, values)
     write_json(path / "report.json", values)
     return values

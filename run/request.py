@@ -8,19 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
+from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run import branch, record, select
-from run.directory import Run, check_new, read_recipe, runs_root
+from run import branch, record, resume, select
+from run.directory import Run, check_new, read_recipe, runs_root, was_trained
 from support.errors import UserError
 from support.json_object import JsonObject, differences
+
+RESUME = ("must", "auto", "never")  # what --resume may say; alone it says the first
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for."""
+    """What the command line asked for.
+
+    With `resume` there must be a run to go on with; with `auto` the run is begun where there is none.
+    """
 
     deepspeed_config: str | None = None
     settings: tuple[str, ...] = ()
@@ -30,6 +36,8 @@ class Request:
     seed: int | None = None
     name: str | None = None
     branch: str | None = None
+    auto: bool = False
+    allow_change: bool = False
 
 
 def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
@@ -37,6 +45,7 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
 
     Errors: `UserError` for everything that would make the run fail later and can be known now.
     """
+    request = settled(recipe, request)
     path = run_path(recipe, request)
     check_new(path, request.resume)
     name = _name(request)
@@ -52,10 +61,10 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     if point:
         wanted = branch.fitted(wanted, point)
     kept = stored is not None and (request.resume or wanted.engine == stored.engine)
-    if request.deepspeed_config is None and home and kept:
-        config_path = home / "ds_config.json"
+    if request.deepspeed_config is not None:
+        config_path = _config_path(request.deepspeed_config)
     else:
-        config_path = _config_path(request.deepspeed_config or wanted.engine)
+        config_path = home / "ds_config.json" if home and kept else _config_path(wanted.engine)
     config = engine_config.parse(config_path)
     resolved = resolve_engine(wanted, config, config_path, world_size)
     resolved = dataclasses.replace(resolved, deviations=(*_changed(recipe, wanted), *resolved.deviations))
@@ -64,10 +73,46 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     _check_outputs(resolved.json, config_path)
     if wanted.batch.ramp and resolved.json["train_batch_size"] != wanted.batch.global_batch:
         raise UserError(f"{config_path}: train_batch_size does not go with a batch-size ramp; set batch.global_batch")
+    changed: tuple[str, ...] = ()
+    if stored is not None and request.resume:
+        changed = _allowed_changes(path, stored, (wanted, resolved), request.allow_change)
     asked = (world_size, request.max_steps, request.resume, name)
     parent = record.parent_of(path) if request.resume else None
-    run = Run(path, wanted, config, resolved, *asked, parent)
+    run = Run(path, wanted, config, resolved, *asked, parent, changed)
     return branch.with_parent(run, point) if point else run
+
+
+def settled(recipe: Recipe, request: Request) -> Request:
+    """The request with `auto` decided: it goes on with a run that finished a step, or begins one.
+
+    Errors: `UserError` where nobody can tell which run is meant.
+    """
+    if not request.auto:
+        return request
+    if request.branch is not None and request.run_dir is None and request.name is None:
+        raise UserError("--resume auto with --from needs --run-dir or --name: else the newest run may be the parent")
+    named, request = request.run_dir or request.name, dataclasses.replace(request, auto=False)
+    try:
+        path = select.newest(recipe.name) if named in (None, select.NEWEST) else select.find(named)
+    except UserError:
+        return request
+    if not was_trained(path):
+        return request
+    return dataclasses.replace(request, run_dir=str(path), resume=True, name=None, branch=None)
+
+
+def _allowed_changes(path: Path, stored: Recipe, wanted: tuple[Recipe, Resolved], allowed: bool) -> tuple[str, ...]:
+    """What a resume changes of the numbers that a run computes. Errors: `UserError` where that was not allowed."""
+    file = path / "ds_config.json"
+    world = record.read_object(path / "start.json").get("world_size", 1)
+    before = resolve_engine(stored, engine_config.parse(file), file, world)
+    changed = tuple(resume.changes((stored, before), wanted))
+    if changed and not allowed:
+        raise UserError(
+            f"this resume of {path} would change {', '.join(changed)}; leave that out, add --allow-change to go on "
+            f"with it, or begin a branch of the run with --from {path}"
+        )
+    return changed
 
 
 def _name(request: Request) -> str | None:

@@ -1,24 +1,24 @@
 """Where a run is, from what its files tell. Draws nothing and imports no torch."""
 
 import json
-import os
 import socket
 import statistics
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from run.directory import Run, read_data, read_run
-from run.feed import is_step
+from run.feed import Feed, is_step
 from run.left import Left
-from support.errors import DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT, UserError
+from run.status import CRASHED, ENDS
+from support.errors import UserError
+from support.files import is_locked
 from support.json_object import JsonObject
 
 RECENT = 50  # steps that speed is judged by
-SILENT_SECONDS = 20.0  # after which a run whose command is gone counts as crashed
 GOING = ("starting", "training", "evaluating", "stopping")
-ENDS = {DONE: "finished", WRONG_INPUT: "refused", WEIGHTS_LOST: "weights lost", STOPPED: "stopped"}
 
 
 class Loss(NamedTuple):
@@ -70,39 +70,41 @@ class State:
             self.final = happened
 
     def _take_event(self, event: JsonObject) -> None:
-        time = event.get("time", 0.0)
+        when = event.get("time", 0.0)
         match event["event"]:
             case "start":
                 self._begin(event)
             case "phase":
-                self.phases.append((event["phase"], time))
+                self.phases.append((event["phase"], when))
             case "training":
                 self._open()
-                self.training_since, self.last_step, self.end = time, event["last_step"], None
+                self.training_since, self.last_step, self.end = when, event["last_step"], None
                 self._forget_after(event["step"])
                 if self.run:
-                    self.left = Left(self.run, self.parts, self.last_step, event["step"], time)
+                    self.left = Left(self.run, self.parts, self.last_step, event["step"], when)
             case "saved":
                 if self.left:
                     self.left.saved(event)
-                self.news = time, f"saved {Path(event['path']).name}"
+                self.news = when, f"saved {Path(event['path']).name}"
             case "passed_over":
-                self.news = time, f"passed over {Path(event['path']).name}: {event['reason']}"
+                self.news = when, f"passed over {Path(event['path']).name}: {event['reason']}"
+            case "rollback":
+                self.news = when, f"rolled back to step {event['to_step']}"
             case "said":
-                self.news = time, event["line"]
+                self.news = when, event["line"]
             case "fault":
-                self.news = time, f"fault: {event['reason']}"
+                self.news = when, f"fault: {event['reason']}"
             case "restart":
                 news = self.news
-                self._begin({**self.start, "time": time})
+                self._begin({**self.start, "time": when})
                 self.news = news
             case "stop":
                 self.asked_to_stop = True
-                self.news = time, "asked to stop"
+                self.news = when, "asked to stop"
             case "end":
                 self.end = event
             case "note":
-                self.news = time, f"note: {event['text']}"
+                self.news = when, f"note: {event['text']}"
 
     def _open(self) -> None:
         """Read what made the run. It is there when training begins, and may be there before."""
@@ -132,48 +134,42 @@ class State:
         if self.final and self.final.get("step", 0) > step:
             self.final = None
 
-    def status(self, now: float) -> str:
-        """What the run does at `now`, or how it ended, in a word or two: one of `GOING`, or another."""
+    @property
+    def status(self) -> str:
+        """What the run does, or how it ended, in a word or two: one of `GOING`, or another."""
         if end := self._ended():
-            return ENDS.get(end.get("status", -1), "crashed")
-        if self._gone(now):
-            return "crashed"
+            return ENDS.get(end.get("status", -1), CRASHED)
+        if self._gone():
+            return CRASHED
         if self.asked_to_stop:
             return "stopping"
         if not self.training_since:
             return "starting"
         return "evaluating" if self.last.get("step") == self.last_step else "training"
 
-    def over(self, now: float) -> bool:
+    @property
+    def over(self) -> bool:
         """Whether nothing more will come of this start."""
-        return self.status(now) not in GOING
+        return self.status not in GOING
 
     def _ended(self) -> JsonObject | None:
         """The end that was noted: as an event, or by the ranks alone."""
         file = self.path / "status.json"
         if self.end is None:
             with suppress(OSError, ValueError):
-                if (time := file.stat().st_mtime) >= self.began:
-                    self.end = {"time": time, **json.loads(file.read_text())}
+                if (noted := file.stat().st_mtime) >= self.began:
+                    self.end = {"time": noted, **json.loads(file.read_text())}
         return self.end
 
-    def _gone(self, now: float) -> bool:
-        """Whether the command has ended and noted no end; known on its own machine only."""
-        if self.start.get("host") != socket.gethostname() or "pid" not in self.start:
-            return False
-        try:
-            os.kill(self.start["pid"], 0)
-        except ProcessLookupError:  # its ranks may go on without it
-            return now - self.heard > SILENT_SECONDS + 3 * self.last.get("seconds", 0.0)
-        except PermissionError:
-            pass  # it is another user's
-        return False
+    def _gone(self) -> bool:
+        """Whether the command and its ranks have ended and noted no end. Locks of other machines may not reach here."""
+        return self.start.get("host") == socket.gethostname() and not is_locked(self.path / ".lock")
 
     def value(self, now: float) -> JsonObject:
         """Where the run is at `now`, seconds since 1970; docs/json.md has the keys. What is not known is null."""
         if self.run is None:
             self._open()
-        status, end = self.status(now), self.end
+        status, end = self.status, self.end
         going = status in GOING
         until = now if going else end["time"] if end else self.heard
         last, run = self.last, self.run
@@ -217,9 +213,9 @@ class State:
         begun = self.phases
         if not begun or begun[0][1] - self.began > 0.1:
             begun = [("checks", self.began), *begun]
-        ends = [*(time for _, time in begun[1:]), self.training_since or until]
+        ends = [*(next_one for _, next_one in begun[1:]), self.training_since or until]
         return [
-            {"phase": phase, "seconds": max(0.0, end - time)} for (phase, time), end in zip(begun, ends, strict=True)
+            {"phase": phase, "seconds": max(0.0, end - start)} for (phase, start), end in zip(begun, ends, strict=True)
         ]
 
     def _parts(self) -> list[JsonObject]:
@@ -233,3 +229,18 @@ class State:
             {"corpus": part["corpus"], "samples": round(read), "epochs": read * length / part["train"]["tokens"]}
             for part, read in zip(self.parts, samples, strict=False)
         ]
+
+
+def state_of(path: Path) -> State:
+    """Where the run in the directory `path` is, by all that its files tell now."""
+    state, feed = State(path, began_at(path)), Feed(path)
+    for happened in feed.new():
+        state.take(happened)
+    feed.close()
+    return state
+
+
+def began_at(path: Path) -> float:
+    """When a run was started last, for what was started before there were events."""
+    file = path / "start.json"
+    return file.stat().st_mtime if file.exists() else time.time()

@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 from recipes.axes import Point
-from run import listing, record
+from run import record
 from run.compare import Told, comparable, loss_scales, same_tokeniser, speed
 from run.directory import end_of, runs_root, was_trained
 from run.metrics import read_metrics
 from run.overlay import COLOURS, Drawn, draw, picture
-from run.report import ENDS, bits_per_byte
+from run.report import bits_per_byte
+from run.status import CRASHED, ENDS, status_of
 from support.errors import DONE, WEIGHTS_LOST, UserError
 from support.files import write_json
 from support.json_object import JsonObject
@@ -68,8 +69,8 @@ class Trial:
     def state(self) -> str:
         """What became of it, in a word or two: its run tells, or else its last start."""
         if self.trained:
-            return Told(self.path, "").state
-        return "waiting" if self.status is None else ENDS.get(self.status, listing.CRASHED)
+            return status_of(self.path)
+        return "waiting" if self.status is None else ENDS.get(self.status, CRASHED)
 
 
 def folder(recipe: str, name: str) -> Path:

@@ -174,4 +174,7 @@ class Wandb(Monitor):
             self.run.log(numbers, step=step)
 
     def close(self, failed: bool) -> None:
+        import wandb
+
         self.run.finish(exit_code=int(failed))
+        wandb.teardown()  # its process writes the last rows after that, and may be killed with the ranks

@@ -1,31 +1,31 @@
 """One rank of a training run: the loop."""
 
-import math
 import time
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from data.samples.mixture import Mixture
-from model.checkpoint.format import completed
+from model.checkpoint.format import Tie, completed
 from model.checkpoint.read import load_checked, load_newest
+from model.checkpoint.together import told
 from model.checkpoint.write import save
 from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
 from model.engine.device import check_device, will_compile
-from model.engine.engine import Engine, LossScaleFloorError, StepResult
+from model.engine.engine import Engine, LossScaleFloorError
 from model.engine.inside import unexamined_version
 from model.engine.precision import software
 from planner.hardware import peak_flops
 from planner.saving import saving
 from recipes.recipe import Recipe
-from run import report
+from run import report, resume, save_request
+from run.checkpoints import spared
 from run.directory import Run, created, note_end, note_start, opened
 from run.noted import noted
 from run.prepared import run_data
@@ -33,22 +33,15 @@ from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
 from support.files import enough_room
 from support.json_object import JsonObject
+from training import proof
 from training.device import device_name, memory_bytes
 from training.display import Display
 from training.log import Log
+from training.rollback import MOST_SKIPPED, Position, position_of, roll_back
 from training.source import Ahead, Source, check_alike
-from training.stop import asked
+from training.stop import asked, save_asked
 
-MOST_SKIPPED = 10  # steps in a row without an update, after which a run that has no loss scale to find is lost
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
-
-
-@dataclass
-class Position:
-    """Where a run is: all the state that the engine does not hold."""
-
-    step: int = 0
-    consumed_samples: int = 0
 
 
 def train_launched(path: Path) -> None:
@@ -71,9 +64,10 @@ def train_alone(recipe: Recipe, request: Request) -> None:
 def _same_path(recipe: Recipe, request: Request) -> Request:
     """Rank 0 chooses the run directory, and the checkpoint that a branch begins with, for all."""
     run = plan_run(recipe, request, torch.distributed.get_world_size())
-    chosen: list[Any] = [str(run.path), run.parent and f"{run.parent.path}@{run.parent.step}"]
-    torch.distributed.broadcast_object_list(chosen)
-    return replace(request, run_dir=chosen[0], branch=chosen[1] if request.branch is not None else None)
+    branch = f"{run.parent.path}@{run.parent.step}" if run.parent and not run.resume else None
+    path, resumes, branch = told((str(run.path), run.resume, branch))
+    name = None if resumes else request.name
+    return replace(request, run_dir=path, resume=resumes, auto=False, branch=branch, name=name)
 
 
 def _train(run: Run, mixture: Mixture, alone_since: tuple[float, float] | None = None) -> None:
@@ -128,14 +122,27 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
     log.note("phase", phase="compile" if compiling else "engine")
     trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
     log.note("phase", phase="load")
-    saved = load_newest(trainer, run.checkpoints, log.passed_over) if run.resume else None
+    tie = told(resume.tie_of(run.path, mixture))
+    saved = load_newest(trainer, run.checkpoints, log.passed_over, tie, position_of) if run.resume else None
+    from_parent = saved is None and run.parent is not None
+    if saved is None and run.resume:
+        resume.check_never_saved(run.path)
+        if run.parent is None:
+            log.say("nothing was saved before: the run begins again with its first step")
     if saved is None and run.parent:
-        saved = load_checked(trainer, run.parent.checkpoint)
+        saved = load_checked(trainer, run.parent.checkpoint, run.parent.tie, position_of)
         log.say(f"branches off {run.parent.path} after step {run.parent.step}")
         for change in run.parent.changes:
             log.say(f"differs from its parent: {change}")
-    position = Position(**saved) if saved else Position()
-    loop = Loop(run, trainer, source, log, position)
+    for change in run.changes:
+        log.say(f"changed since the last start: {change}")
+    position = position_of(saved) if saved else Position()
+    if position.proof and from_parent and not proof.reads_alike(position.proof, source):
+        log.say("no proof of the parent's weights: the branch reads other samples")
+        position.proof = None
+    if position.proof:
+        log.say(proof.check(position.proof, trainer, source, run))
+    loop = Loop(run, trainer, source, log, position, tie)
     log.start(position.step, loop.last_step)
     if not run.recipe.intervals.save_every:
         log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
@@ -145,9 +152,9 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> "Loop":
 class Loop:
     """The training loop with what it reads, drives and writes."""
 
-    def __init__(self, run: Run, trainer: Engine, source: Source, log: Log, position: Position) -> None:
+    def __init__(self, run: Run, trainer: Engine, source: Source, log: Log, position: Position, tie: Tie) -> None:
         self.run, self.trainer, self.source = run, trainer, source
-        self.log, self.position = log, position
+        self.log, self.position, self.tie = log, position, tie
         micro_batch = run.engine.json["train_micro_batch_size_per_gpu"]
         self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -156,6 +163,7 @@ class Loop:
         self.saved_at, self.save_took = time.monotonic(), 0.0
         self.peak_flops = peak_flops(device_name(), run.engine.dtype) if torch.cuda.is_available() else None
         self.skipped_in_a_row = 0
+        self.trained: tuple[int, int] | None = None  # position and size of the batch of the last step that was taken
         self.last_norms: deque[float] = deque(maxlen=5)
 
     def run_to_last_step(self) -> None:
@@ -169,7 +177,9 @@ class Loop:
             if not stop and (step % every.evaluate_every == 0 or last):
                 metrics["validation_loss"], metrics["evaluate_seconds"] = self._evaluated(every.evaluate_samples)
             self._record(metrics)
-            if save or last:
+            if self._is_lost():
+                self._roll_back()
+            elif save or last:
                 self._save()
             if stop:
                 number = asked()
@@ -204,11 +214,13 @@ class Loop:
                 f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
             ) from None
         self.last_norms.append(result.grad_norm)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
+        if not result.skipped:
+            self.trained = position.consumed_samples, batch
         position.consumed_samples += batch
         position.step += 1
         stop, save, memory = self._agreed()
         seconds = time.perf_counter() - began
-        self._stop_if_lost(result)
         speed = batch * length / seconds
         return {
             **self._where(),
@@ -231,21 +243,18 @@ class Loop:
         tokens = samples * self.run.recipe.model.seq_length
         return {"step": step, "consumed_samples": samples, "tokens": tokens, "time": time.time()}
 
-    def _stop_if_lost(self, result: StepResult) -> None:
-        """Do not burn hours on weights that no step will mend.
+    def _is_lost(self) -> bool:
+        """Whether no step is taken any more: many were skipped in a row.
 
-        A loss that is not finite means that the weights are not, unless the step was skipped: then it may have been
-        one bad batch or one bad chip. A dynamic loss scale is found by skipping; without one, many skips in a row
-        mean that the weights are lost too.
+        One may have been a bad batch or a bad chip, and a dynamic loss scale is found by skipping. The weights are as
+        the last step that was taken left them, which may be what makes every loss infinite.
         """
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        hopeless = self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
-        if hopeless or not (math.isfinite(result.loss) or result.skipped):
-            raise WeightsLostError(
-                f"the loss is {result.loss} at step {self.position.step}, {self.skipped_in_a_row} skipped in a row: "
-                "the weights are lost; lower optimizer.lr or raise schedule.warmup_tokens, and go back to a "
-                f"checkpoint in {self.run.checkpoints}"
-            )
+        return self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
+
+    def _roll_back(self) -> None:
+        self.position = roll_back(self.run, self.trainer, self.source, self.log, self.tie, self.position)
+        self.skipped_in_a_row, self.trained = 0, None
+        self._write()
 
     def _batch_at(self, consumed_samples: int) -> int:
         """The global batch after that many sequences. After the ramp it is the JSON's."""
@@ -256,16 +265,23 @@ class Loop:
     def _agreed(self) -> tuple[bool, bool, list[int]]:
         """Whether to stop, whether to save, and the memory of each rank, the same on all ranks: one all-reduce.
 
-        Any rank may ask to stop. A save is due by the count of steps, or by rank 0's clock.
+        Any rank may ask to stop or to save. A save is due by the count of steps, or by rank 0's clock; but not while
+        steps are skipped: a rollback needs what was saved before.
         """
         every = self.run.recipe.intervals.save_every
         due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
+        wanted = save_asked() or (self.rank == 0 and save_request.is_asked(self.run.path))
         memory = [0] * self.world
         memory[self.rank] = memory_bytes()
-        told = torch.tensor([asked() is not None, due, *memory], dtype=torch.int64, device=self.trainer.device)
+        told = torch.tensor([asked() is not None, wanted, due, *memory], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
-        stop, due, *memory = told.tolist()
-        return bool(stop), self.position.step % every == 0 if every else bool(due), memory
+        stops, wanted, due, *memory = told.tolist()
+        due = self.position.step % every == 0 if every else due
+        return bool(stops), bool(wanted or (due and not self._skips())), memory
+
+    def _skips(self) -> bool:
+        """Whether the last step was skipped where none should be."""
+        return self.skipped_in_a_row > 0 and not self.trainer.seeks_loss_scale()
 
     def _evaluated(self, most: int) -> tuple[float, float]:
         """The validation loss, and the seconds that it took."""
@@ -296,8 +312,25 @@ class Loop:
         self.log.metrics(metrics)
 
     def _save(self) -> None:
-        began = time.perf_counter()
+        """Save with a proof. Where the weights' loss is not finite they are lost, and the run goes back instead.
+
+        While no step is taken the weights, and so their proof, stay what they were.
+        """
+        position, began = self.position, time.perf_counter()
+        if self.trained:
+            position.proof = proof.taken(self.trainer, self.source, self.run, *self.trained)
+            if position.proof.loss is None:
+                self._roll_back()
+                return
+            position.rollbacks = 0
+        self._write(began)
+
+    def _write(self, began: float | None = None) -> None:
+        began = began or time.perf_counter()
         keep = self.run.recipe.intervals.keep_checkpoints
-        path = save(self.trainer, self.run.checkpoints, self.position.step, asdict(self.position), keep)
+        where, state = self.run.checkpoints, asdict(self.position)
+        path = save(self.trainer, where, self.position.step, state, keep, self.tie, partial(spared, self.run))
         self.saved_at, self.save_took = time.monotonic(), time.perf_counter() - began
         self.log.saved(self.position.step, path, self.save_took)
+        if self.rank == 0:
+            save_request.answer(self.run.path)

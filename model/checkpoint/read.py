@@ -4,24 +4,28 @@ DeepSpeed 0.19.8 unpickles whatever it finds. Here sizes and hashes are checked 
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from model.checkpoint.format import (
-    INDEX,
-    WEIGHT,
-    Fragment,
+    Accepts,
+    Tie,
     completed,
     damage,
-    index_of,
+    folder_of,
     manifest,
-    tensor_key,
+    read_index,
+    seal,
+    step_of,
+    wrong_size,
 )
+from model.checkpoint.index import WEIGHT, Fragment, Place, tensor_key
+from model.checkpoint.together import anywhere, gathered, told
 from model.checkpoint.zero import Flat, ZeroState, state_of
 from model.engine import inside
 from model.engine.engine import Engine
@@ -30,46 +34,37 @@ from support.errors import UserError
 from support.json_object import JsonObject
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a fragment was written."""
-
-    file: str
-    flat: int
-    fragment: Fragment
-
-
 class Reader:
     """Reads elements of parameters by name from a checkpoint that any layout has written.
 
-    Check the checkpoint with `format.damage` first.
+    It opens a file when it reads of it. Check the checkpoint with `format.damage` first.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        self._files: JsonObject = {}
+        self.opened: dict[str, Any] = {}
         self._keys: dict[str, set[str]] = {}
-        self._places: dict[str, list[_Place]] = {}
-        for name in manifest(checkpoint)["files"]:
-            self._files[name] = safe_open(str(checkpoint / name), framework="pt")
-            self._keys[name] = set(self._files[name].keys())
-            for flat, fragment in index_of(self._files[name].metadata()[INDEX]):
-                self._places.setdefault(fragment.name, []).append(_Place(name, flat, fragment))
+        self._index = read_index(checkpoint, manifest(checkpoint))
+        self._places: dict[str, list[Place]] = {}
 
     def names(self) -> list[str]:
         """The parameters in this checkpoint."""
-        return sorted(self._places)
+        return sorted(self._index.parameters)
 
-    def has(self, name: str, key: str) -> bool:
-        """Whether a moment was written. An optimiser has none before its first step."""
-        return any(tensor_key(place.flat, key) in self._keys[place.file] for place in self._places.get(name, []))
+    def has(self, wanted: Fragment, key: str) -> bool:
+        """Whether a moment of a fragment was written. An optimiser has none before its first step."""
+        return any(tensor_key(place.flat, key) in self._keys_of(place.file) for place in self._holding(wanted))
+
+    def files(self, wanted: Iterable[Fragment]) -> set[str]:
+        """The files that hold fragments."""
+        return {place.file for fragment in wanted for place in self._holding(fragment)}
 
     def read(self, wanted: Fragment, key: str = WEIGHT) -> Tensor:
         """The elements of a fragment's weight or moment, fp32, flat.
 
         Errors: `UserError` where the checkpoint does not hold all of them.
         """
-        if all(place.fragment.cut != wanted.cut for place in self._places.get(wanted.name, [])):
+        if not self._cut_alike(wanted):
             # Another tensor degree has written it: put the whole together, and cut that anew.
             part = self.whole(wanted.name, key)
             part = (wanted.cut.of(part) if wanted.cut else part).flatten()
@@ -80,7 +75,7 @@ class Reader:
 
     def whole(self, name: str, key: str = WEIGHT) -> Tensor:
         """A parameter's weight or moment, whole. Errors: `UserError` where a part of it is missing."""
-        places = self._places.get(name, [])
+        places = self._of(name)
         if not places:
             raise self._another_shape(name, 0, 1)
         first = places[0].fragment
@@ -92,19 +87,42 @@ class Reader:
             parts.append(self._range(everything, key).view(first.shape))
         return torch.cat(parts, first.cut.dim) if first.cut else parts[0]
 
+    def _of(self, name: str) -> list[Place]:
+        if name not in self._places:
+            self._places[name] = self._index.places(name)
+        return self._places[name]
+
+    def _file(self, name: str) -> Any:
+        if name not in self.opened:
+            self.opened[name] = safe_open(str(self.checkpoint / name), framework="pt")
+        return self.opened[name]
+
+    def _keys_of(self, name: str) -> set[str]:
+        if name not in self._keys:
+            self._keys[name] = set(self._file(name).keys())
+        return self._keys[name]
+
+    def _cut_alike(self, wanted: Fragment) -> bool:
+        return any(place.fragment.cut == wanted.cut for place in self._of(wanted.name))
+
+    def _holding(self, wanted: Fragment) -> list[Place]:
+        """Where the elements of a fragment lie; where another tensor degree has written it, all of the parameter."""
+        places = self._of(wanted.name)
+        return [each for each in places if each.overlaps(wanted)] if self._cut_alike(wanted) else places
+
     def _range(self, wanted: Fragment, key: str) -> Tensor:
         """Elements of a part of a parameter, where the writing layout cut it into the same parts."""
         result = torch.empty(wanted.numel)
         found, stop = 0, wanted.start + wanted.numel
-        for place in self._places.get(wanted.name, []):
-            piece = place.fragment
-            low, high = max(wanted.start, piece.start), min(stop, piece.start + piece.numel)
-            if piece.cut == wanted.cut and low < high:
+        for place in self._of(wanted.name):
+            if place.overlaps(wanted):
+                piece = place.fragment
+                low, high = max(wanted.start, piece.start), min(stop, piece.start + piece.numel)
                 at = piece.offset + low - piece.start
-                flat = self._files[place.file].get_slice(tensor_key(place.flat, key))
+                flat = self._file(place.file).get_slice(tensor_key(place.flat, key))
                 result[low - wanted.start : high - wanted.start] = flat[at : at + high - low]
                 found += high - low
-        if found != wanted.numel or any(p.fragment.shape != wanted.shape for p in self._places[wanted.name]):
+        if found != wanted.numel or any(place.fragment.shape != wanted.shape for place in self._of(wanted.name)):
             raise self._another_shape(wanted.name, found, wanted.numel)
         return result
 
@@ -126,36 +144,87 @@ class Reader:
         )
 
 
-def load_newest(engine: Engine, root: Path, pass_over: Callable[[Path, str], None]) -> JsonObject | None:
+def load_newest(
+    engine: Engine,
+    root: Path,
+    pass_over: Callable[[Path, str], None],
+    tie: Tie | None = None,
+    accepts: Accepts = dict,
+) -> JsonObject | None:
     """Load the newest undamaged checkpoint below `root` into the engine; collective over all ranks.
 
-    `pass_over` is told of each damaged one, and the reason. Returns the `state` that was saved with it, or None where
-    nothing was saved yet. Errors: `UserError` where all that was saved is damaged.
+    It is one that all ranks see alike, that has this `tie`, and whose `state` the function `accepts` takes.
+    `pass_over` is told of each other one, and the reason. Returns the `state` that was saved with it, or None where
+    nothing was saved yet. Errors: `UserError` where something was saved and none of it can be used.
     """
-    for checkpoint in reversed(completed(root)):
-        if not (reason := _damage_anywhere(checkpoint)):
+    mine = {step_of(path): seal(path, tie or {}, accepts) for path in completed(root)}
+    everyone = gathered(mine)
+    known = told([(step, _disagreement(everyone, step, root)) for step in _newest_first(everyone)])
+    reason = ""
+    for step, reason in known:
+        checkpoint = folder_of(root, step)
+        if not (reason := reason or _damage_anywhere(engine, checkpoint)):
             return _loaded(engine, checkpoint)
         pass_over(checkpoint, reason)
-    if completed(root):
-        raise UserError(f"every checkpoint below {root} is damaged; restore one, or start a new run")
+    if known:
+        raise UserError(f"no checkpoint below {root} can be used: {reason}; restore one, or start a new run")
     return None
 
 
-def load_checked(engine: Engine, checkpoint: Path) -> JsonObject:
-    """Load a checkpoint into the engine; collective. Returns its `state`. Errors: `UserError` where it is damaged."""
-    if reason := _damage_anywhere(checkpoint):
-        if not checkpoint.exists():
-            raise UserError(f"{checkpoint} is gone: its run has kept newer ones since; begin again from one of those")
+def load_checked(engine: Engine, checkpoint: Path, tie: Tie | None = None, accepts: Accepts = dict) -> JsonObject:
+    """Load a checkpoint into the engine; collective. Returns its `state`.
+
+    Errors: `UserError` where it is damaged, has another tie, or is not the same for all ranks.
+    """
+    step = step_of(checkpoint)
+    everyone = gathered({step: seal(checkpoint, tie or {}, accepts)} if checkpoint.exists() else {})
+    if not told(any(everyone)):
+        raise UserError(f"{checkpoint} is gone: its run has kept newer ones since; begin again from one of those")
+    differs = told(_disagreement(everyone, step, checkpoint.parent) if everyone else "")
+    if reason := differs or _damage_anywhere(engine, checkpoint):
         raise UserError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it, or take another")
     return _loaded(engine, checkpoint)
 
 
-def _damage_anywhere(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, empty where nothing is; each rank looks at its share of the files."""
+def _newest_first(everyone: list[dict[int, tuple[str, str]]]) -> list[int]:
+    return sorted(set().union(*everyone), reverse=True)
+
+
+def _disagreement(everyone: list[dict[int, tuple[str, str]]], step: int, root: Path) -> str:
+    """Why ranks cannot all read the checkpoint of a step, empty where nothing speaks against it.
+
+    It takes what each rank sees: by step the hash of a manifest, and what is wrong with it.
+    """
+    seals = [seen.get(step) for seen in everyone]
+    for rank, found in enumerate(seals):
+        if found and found[1]:
+            return found[1] if all(seals) and len(set(seals)) == 1 else f"rank {rank}: {found[1]}"
+        if not found:
+            sees = ", ".join(map(str, sorted(everyone[rank]))) or "none"
+            return f"rank {rank} does not see it (of the checkpoints below {root} it sees {sees})"
+        if found != seals[0]:
+            return f"rank {rank} sees another checkpoint of that step than rank 0"
+    return ""
+
+
+def _damage_anywhere(engine: Engine, checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, empty where nothing is; collective.
+
+    Each rank looks at the hashes of its share of the files, and whether those are there that it will read.
+    """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    problems: list[str] = [""] * world
-    torch.distributed.all_gather_object(problems, damage(checkpoint, rank, world))
-    return next((p for p in problems if p), "")
+    return anywhere(damage(checkpoint, rank, world) or _out_of_reach(engine, checkpoint))
+
+
+def _out_of_reach(engine: Engine, checkpoint: Path) -> str:
+    """Which file this rank would read in vain, as far as sizes tell; empty where there is none."""
+    fragments = [fragment for flat in state_of(engine).flats() for fragment in flat.fragments]
+    try:
+        facts = manifest(checkpoint)["files"]
+        needed = sorted(Reader(checkpoint).files(fragments))
+        return next(filter(None, (wrong_size(checkpoint / name, facts[name]["bytes"]) for name in needed)), "")
+    except (UserError, OSError) as error:
+        return str(error)
 
 
 def _loaded(engine: Engine, checkpoint: Path) -> JsonObject:
@@ -165,8 +234,8 @@ def _loaded(engine: Engine, checkpoint: Path) -> JsonObject:
 
 
 @torch.no_grad()
-def load(engine: Engine, checkpoint: Path) -> None:
-    """Load a checkpoint into the engine, whatever layout wrote it; collective."""
+def load(engine: Engine, checkpoint: Path) -> Reader:
+    """Load a checkpoint into the engine, whatever layout wrote it; collective. Returns what has read it."""
     reader, numbers, held = Reader(checkpoint), manifest(checkpoint)["engine"], state_of(engine)
     for number, flat in enumerate(held.flats()):
         with held.in_memory(number):
@@ -174,6 +243,7 @@ def load(engine: Engine, checkpoint: Path) -> None:
             held.refresh(number)
     held.share()
     inside.set_counters(engine.deepspeed, numbers)
+    return reader
 
 
 def _fill(held: ZeroState, flat: Flat, reader: Reader, steps: float) -> None:
@@ -183,5 +253,5 @@ def _fill(held: ZeroState, flat: Flat, reader: Reader, steps: float) -> None:
         place = slice(fragment.offset, fragment.offset + fragment.numel)
         flat.tensor.view(-1)[place].copy_(reader.read(fragment))
         for key, values in moments.items():
-            if reader.has(fragment.name, key):
+            if reader.has(fragment, key):
                 values.view(-1)[place].copy_(reader.read(fragment, key))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.checkpoint.format import MOMENTS, Fragment
+from model.checkpoint.index import MOMENTS, Fragment
 from model.engine import inside
 from model.engine.engine import Engine
 from model.parallel import slice_of

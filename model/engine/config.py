@@ -9,14 +9,12 @@ from pathlib import Path
 from model.engine.normal import Normal
 from model.engine.problems import refuse
 from model.engine.reading import JsonFile, parse
-from model.engine.rules import broken_by_layout, broken_rules, following
+from model.engine.rules import broken_rules, following
 from model.engine.values import fp32_json, precision, recomputed_blocks, sent_in, summed_in, zero_stage
-from model.layout import Layout
 from support.json_object import JsonObject
 
 __all__ = [
     "check",
-    "check_layout",
     "fp32_json",
     "parse",
     "precision",
@@ -42,8 +40,3 @@ def check(config: JsonObject, where: str) -> None:
     """
     normal = Normal(config)
     refuse(following(normal.problems, broken_rules(normal.json)), config, where)
-
-
-def check_layout(config: JsonObject, layout: Layout, where: str) -> None:
-    """Refuse a JSON with which DeepSpeed cannot run a layout, or runs it wrong. Errors: `JsonError` with the reason."""
-    refuse(broken_by_layout(config, layout), config, where)

@@ -49,10 +49,8 @@ def will_compile(ds_config: JsonObject) -> str:
     missing = sorted(_kernels(ds_config) - built)
     if not missing:
         return ""
-    remedy = ""
-    if "cpu_adam" in missing or "fused_adam" in missing:
-        offload = " and zero_force_ds_cpu_optimizer to false" if "cpu_adam" in missing else ""
-        remedy = f"; to do without, set optimizer.params.torch_adam to true{offload}"
+    adam = "cpu_adam" in missing or "fused_adam" in missing
+    remedy = "; to do without, set optimizer.params.torch_adam to true" if adam else ""
     return f"compiling {' and '.join(missing)} for DeepSpeed, minutes at the first start and never again{remedy}"
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.engine import inside
+from model.engine.skipping import look_at_every_gradient
 from model.grid import Grid
 from support.errors import WeightsLostError
 
@@ -73,14 +74,17 @@ class Engine(ABC):
         self.deepspeed, self.grid, self.names, self.entries = deepspeed, grid, names, entries
         self.zero_stage = int(deepspeed.zero_optimization_stage())
         self.device: torch.device = deepspeed.device
+        look_at_every_gradient(deepspeed)
 
     def train_step(self, batches: list[MicroBatch]) -> StepResult:
         """One optimiser step over this data rank's micro-batches; collective.
 
-        Errors: `LossScaleFloorError`; `UserError` where the gradient is not finite and DeepSpeed would not skip it.
+        Where a loss or a gradient of any rank is not finite, all ranks skip it: weights and optimiser stay as they are.
+        Errors: `LossScaleFloorError`.
         """
         rate = float(self.deepspeed.get_lr()[0])
         scale = inside.loss_scale(self.deepspeed)
+        inside.hold_loss_scale(self.deepspeed)
         with self._floor_explained(scale):
             loss, norm = self._train(batches)
         return StepResult(

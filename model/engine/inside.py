@@ -1,4 +1,5 @@
-"""What reaches into DeepSpeed's inside: fields and methods that it does not promise to keep. All of it stands here.
+"""What reaches into DeepSpeed's inside: fields and methods that it does not promise to keep. All of it stands here,
+but for what has it skip steps: `skipping.py`.
 
 Each function says in which file of DeepSpeed 0.19.8 its field was read, and which test shows what goes wrong where the
 field is gone or means something else. Two hooks cannot stand here, because they are overridden methods of a subclass:
@@ -141,6 +142,17 @@ def loss_scale(engine: Any) -> LossScale | None:
         return None
     scaler = engine.optimizer.loss_scaler
     return LossScale(float(scaler.cur_scale), float(getattr(scaler, "min_scale", 0.0)))
+
+
+def hold_loss_scale(engine: Any) -> None:
+    """Keep the loss scale of this moment through the next step; the scaler goes on to find the one after it.
+
+    DeepSpeed raises the scale within a step, and then divides by it gradients that were multiplied by the lower one.
+    Read in runtime/zero/stage_1_and_2.py and runtime/zero/stage3.py. Shown by
+    test_a_rising_loss_scale_does_not_halve_a_step.
+    """
+    if engine.fp16_enabled():
+        engine.optimizer.override_loss_scale(engine.optimizer.loss_scaler.cur_scale)
 
 
 def gave_up_at_floor(error: Exception) -> bool:

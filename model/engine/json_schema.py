@@ -40,11 +40,12 @@ def _property(row: Row) -> JsonObject:
     if row.here in ("moved", "dropped", "off"):
         described["deprecated"] = True
     if row.type == "section":
-        return described | _object(row.to if row.here == "moved" else row.key)
+        section = _object(row.to if row.here == "moved" else row.key)
+        return described | section | ({"type": ["object", "null"]} if row.may_be_null else {})
     if row.type == "free" or row.here == "off":
         return described
-    value = _value(row)
-    return described | ({"anyOf": [value, {"const": "auto"}]} if row.auto else value)
+    values = [_value(row)] + [{"const": "auto"}] * bool(row.auto) + [{"type": "null"}] * row.may_be_null
+    return described | ({"anyOf": values} if len(values) > 1 else values[0])
 
 
 def _value(row: Row) -> JsonObject:

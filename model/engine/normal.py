@@ -53,7 +53,7 @@ class Normal:
         if row.here == "off":
             self._off(path, row, value)
         elif value is None:
-            if row.default is not None or (row.type == "section" and not key.startswith("offload")):
+            if not row.may_be_null:
                 self._refuse(path, f"{path} is null", "give it a value or take it out")
         elif value == "auto" and row.type != "list":
             self._auto(path, row, out)
@@ -85,7 +85,8 @@ class Normal:
         elif row.here == "moved":
             self.moved.append((path, row, "auto"))
         elif row.here in ("taken", "ours"):
-            out[row.key.rpartition(".")[2]] = "auto"
+            if row.type != "section":  # a section that is "auto" has its defaults
+                out[row.key.rpartition(".")[2]] = "auto"
         else:
             self._dropped(path, row)
 
@@ -118,16 +119,17 @@ class Normal:
     def _put(self, path: str, row: Row, value: Any) -> None:
         """Write the value of an old spelling under the new one."""
         if row.as_ is not None:
-            if not value:
+            if value is not True:  # false, or an "auto": the default is false
                 return
             value = dict(row.as_) if isinstance(row.as_, dict) else row.as_
         holder, (*sections, key) = self.json, row.to.split(".")
         for section in sections:
             holder = holder.setdefault(section, {})
-        if key in holder and holder[key] != value:
+        standing = holder.get(key, "auto")
+        if "auto" not in (standing, value) and standing != value:
             self._refuse(path, f"{path} stands beside {row.to}, its newer spelling", "take it out")
             return
-        holder[key] = value
+        holder[key] = value if standing == "auto" else standing
         self._written(path, row)
 
     def _written(self, path: str, row: Row) -> None:
@@ -155,8 +157,15 @@ class Normal:
 
 
 def _nearest(key: str, known: dict[str, Row]) -> str:
-    near = hint(key, known)
-    return near if len(known) <= MOST_LISTED or near.startswith("did") else f"take it out; {SCHEMA} lists the keys"
+    """What to do with an unknown key: it may stand in the wrong section, or be mistyped."""
+    places = dict.fromkeys(row.to or row.key for row in ROWS.values() if row.key.rpartition(".")[2] == key)
+    if "." in key:
+        return 'write a section as an object: {"section": {"key": …}}'
+    if 0 < len(places) < 3:
+        return f"did you mean {' or '.join(places)}?"
+    if len(known) <= MOST_LISTED:
+        return hint(key, known)
+    return hint(key, known, otherwise=f"take it out; {SCHEMA} lists the keys", cutoff=0.6)
 
 
 def _remedy(row: Row, value: Any) -> str:

@@ -51,9 +51,14 @@ def refuse(problems: Iterable[Problem], config: JsonObject, where: str) -> None:
     Errors: `JsonError`.
     """
     lines: dict[str, int] = getattr(config, "lines", {})
-    found = [Located(p.key, p.what, p.remedy, where, _line(p.key, lines)) for p in dict.fromkeys(problems)]
+    found = [Located(p.key, _one_line(p.what), p.remedy, where, _line(p.key, lines)) for p in dict.fromkeys(problems)]
     if found:
         raise JsonError(tuple(sorted(found, key=lambda problem: problem.line or 0)))
+
+
+def _one_line(text: str) -> str:
+    """A text with what no terminal should get written out: a key may hold a line's end, or an escape."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
 def _line(key: str, lines: dict[str, int]) -> int | None:

@@ -20,8 +20,17 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
-UNFINISHED = {'"': "close the quotes", "/*": "close the comment", "'": "take double quotes"}
+# What to do where a text begins so and is no JSON.
+REMEDIES = {
+    '"': "close the quotes",
+    "/*": "close the comment",
+    "'": "take double quotes",
+    "\u201c": 'take plain quotes: "',
+    "=": "write a colon",
+    ";": "write a comma",
+}
 WORDS = {"true": True, "false": False, "null": None}
+PYTHON = {"True": "write true", "False": "write false", "None": "write null"}
 Token = tuple[str, str, int]  # kind, text, line
 
 
@@ -65,8 +74,10 @@ def _tokens(text: str, where: str) -> Any:
         found = TOKEN.match(text, start)
         if found is None:
             rest = text[start:].split("\n", 1)[0][:20]
-            remedy = next((what for mark, what in UNFINISHED.items() if rest.startswith(mark)), "take it out")
-            raise UserError(f"{where} line {line + 1} is not JSON: {json.dumps(rest)[1:-1]}; {remedy}")
+            remedy = next((what for mark, what in REMEDIES.items() if rest.startswith(mark)), "take it out")
+            raise UserError(
+                f"{where} line {line + 1} is not JSON: {json.dumps(rest, ensure_ascii=False)[1:-1]}; {remedy}"
+            )
         kind, token = str(found.lastgroup), found[0]
         if kind != "skip":
             yield kind, token, line + 1
@@ -86,6 +97,8 @@ class _Reader:
         return self.tokens[self.position]
 
     def fail(self, what: str, remedy: str) -> None:
+        if self.next[0] == "end" and self.position:
+            what, remedy = "the JSON is not finished", "close what was opened"
         raise UserError(f"{self.where} line {self.next[2]}: {what}; {remedy}")
 
     @property
@@ -104,11 +117,11 @@ class _Reader:
             result = self._number(text)
         elif text in WORDS:
             result = WORDS[text]
-        elif kind == "end":
-            self.fail("the JSON is not finished", "close what was opened")
         else:
-            remedy = "give a finite one" if text in ("NaN", "Infinity", "-Infinity") else "put a word into quotes"
-            self.fail(f"{self.shown} is no {'number' if remedy.startswith('give') else 'value'} in JSON", remedy)
+            if text in ("NaN", "Infinity", "-Infinity"):
+                self.fail(f"{self.shown} is no number in JSON", "give a finite one")
+            remedy = PYTHON.get(text, "put a word into quotes")
+            self.fail(f"{self.shown} is no value in JSON", remedy)
         self.position += 1
         return result
 

@@ -17,6 +17,15 @@ def without_effect(config: JsonObject, given: JsonObject) -> list[str]:
     half = config.get("bf16", {})
     if half.get("bf16_master_weights_and_grads") is True and has_bf16_optimizer(config):
         lines.append("bf16.bf16_master_weights_and_grads has no effect where gradients are added up in fp32 in stage 1")
+    if half.get("check_grad_overflow") is False:
+        lines.append("bf16.check_grad_overflow has no effect: a step whose gradient is not finite is always skipped")
+    for name, section in config.items():
+        if f"{name}.enabled" in ROWS and section and "enabled" not in section:
+            lines.append(f'{name} has no effect without "enabled": true')
+    if "aio" in config and config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device") != "nvme":
+        lines.append("aio has no effect without offload_optimizer on nvme")
+    if config.get("prescale_gradients") and config.get("gradient_predivide_factor", 1) != 1:
+        lines.append("gradient_predivide_factor has no effect beside prescale_gradients")
     recompute = config.get("activation_checkpointing", {})
     if "interval" in recompute and "granularity" not in recompute:
         lines.append('activation_checkpointing.interval has no effect without "granularity": "full" or "selective"')

@@ -1,15 +1,16 @@
 """The engine without a pipeline: every rank computes the whole depth of the model, under ZeRO stage 0, 1, 2 or 3."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from model.engine import inside
 from model.engine.engine import Engine, MicroBatch, mean_over_ranks
+from model.engine.skipping import skipped
 from model.loss import weighted_loss
 from model.parallel import slice_of
-from support.errors import UserError
 
 
 class ShardedEngine(Engine):
@@ -22,10 +23,12 @@ class ShardedEngine(Engine):
         for number, batch in enumerate(batches):
             loss = self._loss(batch)
             self.deepspeed.backward(loss)
-            if self.zero_stage == 0 and number == len(batches) - 1:
-                norm = self._finite_norm()
-            self.deepspeed.step()
             total += loss.detach()
+            if self.zero_stage == 0 and number == len(batches) - 1:
+                norm = self._gradient_norm()
+            # Without ZeRO DeepSpeed keeps no norm, and would write a gradient that is not finite into the weights.
+            with nullcontext() if norm is None or math.isfinite(norm) else skipped(self.deepspeed):
+                self.deepspeed.step()
         return mean_over_ranks(total / len(batches)), self._norm() if norm is None else norm
 
     def _mean_loss(self, batches: list[MicroBatch]) -> float:
@@ -43,21 +46,11 @@ class ShardedEngine(Engine):
         # DeepSpeed averages over Ulysses ranks as it does over data ranks, but each holds only a part of the sum.
         return loss * self.grid.ulysses.size
 
-    def _finite_norm(self) -> float:
-        """The norm before a step without ZeRO, where DeepSpeed computes none and skips nothing.
-
-        Errors: `UserError` on every rank where it is not finite; the weights are as before.
-        """
-        norm = self._gradient_norm()
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the gradient norm is {norm}, and without ZeRO DeepSpeed 0.19.8 would write it into the weights; "
-                "set zero_optimization.stage to 1, which skips such a step, or lower optimizer.lr"
-            )
-        return norm
-
     def _gradient_norm(self) -> float:
-        """The L2 norm of the whole gradient. Slices add up over the tensor ranks; whole parameters count once."""
+        """The L2 norm of the whole gradient; on no rank finite where any gradient of any rank is not. Collective.
+
+        Slices add up over the tensor ranks. Whole parameters count once, and may go wrong on one rank only.
+        """
         sliced, whole = self._zero(), self._zero()
         for parameter in self.names:
             assert parameter.grad is not None
@@ -67,7 +60,10 @@ class ShardedEngine(Engine):
             else:
                 whole += squares
         torch.distributed.all_reduce(sliced, group=self.grid.tp.group)
-        return float((sliced + whole).sqrt())
+        norm = (sliced + whole).sqrt()
+        everywhere = norm.clone()
+        torch.distributed.all_reduce(everywhere)
+        return float(norm if everywhere.isfinite() else everywhere)
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=torch.float64, device=self.device)

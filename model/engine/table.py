@@ -15,7 +15,7 @@ from typing import Any
 NEEDED = "required"  # in `Row.of`: a scheduler has no default
 DTYPES = {
     "fp32": ("fp32", "float32", "float", "torch.float32"),
-    "bf16": ("bf16", "bfloat16", "torch.bfloat16"),
+    "bf16": ("bf16", "bfp16", "bfloat16", "torch.bfloat16"),
     "fp16": ("fp16", "float16", "half", "torch.float16"),
 }
 KINDS = {
@@ -65,6 +65,11 @@ class Row:
     as_: Any = None
     stages: tuple[int, ...] = ()
     of: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def may_be_null(self) -> bool:
+        """Whether null is the same as leaving the key out."""
+        return self.default is None and (self.type != "section" or bool(self.auto))
 
     @cached_property
     def words(self) -> str:

@@ -83,6 +83,17 @@ def test_a_start_says_all_of_them_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [wrong]
 
 
+def test_an_empty_name_and_no_ranks_are_not_left_out(
+    wrong: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    assert run(monkeypatch, "pretrain", "tiny", "--deepspeed_config", "") == WRONG_INPUT
+    assert "give a DeepSpeed JSON" in capfd.readouterr().err
+    assert run(monkeypatch, "check", "ds_configs/zero1_bf16.json", "--world-size", "0") == WRONG_INPUT
+    assert "needs at least 1 ranks" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == [wrong]
+
+
 def test_layout_and_batch_are_checked_in_the_same_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,14 +8,16 @@ import tomllib
 
 import pytest
 
-from commands import cli
+from commands import cli, pretrain
 from commands.__main__ import COMMANDS, main
+from launch import start
 from recipes.registry import ROOT
+from run.request import Request
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
 
 NOISY = """
 import logging, os, subprocess, sys
-from commands import cli
+from commands import cli, pretrain
 
 logger = logging.StreamHandler(sys.stdout)  # as DeepSpeed's logger has it
 
@@ -111,3 +113,37 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     done = subprocess.run(line, cwd=ROOT, env=buffered, stdout=written, stderr=subprocess.PIPE)
     os.close(written)
     assert (done.returncode, done.stderr) == (CRASHED, b"")
+
+
+@pytest.mark.parametrize(("given", "resume", "auto"), [
+    (["--resume", "tiny"], True, False),
+    (["tiny", "--resume"], True, False),
+    (["tiny", "--resume", "must", "--seed", "1"], True, False),
+    (["--resume", "auto", "tiny"], False, True),
+    (["--resume=never", "tiny"], False, False),
+    (["tiny"], False, False),
+])  # fmt: skip
+def test_resume_takes_no_other_word_for_its_value(
+    given: list[str], resume: bool, auto: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr("sys.argv", ["stagecraft pretrain", *given])
+    monkeypatch.setattr(pretrain, "settled", lambda recipe, request: asked.append(request))
+    monkeypatch.setattr(start, "start", lambda *arguments: None)
+    pretrain.main()
+    assert (asked[0].resume, asked[0].auto) == (resume, auto)
+
+
+@pytest.mark.parametrize(("rank", "doubt"), [("0", ", unless another rank was killed"), (None, "")])
+def test_a_bug_is_called_one_and_a_rank_doubts_it(
+    rank: str | None, doubt: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To a rank a killed peer is an error of its own communication."""
+
+    def job() -> None:
+        raise RuntimeError("connection reset by peer")
+
+    monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError):
+        cli.run_job(job)
+    assert capsys.readouterr().err == f"this is a bug of Stagecraft{doubt}; please report it with the lines below\n"

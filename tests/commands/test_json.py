@@ -12,6 +12,7 @@ from commands.__main__ import COMMANDS, main
 from recipes.axes import Axis, grid
 from run import report, trials
 from support.errors import STOPPED, WRONG_INPUT
+from support.files import locked
 from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
@@ -97,6 +98,8 @@ def test_runs(called: Called, tmp_path: Path) -> None:
     check("note", called("note", "mine", "too fast"))
     assert called("runs")[0]["note"] == "too fast"
     check("clean-runs", called("clean-runs", "mine"))
+    with locked(path / ".lock"):
+        check("save", called("save", "mine"))
 
 
 def test_runs_beside_each_other(called: Called, tmp_path: Path) -> None:

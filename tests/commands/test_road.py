@@ -151,11 +151,31 @@ def curves(path: Path) -> list[list[int]]:
     return [[int(row.split(",")[0]) for row in rows], [event.step for event in board.Scalars("train/loss")], sent]
 
 
-def test_a_run_that_never_saved_resumes_from_its_start(home: Path, unbroken: Path) -> None:
+def never_saved(path: Path) -> None:
+    """Make a run one that never saved."""
+    shutil.rmtree(path / "checkpoints")
+    for name, mark in (("events.jsonl", '"event": "saved"'), ("metrics.jsonl", '"save_seconds"')):
+        lines = (path / name).read_text().splitlines(keepends=True)
+        assert any(mark in line for line in lines)
+        (path / name).write_text("".join(line for line in lines if mark not in line))
+
+
+def test_a_run_that_never_saved_begins_again_aloud_and_one_that_did_does_not(home: Path, unbroken: Path) -> None:
     path = home / "unsaved"
     shutil.copytree(unbroken, path)
-    shutil.rmtree(path / "checkpoints")
-    succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    who = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(who | {"id": "f" * 16}))
+    foreign = fail(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert f"step-000000{STEPS}: it belongs to another run: its run is {who['id']}, not ffff" in foreign
+    for checkpoint in (path / "checkpoints").iterdir():
+        checkpoint.rename(checkpoint.with_name(checkpoint.name + ".partial"))
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    lost = fail(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
+    assert f"{path} has saved and {path}/checkpoints holds no checkpoint" in lost
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    never_saved(path)
+    said = succeed(home, "recipes.gpt_tiny", "--resume", "auto", "--run-dir", str(path))
+    assert "nothing was saved before: the run begins again with its first step" in said
     assert metrics(path) == metrics(unbroken)
 
 
@@ -166,7 +186,7 @@ def test_a_branch_goes_on_as_its_parent_would(home: Path, unbroken: Path) -> Non
     flags = ("--from", f"{unbroken}@18", "--name", "twig", "--run-dir", str(path))
     assert f"branches off {unbroken} after step 18" in succeed(home, "recipes.gpt_tiny", *flags)
     assert metrics(path) == metrics(unbroken)[18:]
-    shutil.rmtree(path / "checkpoints")
+    never_saved(path)
     succeed(home, "recipes.gpt_tiny", "--resume", "--run-dir", str(path))
     assert metrics(path) == metrics(unbroken)[18:]
     known = record.read(path)
@@ -297,6 +317,8 @@ def test_bad_input_to_an_existing_run(home: Path, unbroken: Path, tmp_path: Path
     assert "already holds a run; add --resume" in fail(home, "recipes.gpt_tiny", *corpus, *here)
     other = fail(home, "recipes.gpt_tiny", "--resume", *here, "--set", "model.num_layers=3")
     assert "was started with model.num_layers 2, not 3" in other
+    changed = fail(home, "recipes.gpt_tiny", "--resume", *here, "--set", "optimizer.lr=1e-4")
+    assert "would change optimizer.lr 0.003 -> 0.0001; leave that out, add --allow-change" in changed
     assert "is a run of gpt_tiny, not of gpt_125m" in fail(home, "recipes.gpt_125m", "--resume", *here)
     assert "was started with seed 1234" in fail(home, "recipes.gpt_tiny", "--resume", *here, "--seed", "1")
     long = fail(home, "commands", "generate", "--run", str(unbroken), "--prompt", "king " * 99)

@@ -15,7 +15,7 @@ from run.metrics import read_steps
 from support.errors import STOPPED
 from tests.commands.running import Command, fail, small, succeed, write_corpus
 
-STEPS = 12  # so many that the signal comes before the last
+STEPS = 20  # of its budget: so many that the signal comes before the last
 
 
 def _ranks_are_there(command: int) -> bool:

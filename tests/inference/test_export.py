@@ -21,6 +21,8 @@ def test_an_export_has_a_row_for_each_entry_and_pads_a_batch(
         "checkpoint": 7,
         "passed_over": [],
     }
+    modes = {file.stat().st_mode & 0o777 for file in (run / "out").iterdir()}
+    assert modes == {(run / "out").stat().st_mode & 0o666}  # a colleague reads it who may read the folder
     model, tokeniser = AutoModelForCausalLM.from_pretrained(run / "out"), AutoTokenizer.from_pretrained(run / "out")
     assert model.config.vocab_size == len(model.get_input_embeddings().weight) == len(tokeniser)
     assert model.config.pad_token_id == tokeniser.pad_token_id == tokeniser.eos_token_id == 0

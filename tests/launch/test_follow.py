@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch import follow
+from tests.patience import wait_until
 from tests.run.happened import BEGAN, event, started, step, write, write_run
 
 
@@ -31,6 +32,16 @@ def test_lines_come_from_the_files_and_all_before_what_follows(path: Path, capsy
         "saved x/step-00000100",
         "report",
     ]
+
+
+def test_a_run_that_starts_again_is_starting_from_the_first_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files tell of its crash until all was checked."""
+    write(path, [*started(), step(1, 12.0), event("end", 13.0, status=1, reason="killed")])
+    terminal = Terminal(monkeypatch)
+    with follow.following(path, time.time()):
+        wait_until(lambda: b"starting" in terminal.read, os.getpid())
+    text = terminal.text()
+    assert "starting" in text and "crashed" not in text and "killed" not in text
 
 
 def test_what_cannot_be_printed_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +87,7 @@ def test_a_terminal_gets_a_panel_and_the_ranks_words_above_it(path: Path, monkey
         assert output is not None
         os.write(output, b"\x1b[31mwarning\x1b[0m of a rank\ntorn")
         write(path, [*started(), *(step(n, 10.0 + n) for n in range(1, 31)), event("said", 20.0, line="slow: bf16")])
-        time.sleep(2 * follow.POLL_SECONDS)
+        wait_until(lambda: b"30/100" in terminal.read, os.getpid())
         os.write(output, b" line\n")
     print("report")
     assert b"\x1b[31m" not in terminal.read  # NO_COLOR

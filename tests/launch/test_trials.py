@@ -14,7 +14,7 @@ from launch.trials import Search, check_end, search
 from recipes.axes import axes, grid
 from recipes.recipe import Recipe
 from recipes.registry import load
-from run import trials
+from run import events, trials
 from run.request import Request, plan_run
 from run.trials_show import show
 from support.errors import DONE, STOPPED, WEIGHTS_LOST, CrashedError, StoppedError, UserError
@@ -139,6 +139,22 @@ def test_a_search_stopped_before_the_ranks_could_save_does_not_go_on_by_itself(s
     with pytest.raises(StoppedError, match="stopped at 1 of 2"):
         search(rates("1", "2"))
     assert first.outcomes == [] and states(rates("1", "2")) == {1: "waiting", 2: "waiting"}
+
+
+def test_a_stop_after_a_run_s_last_step_stops_the_search(starts: Callable[..., Starts]) -> None:
+    """The run has come to its end, and the next one does not begin."""
+
+    def too_late(path: Path) -> None:
+        ends(DONE)(path)
+        events.note(path, "stop", signal="SIGINT")
+
+    first = starts(too_late)
+    with pytest.raises(StoppedError, match="stopped at 1 of 2"):
+        search(rates("1", "2"))
+    assert first.done == [("rate-001", False)]
+    again = starts(ends(DONE))
+    search(rates("1", "2"))
+    assert again.done == [("rate-002", False)]
 
 
 def test_more_values_and_more_steps_go_on_with_what_is_there(starts: Callable[..., Starts]) -> None:

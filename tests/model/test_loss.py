@@ -33,6 +33,14 @@ def test_the_weighted_loss_of_a_uniform_model_is_the_log_of_its_entries() -> Non
     assert weighted_loss(logits, labels, thirds, 100).item() == pytest.approx(math.log(100), rel=1e-6)
 
 
+def test_a_loss_that_is_not_finite_has_no_finite_gradient() -> None:
+    """The odds of the label are nothing: the loss is infinite, and its gradient by the book is 1 / 2, -1, 1 / 2."""
+    logits = torch.tensor([[[0.0, -math.inf, 0.0]]], requires_grad=True)
+    loss = weighted_loss(logits, torch.tensor([[1]]), torch.ones(1, 1), 3)
+    loss.backward()
+    assert not loss.isfinite() and logits.grad is not None and logits.grad.isnan().all()
+
+
 def in_slices() -> list[tuple[float, list[float]]]:
     rank, found = torch.distributed.get_rank(), []
     for entries, label, *_ in CASES:

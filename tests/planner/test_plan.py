@@ -13,6 +13,7 @@ import pytest
 from planner import planning, ranks, search
 from planner.fit import predict
 from planner.published.rows import PUBLISHED, read
+from planner.resolve import engine_values
 from planner.timing import step_time
 from planner.verify import verify
 from planner.work import Work
@@ -172,6 +173,23 @@ def test_a_model_that_no_cluster_holds() -> None:
     assert machine is not None
     text = search.remedy(recipe, ROOT / "ds_configs" / "pipeline_fp16.json", 8, machine)
     assert "no cluster of v100-16gb holds gpt_530b with its global batch" in text
+
+
+@pytest.mark.parametrize("batch", ["2.56e2", "null"])
+def test_a_batch_that_is_written_otherwise_has_nearest_clusters(batch: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(
+        f'{{"train_batch_size": {batch}, "zero_optimization": {{"stage": 1, "offload_optimizer": "auto"}}}}'
+    )
+    with pytest.raises(ValueError, match="the nearest clusters that go with layout and batch: 2 or 4 ranks"):
+        ranks.check_ranks(load("345m"), path, 3, None, 1)
+
+
+def test_a_recipe_s_own_json_may_have_old_spellings(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text('{"bfloat16": {"enabled": true}, "optimizer": {"params": {"max_grad_norm": 0.5}}}')
+    values = engine_values(dataclasses.replace(load("345m"), engine=str(path)))
+    assert (values["precision"], values["gradient_clipping"]) == ("bf16", 0.5)
 
 
 def test_every_cluster_that_is_offered_runs() -> None:

@@ -11,6 +11,7 @@ from recipes.registry import ROOT, load
 from recipes.settings import override
 from run import record
 
+COUNTS = ("global_steps", "global_samples", "skipped_steps")  # of the engine
 NOON = 1_700_000_000.0  # seconds since 1970
 
 
@@ -50,11 +51,20 @@ def checkpoint(path: Path, step: int, damaged: bool = False, size: int = 1000) -
     """A checkpoint of that step, whole but for what it holds, or one whose file was changed."""
     folder = format.folder_of(path / "checkpoints", step)
     folder.mkdir(parents=True)
-    file = folder / "rank-00000.safetensors"
-    file.write_bytes(bytes(size))
-    state = {"step": step, "consumed_samples": 16 * step}
+    file, index = folder / "rank-00000.safetensors", folder / "index.json"
+    file.write_bytes((size - 8).to_bytes(8, "little") + b"{}".ljust(size - 8))  # no tensors
+    index.write_text('{"files": [], "parameters": {}}')
+    known = record.read(path)
     format.write_manifest(
-        folder, {"step": step, "state": state, "engine": {}, "files": {file.name: format.facts(file)}}
+        folder,
+        {
+            "step": step,
+            "tie": {"run": known.id if known else ""},
+            "state": {"step": step, "consumed_samples": 16 * step},
+            "engine": {"optimizer_step": step, "loss_scaler": {}, **dict.fromkeys(COUNTS, step)},
+            "index": format.facts(index),
+            "files": {file.name: format.facts(file)},
+        },
     )
     if damaged:
         file.write_bytes(b"\1" + bytes(size - 1))

@@ -66,7 +66,8 @@ def test_other_data_begin_at_their_start_and_keep_the_parent_s_tokeniser(parent:
 
 def test_a_branch_of_a_branch_reads_on_where_the_first_was(parent: Path, tmp_path: Path) -> None:
     first = {"id": "a" * 16, "path": "gone", "step": 100, "consumed_samples": 1600, "changes": [], "data_from": 1600}
-    (parent / "run.json").write_text(json.dumps({"id": "b" * 16, "name": "mine", "created": 0, "parent": first}))
+    who = json.loads((parent / "run.json").read_text())
+    (parent / "run.json").write_text(json.dumps({**who, "parent": first}))
     assert branch("mine").data_from == 1600
     assert branch("mine", "data.corpus=my/texts").data_from == 6400
 

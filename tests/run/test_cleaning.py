@@ -34,12 +34,17 @@ def names(root: Path, **flags: float) -> list[str]:
     return [str(each.path.relative_to(root / "gpt_tiny")) for each in leftovers([], **flags)]  # type: ignore[arg-type]
 
 
-def test_checkpoints_before_the_newest_whole_one_can_go(path: Path, root: Path) -> None:
+def test_checkpoints_before_the_newest_whole_one_can_go(
+    path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert names(root) == ["x/checkpoints/step-00000020", "x/checkpoints/step-00000010"]
     assert names(root, keep=2) == ["x/checkpoints/step-00000010"] and names(root, keep=3) == []
     remove(leftovers([path]))
     assert sorted(file.name for file in (path / "checkpoints").iterdir()) == ["step-00000030", "step-00000040"]
     assert names(root) == []
+    monkeypatch.setattr("sys.argv", ["clean-runs"])
+    clean_runs.main()  # asks nobody
+    assert capsys.readouterr().out == "there is nothing to remove\n"
 
 
 def test_where_all_are_damaged_none_goes(root: Path) -> None:
@@ -47,6 +52,13 @@ def test_where_all_are_damaged_none_goes(root: Path) -> None:
     for step in (10, 20):
         directories.checkpoint(path, step, damaged=True)
     assert names(root) == []
+
+
+def test_another_run_s_checkpoint_does_not_count(root: Path) -> None:
+    path, other = directories.run(root, "own"), directories.run(root, "other")
+    directories.checkpoint(path, 2)
+    directories.checkpoint(other, 9).rename(path / "checkpoints" / "step-00000009")
+    assert leftovers([path]) == []
 
 
 def test_a_run_that_goes_on_is_not_touched(path: Path, root: Path) -> None:

@@ -13,6 +13,7 @@ from run.metrics import read_metrics, read_steps, truncate_metrics
 from run.request import Request, plan_run
 from support.errors import WRONG_INPUT, UserError
 from support.files import locked
+from tests.run import directories
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,14 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words), created(run_in(tmp_path), cast(Any, None)):
         pass
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "recipe.json", "metrics.jsonl"}
+
+
+def test_a_run_whose_metrics_are_lost_is_not_begun_anew(tmp_path: Path) -> None:
+    path = directories.run(tmp_path, "x")
+    directories.checkpoint(path, 3)
+    (path / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        plan_run(load("tiny"), Request(run_dir=str(path)), 2)
 
 
 def test_a_file_in_the_way_of_a_run_directory_is_wrong_input(tmp_path: Path) -> None:

@@ -78,3 +78,11 @@ def test_a_fault_names_its_rank_and_what_that_printed(path: Path) -> None:
     assert lines[7].endswith("steps 9 to 100") and lines[8:-1] == lines[1:3] and "20/100" in lines[-1]
     write(path, [event("fault", 30.0, rank=0, code=1, reason="rank 0 broke", log=["shown already"])])
     assert told(Lines(path), Feed(path))[-1] == "fault: rank 0 broke"
+
+
+def test_a_rollback_says_what_is_given_up(path: Path) -> None:
+    samples = {"first_sample": 24, "last_sample": 111}
+    write(path, [*started(), event("rollback", 11.0, from_step=14, to_step=3, **samples)])
+    assert told(Lines(path), Feed(path))[3:] == [
+        "no step is taken: back to the weights of step 3, past samples 24 to 111"
+    ]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from commands import runs
-from run.listing import show, status_of, summaries
-from support.files import locked
+from run.listing import show, summaries
 from tests.run import directories
 from tests.run.directories import NOON
 
@@ -50,23 +49,6 @@ def test_the_run_that_was_started_last_comes_first(root: Path) -> None:
     assert [Path(run["run"]).name for run in summaries()] == ["a", "c", "b"]
 
 
-@pytest.mark.parametrize(("steps", "status", "word"), [
-    (3, 0, "finished"), (3, 75, "stopped"), (3, 3, "weights lost"), (3, 2, "refused"), (3, 1, "crashed"),
-    (3, None, "crashed"), (0, 2, "never started"), (0, None, "never started"),
-])  # fmt: skip
-def test_how_a_run_is(steps: int, status: int | None, word: str, root: Path) -> None:
-    assert status_of(directories.run(root, "x", steps, status=status)) == word
-
-
-def test_a_run_is_running_while_its_lock_is_held_and_asking_disturbs_nobody(root: Path) -> None:
-    path = directories.run(root, "x", status=None)
-    with locked(path / ".lock"):
-        assert status_of(path) == "running"
-    assert status_of(path) == "crashed"
-    with locked(path / ".lock", "another process trains"):  # nobody holds it after the question
-        pass
-
-
 def test_a_step_that_needs_a_long_line_is_a_step(root: Path) -> None:
     path = directories.run(root, "x", steps=1)
     directories.lines(path / "metrics.jsonl", [{"step": 2, "loss": 8.0, "memory_bytes": [10**9] * 20_000}])
@@ -100,6 +82,24 @@ def test_foreign_and_half_written_directories_have_gaps(root: Path, capfd: pytes
     assert of(found, "torn")["status"] == "never started" and of(found, "alone")["last_step"] is None
     show(found)
     assert capfd.readouterr().out.count("\n") >= 7
+
+
+def test_what_sets_a_run_apart_stands_first(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ten runs of a search share all but one setting, and a line has room for four."""
+    shared = [
+        "model.num_layers=1",
+        "model.dropout=0.5",
+        "batch.global_batch=8",
+        "data.corpus=x",
+        "data.tokeniser=bytes",
+    ]
+    for number in range(3):
+        directories.run(root, f"rate-{number}", settings=[*shared, f"schedule.min_lr_ratio=0.{number + 2}"])
+    show(summaries())
+    shown = capfd.readouterr().out
+    assert (
+        all(f"schedule.min_lr_ratio=0.{number + 2}" in shown for number in range(3)) and shown.count("and 2 more") == 3
+    )
 
 
 def test_the_table_names_what_differs(

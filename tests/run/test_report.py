@@ -4,14 +4,17 @@ import dataclasses
 import json
 import math
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from recipes.registry import load
-from run import curve, report
+from run import curve, events, report
+from run.state import state_of
 from support.errors import CRASHED, DONE, STOPPED, WEIGHTS_LOST, UserError
 from support.files import locked
 
@@ -47,22 +50,23 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_that_trains(run: Path) -> None:
-    """1,590 steps are left, of half a second; a second for evaluation came to five of steps."""
+    events.note(run, "training", step=0, last_step=1600)
     write_lines(
         run,
-        *(step(number) for number in range(1, 8)),
+        *(step(number, time=time.time()) for number in range(1, 8)),
         step(8, validation_loss=5.0),
         step(9, validation_loss=4.5, evaluate_seconds=1.0),
         step(10, loss=3.5, validation_loss=4.75, mfu=0.25),
     )
     with locked(run / ".lock"):
         values = report.summary(run)
+        left = state_of(run).value(time.time())["seconds_left"]
+    assert values["seconds_left"] == pytest.approx(left, rel=0.01) and left > 1500 * 0.5
     assert (values["status"], values["step"], values["last_step"]) == ("running", 10, 1600)
     assert (values["loss"], values["last_validation_loss"], values["last_validation_step"]) == (3.5, 4.75, 10)
     assert (values["best_validation_loss"], values["best_step"]) == (4.5, 9)
     assert values["tokens"] == 16 * 10 * 64 and values["mfu"] == 0.25 and values["device"] == "a CPU"
     assert values["validation_loss"] is values["perplexity"] is values["bits_per_byte"] is None
-    assert values["seconds_left"] == pytest.approx(1590 * 0.5 * 1.2)
 
 
 def test_a_run_that_finished_and_one_of_before(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +136,20 @@ def test_every_run_can_be_drawn(lines: list[dict[str, Any]], run: Path) -> None:
     report.plot(run, report.summary(run))
     picture = (run / "loss.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (1300, 1200)
+
+
+@pytest.mark.parametrize(("steps", "shown"), [
+    ((1, 2), (0, 2.04)), ((1, 1600), (0, 1632)), ((1501, 1504), (1500, 1504.08)), ((1501, 1600), (1500, 1602)),
+])  # fmt: skip
+def test_the_curve_of_a_branch_begins_where_its_parent_was(
+    steps: tuple[int, int], shown: tuple[float, float], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *stream, **options: drawn.append(figure))
+    write_lines(run, *map(step, range(steps[0], steps[1] + 1)))
+    curve.draw(run, TINY, 1600)
+    unit = 1e6 if steps[1] == 1600 or shown[0] else 1e3
+    assert drawn[0].axes[0].get_xlim() == pytest.approx([1024 * place / unit for place in shown])
 
 
 def test_a_million_steps_become_few_points_and_keep_their_spikes() -> None:

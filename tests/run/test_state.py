@@ -1,24 +1,21 @@
 import itertools
 import os
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from run.feed import Feed
 from run.left import Left
-from run.state import State
+from run.state import State, state_of
+from support.files import locked
 from support.json_object import JsonObject
 from tests.run.happened import BEGAN, event, started, step, write, write_run
 
 
 def value(path: Path, after: float) -> JsonObject:
     """Where a run is so many seconds after its start."""
-    state = State(path, BEGAN)
-    for happened in Feed(path).new():
-        state.take(happened)
-    return state.value(BEGAN + after)
+    return state_of(path).value(BEGAN + after)
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_before_there_is_a_directory(tmp_path: Path) -> None:
-    found = value(tmp_path / "nowhere", 3.0)
+    found = State(tmp_path / "nowhere", BEGAN).value(BEGAN + 3)
     assert found["status"] == "starting" and found["recipe"] is None
     assert found["phases"] == [{"phase": "checks", "seconds": 3.0}]
 
@@ -121,22 +118,6 @@ def test_an_end_is_told_by_its_event_or_its_file(status: int, words: str, path: 
     assert value(path, 99.0)["status"] == words
 
 
-def test_a_command_that_is_gone_has_crashed(path: Path) -> None:
-    with subprocess.Popen(["true"]) as gone:
-        gone.wait()
-    for pid, host, status in (
-        (os.getpid(), socket.gethostname(), "training"),
-        (gone.pid, "elsewhere", "training"),
-        (gone.pid, socket.gethostname(), "crashed"),
-    ):
-        write(path, [event("start", 0.0, pid=pid, host=host), event("training", 1.0, step=0, last_step=9)])
-        write(path, [step(1, 3.0)])
-        assert value(path, 15.0)["status"] == "training"  # its ranks may go on without it
-        assert value(path, 90.0)["status"] == status
-    write(path, [event("stop", 4.0, signal="SIGTERM")])
-    assert value(path, 5.0)["status"] == "stopping"
-
-
 def test_a_run_that_is_launched_again_starts_again(path: Path) -> None:
     write(path, [*started(), step(9, 12.0), event("fault", 13.0, rank=1, code=-9, reason="rank 1 was killed")])
     assert value(path, 14.0)["last_event"] == "fault: rank 1 was killed"
@@ -145,3 +126,15 @@ def test_a_run_that_is_launched_again_starts_again(path: Path) -> None:
     write(path, [event("training", 20.0, step=8, last_step=100)])
     again = value(path, 21.0)
     assert (again["status"], again["seconds"]) == ("training", pytest.approx(6.0))
+
+
+def test_a_run_that_holds_no_lock_has_crashed(path: Path) -> None:
+    """The ranks hold it too: they may go on without the command. Of another machine nothing is known."""
+    write(path, [event("start", 0.0, host="elsewhere"), event("training", 1.0, step=0, last_step=9), step(1, 3.0)])
+    assert value(path, 90.0)["status"] == "training"
+    write(path, [event("start", 3.5, host=socket.gethostname()), event("training", 3.6, step=1, last_step=9)])
+    with locked(path / ".lock"):
+        assert value(path, 90.0)["status"] == "training"
+        write(path, [event("stop", 4.0, signal="SIGTERM")])
+        assert value(path, 5.0)["status"] == "stopping"
+    assert value(path, 5.0)["status"] == "crashed"

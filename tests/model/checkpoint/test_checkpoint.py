@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint.format import MOMENTS, WEIGHT, completed, damage, manifest
+from model.checkpoint.format import completed, damage, manifest
+from model.checkpoint.index import MOMENTS, WEIGHT
 from model.checkpoint.read import Reader, load_newest
 from model.checkpoint.write import save
 from model.engine.engine import Engine
@@ -147,7 +148,7 @@ def load_and_save_again(name: str, layout: Layout, root: Path) -> None:
 def test_reading_needs_no_pickle_and_gives_the_trained_weights(tmp_path: Path) -> None:
     run_ranks(2, unbroken, "zero1_fp32", Layout(), tmp_path)
     files = sorted(p.name for p in (tmp_path / "step-00000003").iterdir())
-    assert files == ["manifest.json", "rank-00000.safetensors", "rank-00001.safetensors"]
+    assert files == ["index.json", "manifest.json", "rank-00000.safetensors", "rank-00001.safetensors"]
     weights = Reader(tmp_path / "step-00000003").weights(shapes())
     plain = training.model()
     optimizer = training.plain_optimizer(plain)
@@ -194,7 +195,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def nothing_is_left(root: Path) -> None:
     engine = training.trainer("zero1_fp32")
-    with pytest.raises(ValueError, match=r"every checkpoint below .* is damaged"):
+    with pytest.raises(ValueError, match=r"no checkpoint below .* can be used: .*manifest.json cannot be read"):
         load_newest(engine, root, print)
     assert load_newest(engine, root / "empty", print) is None
 

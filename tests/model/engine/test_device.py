@@ -21,7 +21,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("config", "kernel", "remedy"), [
     ({}, "fused_adam", "set optimizer.params.torch_adam to true"),
-    (OFFLOAD, "cpu_adam", "set optimizer.params.torch_adam to true and zero_force_ds_cpu_optimizer to false"),
+    (OFFLOAD, "cpu_adam", "set optimizer.params.torch_adam to true"),
 ])  # fmt: skip
 def test_a_kernel_is_announced_until_it_is_there(
     config: dict[str, Any], kernel: str, remedy: str, kernels: Path

@@ -109,6 +109,7 @@ EDITS: list[tuple[str, str, Any, Any]] = [
     ("zero1_fp16", "communication_data_type", "fp17", 'is "fp17"; it must be fp32 or bf16 or fp16'),
     ("zero1_bf16", "communication_data_type", "fp16", "is fp16; with bf16 it must be bf16 or fp32"),
     ("zero2_bf16", "communication_data_type", "FP32", "fp32"),
+    ("zero2_bf16", "communication_data_type", "bfp16", "bf16"),  # as Megatron-DeepSpeed spells it
     ("zero1_bf16", "data_types.grad_accum_dtype", "bfloat16", "bf16"),
     ("zero1_bf16", "data_types.grad_accum_dtype", "fp8", 'is "fp8"; it must be fp32 or bf16 or fp16'),
     ("zero1_bf16", "data_types.param_dtype", "fp32", "trains in bf16; it must be bf16, or taken out"),
@@ -126,6 +127,8 @@ EDITS: list[tuple[str, str, Any, Any]] = [
     ("zero2_bf16", f"{ZERO}.allgather_bucket_size", 500_000_001, "of at least 2 and a multiple of 2"),
     ("zero2_bf16", f"{ZERO}.overlap_comm", "yes", 'is "yes"; it must be true or false'),
     ("zero2_bf16", f"{ZERO}.cpu_offload", True, OUT),
+    ("zero2_bf16", f"{ZERO}.offload_optimizer", "auto", OUT),
+    ("zero3_bf16", f"{ZERO}.offload_param", {"device": "nvme"}, "here only the optimizer's states go to NVMe"),
     ("zero2_bf16", f"{ZERO}.offload_param", {"device": "cpu"}, "offload_param needs ZeRO stage 3 or more; raise stage"),
     ("zero2_bf16", f"{ZERO}.offload_optimizer", {"device": "gpu"}, "it must be one of none, cpu, nvme"),
     ("zero2_offload_bf16", f"{ZERO}.offload_optimizer.ratio", 0.3, "below 1 leaves a second optimizer on the GPU"),
@@ -153,6 +156,13 @@ EDITS: list[tuple[str, str, Any, Any]] = [
     ("pipeline_bf16", "wall_clock_breakdown", True, "wall_clock_breakdown does not go with layout.pp 35"),
     ("pipeline_bf16", "flops_profiler", {"enabled": True}, "flops_profiler does not go with layout.pp 35"),
     ("zero2_bf16", f"{ZERO}.round_robin_gradients", True, "a checkpoint would hold the weights in another order"),
+    # In the wrong section
+    ("zero1_bf16", "stage", 2, r"unknown key stage; did you mean zero_optimization\.stage\?"),
+    ("zero1_bf16", "optimizer.lr", 1e-4, r"unknown key optimizer\.lr; did you mean optimizer\.params\.lr\?"),
+    ("zero1_bf16", f"{ZERO}.bf16", {"enabled": True}, r"unknown key zero_optimization\.bf16; did you mean bf16\?"),
+    ("zero1_bf16", "max_grad_norm", 1.0, r"unknown key max_grad_norm; did you mean gradient_clipping\?"),
+    ("zero1_bf16", "num-layers", 24, r"unknown key num-layers; take it out; docs/ds_config\.schema\.json lists"),
+    ("zero1_bf16", "a\n\x1b[31m", 1, r"unknown key a\\n\\u001b\[31m; take it out"),
     # What is said and what is elsewhere
     ("zero1_bf16", "steps_per_print", 0, "is 0; it must be a whole number of at least 1"),
     ("zero1_bf16", "steps_per_print", "inf", 'is "inf"; it must be a whole number of at least 1'),
@@ -269,6 +279,50 @@ def test_what_is_no_json_is_one_line(text: str) -> None:
     assert all(
         line.startswith("mine.json line ") and "\n" not in line and len(line) < 400 for line in caught.value.lines
     )
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ('{"bf16": {"enabled": True}}', "line 1: True is no value in JSON; write true"),
+    ('{"bf16": {"enabled": true}\n', "line 2: the JSON is not finished; close what was opened"),
+    ('{"steps_per_print": 1,', "line 1: the JSON is not finished; close what was opened"),
+    ('{“bf16”: {}}', 'line 1 is not JSON: “bf16”: {}}; take plain quotes: "'),
+    ('{"steps_per_print"= 1}', "line 1 is not JSON: = 1}; write a colon"),
+    ("", "line 1: a DeepSpeed JSON must hold a JSON object; begin it with {"),
+])  # fmt: skip
+def test_a_slip_has_its_own_remedy(text: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_text(text, "mine.json")
+    assert str(caught.value) == f"mine.json {line}"
+
+
+@pytest.mark.parametrize(("new", "old"), [('"auto"', "0.3"), ("0.3", '"auto"')])
+def test_of_two_spellings_the_one_that_is_no_auto_counts(new: str, old: str) -> None:
+    text = f'{{"gradient_clipping": {new}, "optimizer": {{"params": {{"max_grad_norm": {old}}}}}}}'
+    assert result(parse_text(text, "mine.json"), "zero").json["gradient_clipping"] == 0.3
+
+
+def test_a_key_with_a_dot_is_no_section() -> None:
+    with pytest.raises(UserError, match=r"unknown key zero_optimization\.stage; write a section as an object"):
+        result(parse_text('{"zero_optimization.stage": 1}', "mine.json"), "zero")
+
+
+@pytest.mark.parametrize("key", ["cpu_offload", "cpu_offload_param"])
+def test_an_old_spelling_that_is_auto_switches_nothing_on(key: str) -> None:
+    config = result(edited("zero3_bf16", f"{ZERO}.{key}", "auto"), "zero").json
+    assert not {"offload_optimizer", "offload_param", key} & set(config[ZERO])
+
+
+@pytest.mark.parametrize(("path", "value", "note"), [
+    ("wandb", {"project": "mine"}, 'wandb has no effect without "enabled": true'),
+    ("fp16", {"loss_scale": 128}, 'fp16 has no effect without "enabled": true'),
+    ("aio", {"block_size": 4096}, "aio has no effect without offload_optimizer on nvme"),
+    ("zero_allow_untested_optimizer", True, "zero_allow_untested_optimizer is dropped: DeepSpeed knows AdamW"),
+    ("gradient_predivide_factor", 8, "gradient_predivide_factor has no effect beside prescale_gradients"),
+])  # fmt: skip
+def test_what_has_no_effect_is_said(path: str, value: Any, note: str) -> None:
+    config = edited("zero1_bf16", path, value)
+    config["prescale_gradients"] = path == "gradient_predivide_factor"
+    assert list(result(config, "zero").notes) == [note]
 
 
 def test_comments_and_commas_at_the_end_are_read_and_lines_are_kept() -> None:

@@ -43,6 +43,34 @@ def test_one_adamw_step_by_hand() -> None:
         assert norm == pytest.approx(math.sqrt(26), rel=1e-6)
 
 
+def first_step(name: str) -> tuple[float, dict[str, Tensor]]:
+    subject = training.trainer(name)
+    result = training.step(subject, training.batches(1)[0])
+    return result.grad_norm, {name: p.detach().clone() for p, name in subject.names.items()}
+
+
+@pytest.mark.parametrize("name", ["zero0_fp32", "zero1_fp32"])
+def test_the_first_norm_and_update_are_those_of_fp64(name: str) -> None:
+    """Of two ranks. A sum of 16 x 32 terms or fewer in fp32 is off by some sqrt(512) roundings of 6e-8, 1.4e-6.
+
+    Adam's first update is the rate times g / (|g| + eps): where |g| is above 1e-5, the gradient's errors of at most
+    1e-9 move it by a millionth of the rate; the weight itself is rounded by 6e-8 of it.
+    """
+    plain, samples = training.model().double(), training.batches(1)[0]
+    before = {name: p.detach().clone() for name, p in plain.named_parameters()}
+    logits = plain(samples[:, :-1])[..., : training.ENTRIES]
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten()).backward()
+    norm = float(torch.nn.utils.clip_grad_norm_(plain.parameters(), training.CLIP))
+    training.plain_optimizer(plain).step()
+    for recorded, weights in run_ranks(2, first_step, name):
+        assert recorded == pytest.approx(norm, rel=1.4e-6)
+        for name, parameter in plain.named_parameters():
+            assert parameter.grad is not None and logits.dtype == torch.float64
+            clear = parameter.grad.abs() > 1e-5
+            moved, expected = (w - before[name] for w in (weights[name].double(), parameter.detach()))
+            assert (moved - expected)[clear].abs().max() < 1e-5 * training.LEARNING_RATE + 1.2e-7
+
+
 def skips(name: str, layout: Layout, rank_with_inf: int) -> list[tuple[bool, float]]:
     subject = training.trainer(name, layout)
     rank = torch.distributed.get_rank()

@@ -77,7 +77,7 @@ REAL: dict[str, tuple[str, JsonObject]] = {
         {
             "zero_optimization.offload_optimizer.device": "cpu",
             "zero_optimization.offload_param.pin_memory": True,
-            "zero_force_ds_cpu_optimizer": True,
+            "zero_force_ds_cpu_optimizer": None,
         },
     ),
     "Accelerate, with what Apex once had": (

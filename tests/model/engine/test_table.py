@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic_core import PydanticUndefined
 
 from model.engine.json_schema import schema
+from model.engine.reading import parse_text
 from model.engine.table import NEEDED, ROWS, inside
 from recipes.registry import ROOT
+from tests.model.engine.test_real_jsons import REAL
 
 HERE = {"taken", "ours", "moved", "dropped", "silent", "off"}
 
@@ -233,14 +236,23 @@ def test_an_editor_sees_each_key_with_its_words() -> None:
     for key, row in ROWS.items():
         assert found[key]["description"].startswith(row.doc), key
     assert found["bfloat16"]["deprecated"] and found["zero_optimization"]["additionalProperties"] is False
-    assert found["optimizer.params.lr"]["anyOf"] == [{"type": "number", "minimum": 0}, {"const": "auto"}]
+    assert found["optimizer.params.lr"]["anyOf"] == [
+        {"type": "number", "minimum": 0},
+        {"const": "auto"},
+        {"type": "null"},
+    ]
     assert found["zero_optimization.stage"]["anyOf"][0] == {"enum": [0, 1, 2, 3]}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ds_configs").glob("*.json")), ids=lambda path: path.stem)
 def test_the_shipped_jsons_fit_the_schema(path: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(json.loads(path.read_text()), schema())
+
+
+@pytest.mark.parametrize("kind", list(REAL))
+def test_what_is_taken_fits_the_schema(kind: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(dict(parse_text(REAL[kind][0], "x")), schema())
 
 
 def test_no_row_names_a_file_that_is_not_there() -> None:

@@ -4,6 +4,7 @@ Not shown: the second optimizer of `offload_optimizer.ratio`, which needs a comp
 """
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from model.engine import config as engine_config
+from model.engine import inside
 from model.engine.resolve import resolve
 from model.layout import Layout
 from recipes.registry import ROOT
@@ -77,6 +79,43 @@ def predivided() -> float:
 def test_a_predivided_gradient_is_halved_in_stage_3() -> None:
     """Refused here, see test_config.py."""
     assert run_ranks(2, predivided) == [0.5, 0.5]
+
+
+RISING = {"enabled": True, "initial_scale_power": 4, "loss_scale_window": 1}  # the scale rises in every step
+
+
+def moves_and_norms(stage: int, held: bool) -> tuple[list[float], list[float]]:
+    """How far two steps of a gradient of 1 and a rate of a half move a weight in fp16, and the norms that are told."""
+    subject = alone.engine(alone.config(stage, fp16=RISING, gradient_clipping=0.0))
+    norms, weights = [], [1.0]
+    for _ in range(2):
+        if held:
+            inside.hold_loss_scale(subject)
+        alone.step(subject, 1.0)
+        norms.append(float(subject.get_global_grad_norm()))
+        ((tensor, _),) = (inside.flats_of_stage_3 if stage == 3 else inside.flats_of_stages_1_and_2)(subject)
+        weights.append(float(tensor[0]))
+    assert inside.loss_scale(subject).current > 16  # type: ignore[union-attr]
+    return [before - after for before, after in itertools.pairwise(weights)], norms
+
+
+def rising() -> list[tuple[list[float], list[float]]]:
+    return [moves_and_norms(stage, held) for held in (False, True) for stage in (1, 2, 3)]
+
+
+def test_a_rising_loss_scale_does_not_halve_a_step() -> None:
+    """DeepSpeed divides by the scale of the next step. A clipped gradient does not show it."""
+    (both,) = run_ranks(1, rising)
+    theirs, ours = both[:3], both[3:]
+    assert [moves for moves, norms in theirs] == [[0.5, 0.25]] * 3 and theirs[2][1] == [1.0, 0.5]
+    assert ours == [([0.5, 0.5], [1.0, 1.0])] * 3
+
+
+def test_norms_are_right_while_the_loss_scale_rises() -> None:
+    """They are fp32's, to two roundings of fp16 in each of 2 layers, head and embedding."""
+    (ours,) = run_ranks(1, training.run_engine, "zero3_fp16", 3, fp16=RISING)
+    assert [result.loss_scale for result in ours] == [16.0, 16.0, 32.0]
+    assert [result.grad_norm for result in ours] == pytest.approx(training.run_plain(3).norms, rel=8 * 2.0**-11)
 
 
 # --- Under every JSON that is shipped --------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from model.engine import config as engine_config
 from model.engine import inside
 from model.engine.build import build, quiet_deepspeed, start_process_group
 from model.engine.device import check_device
+from model.engine.rules import broken_by_layout
 from model.layout import Layout
 from recipes.registry import ROOT
 from support.errors import CrashedError, UserError
@@ -302,9 +303,8 @@ def times_a_pipeline() -> None:
 def test_a_pipeline_cannot_be_timed() -> None:
     with pytest.raises(AssertionError, match="bwd_microstep timer has already been started"):
         run_ranks(2, times_a_pipeline)
-    with pytest.raises(UserError, match=r"wall_clock_breakdown does not go with layout\.pp 2"):
-        zero = {"stage": 1}
-        engine_config.check_layout({"wall_clock_breakdown": True, "zero_optimization": zero}, Layout(pp=2), "x")
+    (problem,) = broken_by_layout({"wall_clock_breakdown": True, "zero_optimization": {"stage": 1}}, Layout(pp=2))
+    assert problem.what.startswith("wall_clock_breakdown does not go with layout.pp 2")
 
 
 def test_a_port_that_is_taken_is_one_line_and_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,28 @@
+"""A save that is asked for from outside: a file in the run directory, which rank 0 looks for after every step."""
+
+from pathlib import Path
+
+from support.errors import UserError
+from support.files import is_locked
+
+FILE = "save.request"
+
+
+def ask(path: Path) -> None:
+    """Ask the run in `path` to save after the step in hand. Errors: `UserError` where nothing trains there."""
+    if not is_locked(path / ".lock"):
+        raise UserError(f"{path} does not train here; its newest checkpoint is the last thing that it saved")
+    try:
+        (path / FILE).touch()
+    except OSError as error:
+        raise UserError(f"{path / FILE} cannot be written: {error.strerror}; ask whoever started the run") from None
+
+
+def is_asked(path: Path) -> bool:
+    """Whether somebody asks."""
+    return (path / FILE).exists()
+
+
+def answer(path: Path) -> None:
+    """A checkpoint is whole: it answers whoever asked."""
+    (path / FILE).unlink(missing_ok=True)
