@@ -19,9 +19,9 @@ ENGINE  = $(call text,DS,--deepspeed_config)
 FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-faults test-avx2 lint recipes rehearse check clean-corpus inspect watch evaluate \
-	generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search bench-data \
-	$(SIZES)
+.PHONY: help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
+	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
+	bench-data $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: lint  ## everything that needs no GPU, proved
 
 test-faults: setup  ## runs whose processes are killed, stopped and hung
 	$(PY) -m pytest -n 2 -m "faults or not faults" tests/faults $(ARGS)
+
+test-kills: setup  ## a run that is killed 50 times, at random, ends with the weights of an unbroken one
+	@STAGECRAFT_KILLS=50 $(PY) -m pytest -m faults tests/faults/test_kills.py $(ARGS)
 
 test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test
