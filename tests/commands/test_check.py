@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -126,16 +125,9 @@ def test_a_good_one_is_shown_resolved_with_its_differences(
     ]
 
 
-def test_a_check_takes_less_than_a_second_and_imports_no_torch() -> None:
-    """Less than 0.7 s on a quiet machine: the least of three leaves out what others do here."""
+def test_a_check_imports_nothing_that_takes_seconds() -> None:
     code = (
         "import sys; sys.argv = ['stagecraft', 'check', 'ds_configs/zero3_fp16.json', '--json']; import "
         "commands.__main__; commands.__main__.main(); assert not {'torch', 'deepspeed', 'numpy'} & set(sys.modules)"
     )
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-        return time.perf_counter() - began
-
-    assert min(seconds() for _ in range(3)) < 2
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
