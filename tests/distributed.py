@@ -1,6 +1,7 @@
 """Run a function on several gloo ranks. One clean process imports torch and DeepSpeed once; ranks are its forks."""
 
 import os
+import pickle
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -48,7 +49,7 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, **options: A
 
 def _answer(rank: int, pipe: Any, process: Any) -> Any:
     try:
-        result, error = pipe.recv()
+        result, error = pickle.loads(pipe.recv_bytes())
     except EOFError:
         process.join()
         raise AssertionError(f"rank {rank} died with exit code {process.exitcode}") from None
@@ -67,8 +68,9 @@ def _rank(rank: int, world: int, port: int, pipe: Connection, function: Callable
 
         torch.set_num_threads(1)
         start_process_group()
-        pipe.send((function(), None))
+        # Plain bytes: a tensor that is sent as such is fetched from the rank later, which may have ended by then.
+        pipe.send_bytes(pickle.dumps((function(), None)))
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     except BaseException:
-        pipe.send((None, traceback.format_exc()))
+        pipe.send_bytes(pickle.dumps((None, traceback.format_exc())))
