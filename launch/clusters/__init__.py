@@ -1,0 +1,1 @@
+"""Clusters: what they are described by, and what their schedulers are asked."""
