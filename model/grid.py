@@ -67,27 +67,55 @@ def make_grid(layout: Layout) -> Grid:
     Errors: `UserError` where the layout does not divide the world.
     """
     world, rank = dist.get_world_size(), dist.get_rank()
+    axes = axes_of(layout, world)
+    return Grid(
+        layout=layout,
+        world_size=world,
+        tp=_axis(axes["tensor"], rank),
+        ulysses=_axis(axes["ulysses"], rank),
+        # DeepSpeed asks for the group of this axis, also where there is a single rank on it.
+        data=_axis(axes["data"], rank, always=True),
+        stage=rank // (world // layout.pp),
+    )
+
+
+def axes_of(layout: Layout, world: int) -> dict[str, list[list[int]]]:
+    """The groups of each axis of a world, those that DeepSpeed makes for a pipeline too.
+
+    `model` are the ranks of one replica, `pipe` those that hold the same slice of each stage, and `tied` the first and
+    the last of these, which share the embedding. Errors: `UserError` where the layout does not divide the world.
+    """
     dp, tp, pp, ulysses = layout.data_degree(world), layout.tp, layout.pp, layout.ulysses
 
     def at(p: int, d: int, u: int, t: int) -> int:
         return ((p * dp + d) * ulysses + u) * tp + t
 
     stages, data, shares, slices = range(pp), range(dp), range(ulysses), range(tp)
-    tensor_groups = [[at(p, d, u, t) for t in slices] for p in stages for d in data for u in shares]
-    ulysses_groups = [[at(p, d, u, t) for u in shares] for p in stages for d in data for t in slices]
-    data_groups = [[at(p, d, u, t) for d in data for u in shares] for p in stages for t in slices]
-    return Grid(
-        layout=layout,
-        world_size=world,
-        tp=_axis(tensor_groups, rank),
-        ulysses=_axis(ulysses_groups, rank),
-        data=_axis(data_groups, rank),
-        stage=rank // (dp * ulysses * tp),
-    )
+    pipes = [[at(p, d, u, t) for p in stages] for d in data for u in shares for t in slices]
+    return {
+        "tensor": [[at(p, d, u, t) for t in slices] for p in stages for d in data for u in shares],
+        "ulysses": [[at(p, d, u, t) for u in shares] for p in stages for d in data for t in slices],
+        "data": [[at(p, d, u, t) for d in data for u in shares] for p in stages for t in slices],
+        "model": [[at(p, d, u, t) for p in stages for t in slices] for d in data for u in shares],
+        "pipe": pipes,
+        "tied": [[ranks[0], ranks[-1]] for ranks in pipes],
+    }
 
 
-def _axis(groups: list[list[int]], rank: int) -> Axis:
-    """Make the groups of an axis and keep this rank's. Every rank has to make all groups, in the same order."""
-    made = [(dist.new_group(ranks), ranks) for ranks in groups]
-    group, ranks = next(pair for pair in made if rank in pair[1])
-    return Axis(len(ranks), ranks.index(rank), group)
+def _axis(groups: list[list[int]], rank: int, always: bool = False) -> Axis:
+    """This rank's place on an axis; its group where there is somebody else on it."""
+    ranks = next(ranks for ranks in groups if rank in ranks)
+    return Axis(len(ranks), ranks.index(rank), split(groups) if always or len(ranks) > 1 else None)
+
+
+def split(groups: list[list[int]]) -> Any:
+    """Make this rank's group of several that have no rank in common; None where it is in none. Collective.
+
+    A rank that makes every group of a world of 2,240, as torch.distributed.new_group asks for, makes thousands. NCCL
+    splits its communicator once for all the groups together; gloo's ranks meet their own group alone.
+    """
+    world = dist.group.WORLD
+    if world is not None and dist.get_backend() == "nccl" and world.bound_device_id is not None:
+        return dist.split_group(split_ranks=groups)
+    mine = next((ranks for ranks in groups if dist.get_rank() in ranks), None)
+    return mine and dist.new_group(mine, use_local_synchronization=True)

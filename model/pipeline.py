@@ -14,9 +14,9 @@ from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from model.config import GPTConfig
-from model.engine.inside import cut_pipeline
+from model.engine.inside import cut_pipeline, groups_of
 from model.gpt import GPT, Block
-from model.grid import Grid, make_grid
+from model.grid import Grid, axes_of, make_grid, split
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
 from model.layout import Layout, stage_boundaries
 from model.loss import weighted_loss
@@ -24,6 +24,7 @@ from model.parallel import Parallel
 
 BEFORE_BLOCKS = 2  # the token embedding and the positions
 EMBED = "embed"
+SHARED = ("model", "data", "pipe", "tied", "tensor")  # the axes that DeepSpeed's pipeline sends over
 
 
 class GPTPipeline(PipelineModule):
@@ -32,15 +33,14 @@ class GPTPipeline(PipelineModule):
     def __init__(
         self,
         config: GPTConfig,
-        layout: Layout,
-        world_size: int,
-        parallel: Parallel,
+        grid: Grid,
         recompute: tuple[str, ...],
         entries: int,
     ) -> None:
+        layout, parallel = grid.layout, grid.parallel
         self.config, self.parallel = config, parallel
         self.boundaries = stage_boundaries(config, layout.pp)
-        data = world_size // (layout.tp * layout.pp)  # Ulysses ranks count as data ranks to DeepSpeed
+        data = grid.data.size  # Ulysses ranks count as data ranks to DeepSpeed
         # The tied matrix is alone in its module, because DeepSpeed takes every parameter of a tied module for a copy.
         layers = [
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, tied_weight_attr="weight"),
@@ -50,7 +50,10 @@ class GPTPipeline(PipelineModule):
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, forward_fn=_logits, tied_weight_attr="weight"),
         ]
         topology = PipeModelDataParallelTopology(num_pp=layout.pp, num_mp=layout.tp, num_dp=data)
-        super().__init__(layers, topology=topology, loss_fn=partial(_loss, entries, parallel))
+        axes = {name: groups for name, groups in axes_of(layout, grid.world_size).items() if name in SHARED}
+        axes |= {"tensor": []} if layout.tp == 1 else {}
+        with groups_of(axes, {"data": grid.data.group, "tensor": grid.tp.group}, split):
+            super().__init__(layers, topology=topology, loss_fn=partial(_loss, entries, parallel))
 
     def _partition_layers(self, method: str = "") -> None:
         """Cut by cost, see `stage_boundaries`.
@@ -119,6 +122,6 @@ def meta_model(config: GPTConfig, grid: Grid, recompute: tuple[str, ...], dtype:
         with torch.device("meta"), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             if grid.layout.pp == 1:
                 return GPT(config, grid.parallel, recompute)
-            return _MetaPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute, config.vocab_size)
+            return _MetaPipeline(config, grid, recompute, config.vocab_size)
     finally:
         torch.set_default_dtype(before)

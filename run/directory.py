@@ -140,8 +140,11 @@ def _create(run: Run, data: Mixture) -> None:
 
 
 def opened(path: Path) -> tuple[Run, Mixture]:
-    """The run that `created` wrote, and its data. Errors: `UserError` where a file is missing or was changed."""
-    return read_run(path), mixture.reopened(read_data(path))
+    """The run that `created` wrote, and its data, which that has checked.
+
+    Errors: `UserError` where a file is missing or was changed.
+    """
+    return read_run(path), mixture.reopened(read_data(path), hashes=False)
 
 
 def read_run(path: Path) -> Run:

@@ -43,8 +43,8 @@ class Bar:
             self.bar.stop()
 
 
-def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None) -> Mixture:
-    """The prepared data of a recipe, made now where it is missing."""
+def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None, hashes: bool = True) -> Mixture:
+    """The prepared data of a recipe, made now where it is missing. One of many processes `hashes` what changed."""
     options = options or prepare.Options(report=Bar(say))
     data, root = recipe.data, runs_root() / "data"
     reserved = 1 if recipe.model.objective == "masked" else 0  # the last entry of the vocabulary is the mask token
@@ -69,7 +69,9 @@ def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None
         sizes = [prepare.manifest(folder)["train"]["tokens"] for folder in folders]
         weights = [(size / max(sizes)) ** (1 / data.temperature) for size in sizes]
     shares = blend.shares(weights)
-    return Mixture([PreparedPart(p.corpus, f, s) for p, f, s in zip(data.parts, folders, shares, strict=True)])
+    return Mixture(
+        [PreparedPart(p.corpus, f, s) for p, f, s in zip(data.parts, folders, shares, strict=True)], None, hashes
+    )
 
 
 def print_data(parts: list[JsonObject], train_tokens: int) -> None:
@@ -88,7 +90,7 @@ def print_data(parts: list[JsonObject], train_tokens: int) -> None:
         print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
 
 
-def run_data(run: Run, say: Say) -> Mixture:
+def run_data(run: Run, say: Say, hashes: bool = True) -> Mixture:
     """The data of a run.
 
     A resumed run gets the very shards it began with; a branch that reads the same texts, those of its parent. Errors:
@@ -96,8 +98,8 @@ def run_data(run: Run, say: Say) -> Mixture:
     """
     home = run.path if run.resume and (run.path / "data.json").exists() else parents_texts(run)
     if home is None:
-        return recipe_data(run.recipe, say)
+        return recipe_data(run.recipe, say, hashes=hashes)
     began_with = read_data(home)
     if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
-        return mixture.reopened(began_with)
-    return Mixture(recipe_data(run.recipe, say).parts, began_with)
+        return mixture.reopened(began_with, hashes)
+    return Mixture(recipe_data(run.recipe, say, hashes=hashes).parts, began_with, hashes)

@@ -57,7 +57,8 @@ def train_alone(recipe: Recipe, request: Request) -> None:
     run = plan_run(recipe, _same_path(recipe, request), torch.distributed.get_world_size())
     check_json(run.engine.json, run.recipe.layout, run.world_size)
     at_data = time.time()
-    data = run_data(run, print if torch.distributed.get_rank() == 0 else lambda line: None)
+    first = torch.distributed.get_rank() == 0
+    data = run_data(run, print if first else lambda line: None, hashes=first)
     _train(run, data, alone_since=(began, at_data))
 
 

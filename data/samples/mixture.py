@@ -28,14 +28,17 @@ class PreparedPart:
 class Mixture:
     """One or more prepared parts that were made with the same tokeniser.
 
-    Errors: `UserError` where a folder is not whole, or differs from `expected`, which is an earlier `described`.
+    Errors: `UserError` where a folder is not whole, or differs from `expected`, which is an earlier `described`. Of
+    many processes that open the same shards, one `hashes` them where that is needed.
     """
 
-    def __init__(self, parts: Sequence[PreparedPart], expected: JsonObject | None = None) -> None:
+    def __init__(self, parts: Sequence[PreparedPart], expected: JsonObject | None = None, hashes: bool = True) -> None:
         self.parts = tuple(parts)
         before = expected["parts"] if expected else [None] * len(self.parts)
         # A corpus may stand in a blend more than once, but its shards are checked once.
-        checked = {part.folder: prepare.check(part.folder, then) for part, then in zip(parts, before, strict=True)}
+        checked = {
+            part.folder: prepare.check(part.folder, then, hashes) for part, then in zip(parts, before, strict=True)
+        }
         self.manifests = [checked[part.folder] for part in self.parts]
 
     @property
@@ -100,7 +103,7 @@ class Mixture:
         return np.stack([one[0][row] for one, row in chosen]), np.stack([one[1][row] for one, row in chosen])
 
 
-def reopened(described: JsonObject) -> Mixture:
+def reopened(described: JsonObject, hashes: bool = True) -> Mixture:
     """The mixture that a run kept. Errors: `UserError` where its data are gone or changed."""
     parts = [PreparedPart(part["corpus"], Path(part["folder"]), part["share"]) for part in described["parts"]]
-    return Mixture(parts, described)
+    return Mixture(parts, described, hashes)

@@ -127,7 +127,7 @@ def _pipelined(
 ) -> Engine:
     from model.pipeline import GPTPipeline
 
-    model = GPTPipeline(config, grid.layout, grid.world_size, grid.parallel, recompute, entries)
+    model = GPTPipeline(config, grid, recompute, entries)
     names = model.plain_names()
     init_weights(names, config, seed)
     if grid.layout.sequence_parallel:

@@ -8,7 +8,7 @@ field is gone or means something else. Two hooks cannot stand here, because they
 
 import copy
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,38 @@ def allow_fp16_on_cpu() -> None:
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         accelerator.is_fp16_supported = lambda: True
+
+
+@contextmanager
+def groups_of(
+    axes: dict[str, list[list[int]]], made: dict[str, Any], split: Callable[[list[list[int]]], Any]
+) -> Iterator[None]:
+    """Let DeepSpeed have one group for each of its axes: that of `made`, or else what `split` makes of the axis.
+
+    It has every rank make every group, 697 for the 2,240 ranks of 530B. Read in runtime/pipe/topology.py and
+    runtime/pipe/module.py. Shown by test_a_rank_makes_one_group_an_axis.
+    """
+    from deepspeed import comm
+
+    axis_of = {tuple(ranks): name for name, groups in axes.items() for ranks in groups}
+    made = dict(made)
+
+    def new_group(ranks: Iterable[int]) -> Any:
+        ranks = tuple(ranks)
+        if ranks not in axis_of:
+            # DeepSpeed asks its world for this rank's number, and sends nothing over a group of one.
+            assert len(ranks) in (1, comm.get_world_size()), f"DeepSpeed makes a group of another axis: {ranks}"
+            return torch.distributed.group.WORLD if len(ranks) > 1 else None
+        name = axis_of[ranks]
+        if name not in made:
+            made[name] = split(axes[name])
+        return made[name] if comm.get_rank() in ranks else None
+
+    original, comm.new_group = comm.new_group, new_group
+    try:
+        yield
+    finally:
+        comm.new_group = original
 
 
 def read_config(ds_config: JsonObject, data_ranks: int) -> None:

@@ -16,6 +16,7 @@ from data.corpus import sources
 from data.tokens import prepare, tasks, tokenisers
 from data.tokens.prepare import Options, OthersUnfinished
 from data.tokens.shards import ShardWriter
+from data.tokens.shards import digest as digest_of
 from data.tokens.tasks import Progress
 from tests.data.tokens.preparing import LINES, contents, decoded, left_in
 from tests.data.tokens.test_tokenisers import with_gap
@@ -220,6 +221,27 @@ def test_a_shard_that_changed_is_noticed(corpus: Path, tmp_path: Path, tokeniser
     path.write_bytes(raw[:-2])
     with pytest.raises(ValueError, match="truncated"):
         prepare.check(folder)
+
+
+def test_copied_shards_are_hashed_once_and_by_one_process(
+    corpus: Path, tmp_path: Path, tokeniser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = prepare.prepare(str(corpus), tokeniser, 300, tmp_path / "out"), list[Path]()
+    shard = folder / "train-00000-00.bin"
+
+    def digest(prefix: Path) -> str:
+        read.append(prefix)
+        return digest_of(prefix)
+
+    monkeypatch.setattr(prepare, "digest", digest)
+    os.utime(folder / "manifest.json", ns=(1, 1))  # older than what it describes, as in a folder that was copied
+    prepare.check(folder, hashes=False)
+    assert read == []
+    prepare.check(folder)
+    assert shard.with_suffix("") in read
+    count = len(read)
+    prepare.check(folder)
+    assert len(read) == count
 
 
 def test_an_index_of_other_shards_of_the_same_size_is_noticed(corpus: Path, tmp_path: Path, tokeniser: str) -> None:
