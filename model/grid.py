@@ -80,10 +80,11 @@ def make_grid(layout: Layout) -> Grid:
 
 
 def axes_of(layout: Layout, world: int) -> dict[str, list[list[int]]]:
-    """The groups of each axis of a world, those that DeepSpeed makes for a pipeline too.
+    """The groups of each axis of a world, those that DeepSpeed makes for a pipeline too; each holds every rank once.
 
     `model` are the ranks of one replica, `pipe` those that hold the same slice of each stage, and `tied` the first and
-    the last of these, which share the embedding. Errors: `UserError` where the layout does not divide the world.
+    the last of these, which share the embedding, beside the others. Errors: `UserError` where the layout does not
+    divide the world.
     """
     dp, tp, pp, ulysses = layout.data_degree(world), layout.tp, layout.pp, layout.ulysses
 
@@ -98,7 +99,7 @@ def axes_of(layout: Layout, world: int) -> dict[str, list[list[int]]]:
         "data": [[at(p, d, u, t) for d in data for u in shares] for p in stages for t in slices],
         "model": [[at(p, d, u, t) for p in stages for t in slices] for d in data for u in shares],
         "pipe": pipes,
-        "tied": [[ranks[0], ranks[-1]] for ranks in pipes],
+        "tied": [some for ranks in pipes for some in ([ranks[0], ranks[-1]], ranks[1:-1]) if some],
     }
 
 
@@ -109,13 +110,14 @@ def _axis(groups: list[list[int]], rank: int, always: bool = False) -> Axis:
 
 
 def split(groups: list[list[int]]) -> Any:
-    """Make this rank's group of several that have no rank in common; None where it is in none. Collective.
+    """Make this rank's group of an axis, whose groups hold every rank once. Collective.
 
     A rank that makes every group of a world of 2,240, as torch.distributed.new_group asks for, makes thousands. NCCL
-    splits its communicator once for all the groups together; gloo's ranks meet their own group alone.
+    splits its communicator once for all the groups together; gloo's ranks meet their own group alone. Its name counts
+    the groups that a rank has made before (torch 2.13), so all must have made as many.
     """
     world = dist.group.WORLD
     if world is not None and dist.get_backend() == "nccl" and world.bound_device_id is not None:
         return dist.split_group(split_ranks=groups)
-    mine = next((ranks for ranks in groups if dist.get_rank() in ranks), None)
-    return mine and dist.new_group(mine, use_local_synchronization=True)
+    mine = next(ranks for ranks in groups if dist.get_rank() in ranks)
+    return dist.new_group(mine, use_local_synchronization=True)
