@@ -54,7 +54,7 @@ class Supervisor:
             file = members.join(path, members.SUPERVISOR, self.stop_seconds)
             command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
             group = launch(command, local.environment(world), path, world, (self.lock,), self.output, stops.wakes)
-            watch = HangWatch(self.run, self.care.hang_seconds, group, local=self.hostfile is None)
+            watch = HangWatch(self.run, self.care.hang_seconds, group, self.hostfile is None, self.care)
             ended = Attempt(group, stops, self.stop_seconds, watch.hangs).see_through(file)
             last = rank_logs.last_error(path, 0) or ""
             if self.hostfile or ended.asked or port == PORTS - 1 or not last.startswith(CANNOT_MEET):

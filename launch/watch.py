@@ -3,11 +3,14 @@
 import shutil
 import statistics
 import subprocess
+import threading
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 
 from launch.attempt import Fault
+from launch.care import Care
 from launch.death import signal_name
 from launch.group import Group, Rank
 from launch.progress import Watch
@@ -29,9 +32,15 @@ WAITS = ("torch/distributed/", "deepspeed/comm/")  # files that stand in the sta
 
 
 class HangWatch:
-    """Watches one launch of a run. `seconds` takes the place of what a step may take at least."""
+    """Watches one launch of a run. `seconds` takes the place of what a step may take at least.
 
-    def __init__(self, run: Run, seconds: float | None, group: Group, local: bool = True) -> None:
+    `care`, where it is given, tells whoever is to be told of ranks that are slow.
+    """
+
+    def __init__(
+        self, run: Run, seconds: float | None, group: Group, local: bool = True, care: Care | None = None
+    ) -> None:
+        self.care = care
         self.run, self.seconds, self.group = run, seconds or STEP_SECONDS, group
         self.feed = Feed(run.path)
         self.feed.new()  # what was before
@@ -64,6 +73,11 @@ class HangWatch:
             self.training, self.step, self.last_step = True, happened["step"], happened["last_step"]
         elif happened.get("event") == "saved":
             self.saved = happened["seconds"]
+        elif happened.get("event") == "slow" and self.care:
+            facts = {name: value for name, value in happened.items() if name not in ("event", "time")}
+            # In a thread: it may take half a minute, and the ranks are watched meanwhile.
+            tell = partial(self.care.tell, self.run.path, "slow", **facts)
+            threading.Thread(target=tell, daemon=True).start()
         elif is_step(happened):
             self.step = happened["step"]
             self.steps.append(happened["seconds"])

@@ -1,5 +1,6 @@
 """When a run counts as hung, and which rank is named; the run's files and its ranks are played."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from launch import watch
 from launch.attempt import Fault, launch
+from launch.care import Care
 from launch.group import Group
 from launch.watch import HangWatch
 from run import rank_logs
@@ -115,6 +117,17 @@ def test_a_start_has_an_hour_while_it_works(path: Path, clock: Clock, group: Gro
     assert after(hang, clock, 3599.0) is None
     fault = after(hang, clock, 3.0)
     assert fault and "hangs at start" in fault.reason
+
+
+def test_who_is_to_be_told_of_faults_is_told_of_slow_ranks(path: Path, clock: Clock, group: Group) -> None:
+    told = path / "told"
+    hang = HangWatch(read_run(path), None, group, local=False, care=Care(notify=f"tee {told}"))
+    slow = {"rank": 3, "host": "worker-2", "what": "computing", "times": 1.8, "since": 5.0}
+    write(path, [event("slow", 20.0, **slow)])
+    assert after(hang, clock, 2.0) is None
+    wait_until(lambda: told.exists() and told.read_text().endswith("\n"))
+    said = json.loads(told.read_text())
+    assert {name: said[name] for name in slow} == slow and said["event"] == "slow"
 
 
 def test_a_rank_that_does_something_else_is_named(path: Path, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
