@@ -15,6 +15,7 @@ from run.directory import Run, end_of, note_end, was_trained
 from run.record import read_object
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST, WRONG_INPUT, CrashedError, GaveUpError, StoppedError
 from support.files import write_json
+from training import recorder
 
 STOP_SECONDS = 30.0  # that a stop on request may take, at least
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the ranks are launched again; doubled each time
@@ -43,6 +44,7 @@ class Supervisor:
         finally:
             members.forget(self.run.path)
             rank_logs.clear(self.run.path)
+            recorder.clear(self.run.path)
 
     def _launch(self, stops: Stops) -> Ended:
         """Launch the ranks, on another port where the one that was free is taken meanwhile."""

@@ -20,6 +20,7 @@ from run.directory import Run
 from run.feed import Feed, is_step
 from run.members import stat_of
 from support.json_object import JsonObject
+from training import recorder
 from training.presence import STACKS
 
 STEP_SECONDS = 100.0  # that a step may take at least: a hang is found and its rank named within two minutes
@@ -103,6 +104,7 @@ class HangWatch:
 
     def _fault(self, silent: float, where: str) -> Fault:
         """Have all ranks of this machine write their stacks, and name the one that does something else."""
+        asked = recorder.ask(self.run.path, [rank.number for rank in self.group.living])
         for rank in self.group.living:
             rank.send(STACKS)
         until = time.monotonic() + STACK_SECONDS
@@ -115,7 +117,9 @@ class HangWatch:
             with suppress(OSError):
                 file.rename(file.with_suffix(f".step-{self.step + 1}.stacks"))
         kept = self.run.path / "logs" / f"*.step-{self.step + 1}.stacks"
-        return Fault(f"the run hangs at {where}, for {silent:.0f} s: {who}; the stacks are in {kept}", named)
+        reason = f"the run hangs at {where}, for {silent:.0f} s: {who}; the stacks are in {kept}"
+        traces = recorder.collected(self.run.path, asked, f"collectives.step-{self.step + 1}")
+        return Fault("; ".join(filter(None, (reason, traces))), named)
 
     def _stack(self, rank: Rank) -> str:
         with suppress(OSError):

@@ -33,7 +33,7 @@ from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
 from support.files import enough_room
 from support.json_object import JsonObject
-from training import proof
+from training import proof, recorder
 from training.device import device_name, memory_bytes
 from training.display import Display
 from training.log import Log
@@ -47,6 +47,8 @@ SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out 
 
 def train_launched(path: Path) -> None:
     """One rank of a run that our launcher wrote into `path`: it is told nothing else."""
+    if torch.cuda.is_available():
+        recorder.record(path)
     start_process_group()
     _train(*opened(path))
 

@@ -18,6 +18,8 @@ from run import rank_logs
 from run.directory import read_run
 from tests.patience import wait_until
 from tests.run.happened import event, step, write, write_run
+from tests.training.test_recorder import play
+from training import recorder
 
 RANK = """
 import sys, time
@@ -141,6 +143,8 @@ def test_a_rank_that_does_something_else_is_named(path: Path, group: Group, monk
     try:
         for number, rank in enumerate(ranks):
             wait_until((path / f"up{number}").exists, rank.pid)
+        recorder.folder_of(path).mkdir()
+        play(0, f"{recorder.folder_of(path)}/ask-", f"{recorder.folder_of(path)}/rank_")
         group.look()
         hang = HangWatch(read_run(path), 0.01, group, local=False)
         write(path, [event("training", 0.0, step=7, last_step=100)])
@@ -153,5 +157,8 @@ def test_a_rank_that_does_something_else_is_named(path: Path, group: Group, monk
             rank.kill()
             rank.wait()
     assert found[0].rank == 1 and "rank 1 of 2 is busy elsewhere: File " in found[0].reason
+    traces = path / "logs" / "collectives.step-8"
+    assert "; NCCL's last work of rank 0: torchfrtrace" in found[0].reason and found[0].reason.endswith(f" {traces}")
+    assert [file.name for file in traces.iterdir()] == ["rank_0"]
     kept = rank_logs.stacks_of(path, 0).with_suffix(".step-8.stacks")
     assert "torch/distributed/waits.py" in kept.read_text()
