@@ -17,7 +17,8 @@ from run import members
 from training.log import Log
 
 PROBE_SECONDS = 10.0  # between two probes, by rank 0's clock: with 5 ms a probe 0.05% of the time
-PROBES = 6  # in a row that have to agree before a rank is said to be slow, or as fast again: one may be disturbed
+PROBES = 6  # that have to agree before a rank is said to be slow, or as fast again
+EXCEPTIONS = 1  # between them: a probe may be disturbed; with more, noise alone would name ranks on a busy processor
 LONG_SECONDS = 60.0  # that they have to span at least: a page cache that is written out, or a hot minute, is no fault
 COMPUTES = 1.5  # times the median rank's time for the same work: GPUs of one kind differ by a tenth
 WAITS = 1.1  # times as long as without its waits for data a rank's steps take: data come ahead, so it should be 1
@@ -38,14 +39,17 @@ class Streak:
     slow: bool = False
     since: float = 0.0
     times: list[float] = field(default_factory=list)
+    exceptions: int = 0
 
     def take(self, at: float, times: float, limit: float) -> bool:
         """Note a probe; returns whether the rank counts as the opposite from now on."""
         if (times > limit) == self.slow:
-            self.times.clear()
+            self.exceptions += 1
+            if self.exceptions > EXCEPTIONS:
+                self.times.clear()
             return False
         if not self.times:
-            self.since = at
+            self.since, self.exceptions = at, 0
         self.times.append(times)
         if len(self.times) < PROBES or at - self.since < LONG_SECONDS:
             return False

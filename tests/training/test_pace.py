@@ -55,9 +55,18 @@ def test_a_slow_rank_that_is_fast_again_is_said_so() -> None:
 
 
 def test_a_moment_is_not_long() -> None:
-    """Six slow probes of seven, the one between them usual: each streak begins anew."""
+    """Five slow probes, two usual ones, and so on: each streak begins anew."""
     slow = [1.0, 1.0, 5.0, 1.0]
-    assert judged(computing(*([slow] * 6 + [USUAL]) * 5)) == []
+    assert judged(computing(*([slow] * 5 + [USUAL] * 2) * 5)) == []
+
+
+def test_one_probe_may_differ_and_no_more() -> None:
+    slow = [1.0, 1.0, 5.0, 1.0]
+    one = [slow] * 3 + [USUAL] + [slow] * 3
+    assert judged(computing(*one)) == [(160.0, Change(2, COMPUTING, True, 5.0, 100.0))]
+    assert judged(computing(*[slow] * 2, USUAL, *[slow] * 2, USUAL, slow, slow)) == []
+    again = judged(computing(*[slow] * 7, *[USUAL] * 4, slow, *[USUAL] * 4))
+    assert [(at, change.slow) for at, change in again] == [(160.0, True), (230.0, False)]
 
 
 def test_few_long_steps_are_not_many_probes() -> None:
@@ -135,6 +144,7 @@ def pulse(path: Path) -> None:
             time.sleep(seconds)
 
 
+@pytest.mark.faults
 def test_a_rank_that_is_stopped_over_and_over_is_named(tmp_path: Path) -> None:
     threading.Thread(target=pulse, args=(tmp_path,), daemon=True).start()
     run_ranks(2, lockstep, tmp_path)
