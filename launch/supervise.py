@@ -15,6 +15,7 @@ from run.directory import Run, end_of, note_end, was_trained
 from run.record import read_object
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST, WRONG_INPUT, CrashedError, GaveUpError, StoppedError
 from support.files import write_json
+from training import recorder
 
 STOP_SECONDS = 30.0  # that a stop on request may take, at least
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the ranks are launched again; doubled each time
@@ -43,6 +44,7 @@ class Supervisor:
         finally:
             members.forget(self.run.path)
             rank_logs.clear(self.run.path)
+            recorder.clear(self.run.path)
 
     def _launch(self, stops: Stops) -> Ended:
         """Launch the ranks, on another port where the one that was free is taken meanwhile."""
@@ -54,7 +56,7 @@ class Supervisor:
             file = members.join(path, members.SUPERVISOR, self.stop_seconds)
             command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
             group = launch(command, local.environment(world), path, world, (self.lock,), self.output, stops.wakes)
-            watch = HangWatch(self.run, self.care.hang_seconds, group, local=self.hostfile is None)
+            watch = HangWatch(self.run, self.care.hang_seconds, group, self.hostfile is None, self.care)
             ended = Attempt(group, stops, self.stop_seconds, watch.hangs).see_through(file)
             last = rank_logs.last_error(path, 0) or ""
             if self.hostfile or ended.asked or port == PORTS - 1 or not last.startswith(CANNOT_MEET):

@@ -3,11 +3,14 @@
 import shutil
 import statistics
 import subprocess
+import threading
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 
 from launch.attempt import Fault
+from launch.care import Care
 from launch.death import signal_name
 from launch.group import Group, Rank
 from launch.progress import Watch
@@ -17,6 +20,7 @@ from run.directory import Run
 from run.feed import Feed, is_step
 from run.members import stat_of
 from support.json_object import JsonObject
+from training import recorder
 from training.presence import STACKS
 
 STEP_SECONDS = 100.0  # that a step may take at least: a hang is found and its rank named within two minutes
@@ -29,9 +33,15 @@ WAITS = ("torch/distributed/", "deepspeed/comm/")  # files that stand in the sta
 
 
 class HangWatch:
-    """Watches one launch of a run. `seconds` takes the place of what a step may take at least."""
+    """Watches one launch of a run. `seconds` takes the place of what a step may take at least.
 
-    def __init__(self, run: Run, seconds: float | None, group: Group, local: bool = True) -> None:
+    `care`, where it is given, tells whoever is to be told of ranks that are slow.
+    """
+
+    def __init__(
+        self, run: Run, seconds: float | None, group: Group, local: bool = True, care: Care | None = None
+    ) -> None:
+        self.care = care
         self.run, self.seconds, self.group = run, seconds or STEP_SECONDS, group
         self.feed = Feed(run.path)
         self.feed.new()  # what was before
@@ -64,6 +74,11 @@ class HangWatch:
             self.training, self.step, self.last_step = True, happened["step"], happened["last_step"]
         elif happened.get("event") == "saved":
             self.saved = happened["seconds"]
+        elif happened.get("event") == "slow" and self.care:
+            facts = {name: value for name, value in happened.items() if name not in ("event", "time")}
+            # In a thread: it may take half a minute, and the ranks are watched meanwhile.
+            tell = partial(self.care.tell, self.run.path, "slow", **facts)
+            threading.Thread(target=tell, daemon=True).start()
         elif is_step(happened):
             self.step = happened["step"]
             self.steps.append(happened["seconds"])
@@ -89,6 +104,7 @@ class HangWatch:
 
     def _fault(self, silent: float, where: str) -> Fault:
         """Have all ranks of this machine write their stacks, and name the one that does something else."""
+        asked = recorder.ask(self.run.path, [rank.number for rank in self.group.living])
         for rank in self.group.living:
             rank.send(STACKS)
         until = time.monotonic() + STACK_SECONDS
@@ -101,7 +117,9 @@ class HangWatch:
             with suppress(OSError):
                 file.rename(file.with_suffix(f".step-{self.step + 1}.stacks"))
         kept = self.run.path / "logs" / f"*.step-{self.step + 1}.stacks"
-        return Fault(f"the run hangs at {where}, for {silent:.0f} s: {who}; the stacks are in {kept}", named)
+        reason = f"the run hangs at {where}, for {silent:.0f} s: {who}; the stacks are in {kept}"
+        traces = recorder.collected(self.run.path, asked, f"collectives.step-{self.step + 1}")
+        return Fault("; ".join(filter(None, (reason, traces))), named)
 
     def _stack(self, rank: Rank) -> str:
         with suppress(OSError):

@@ -22,6 +22,8 @@ KINDS = {
     "said": "a line that a person should see: line",
     "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
     "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds)",
+    "slow": "a rank is slower than the others for long: rank, host (null: not known), what (computing, waiting for "
+    "data), times (null: it is as fast again), since (seconds since 1970)",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",
     "note": "what a person wrote down: text",

@@ -1,5 +1,6 @@
 """What a run says in plain lines: the same from its files, whoever prints them."""
 
+import time
 from pathlib import Path
 
 from planner.resolve import data_degree
@@ -47,6 +48,8 @@ class Lines:
             case "rollback":
                 skipped = f"samples {happened['first_sample']} to {happened['last_sample']}"
                 return [f"no step is taken: back to the weights of step {happened['to_step']}, past {skipped}"]
+            case "slow":
+                return [slow(happened)]
             case "passed_over":
                 return [f"passing over a damaged checkpoint: {happened['reason']}"]
             case None if is_step(happened) and self.run is None:
@@ -66,6 +69,17 @@ class Lines:
         if metrics.get("skipped"):
             text += f"  skipped (loss scale {_number(metrics['loss_scale'], ',.0f')})"
         return [f"step {metrics['step']:>6}/{self.last}  {text}"]
+
+
+def slow(event: JsonObject) -> str:
+    """What an event `slow` says."""
+    host = f" on {event['host']}" if event["host"] else ""
+    rank, since = f"rank {event['rank']}{host}", time.strftime("%H:%M:%S", time.localtime(event["since"]))
+    if event["times"] is None:
+        return f"as fast as the others again: {rank}, {event['what']}, since {since}"
+    if event["what"] == "computing":
+        return f"slow: {rank} takes {event['times']:.1f} times the others' time to compute, since {since}"
+    return f"slow: {rank} waits for its data, which makes steps {event['times']:.1f} times as long, since {since}"
 
 
 def header(run: Run, step: int, last_step: int) -> list[str]:

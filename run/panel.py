@@ -208,6 +208,10 @@ def _last(value: JsonObject) -> list[Row]:
         rows.append(("last", f"{at}  {_safe(value['last_event'])}"))
     if value["reason"]:
         rows.append(("why", Text(value["reason"], overflow="fold", no_wrap=False)))
+    slow = value["slow_ranks"]
+    if slow:
+        more = f", and {len(slow) - 1} more" if len(slow) > 1 else ""
+        rows.append(("slow", Text(slow[0].removeprefix("slow: ") + more, style="bold", overflow="fold", no_wrap=False)))
     silent, usual = value["silent_seconds"], 60.0
     if silent is not None and silent > usual and value["status"] != "starting":
         rows.append(("silent", Text(f"for {duration(silent)}", style="bold")))

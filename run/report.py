@@ -18,6 +18,7 @@ from support.errors import DONE, UserError
 from support.files import write_json
 from support.json_object import JsonObject
 
+MOST_SLOW = 8  # slow ranks that are shown: those of a machine
 COLUMNS = ("step", "consumed_samples", "loss", "validation_loss", "tokens_per_second", "mfu")
 
 
@@ -44,6 +45,7 @@ def summary(path: Path) -> JsonObject:
     last_step = run.last_step_from(step, samples) if run else max(step, recipe.train_steps)
     status = status_of(path)
     loss = _final_loss(path, step, final, status)
+    going = state_of(path).value(time.time()) if status == RUNNING else {}
     speed, world = _median(found["tokens_per_second"]), run.world_size if run else None
     return {
         "recipe": recipe.name,
@@ -60,7 +62,8 @@ def summary(path: Path) -> JsonObject:
         "tokens_per_second": speed,
         "model_flops_per_second": None if speed is None else speed * recipe.model.flops_per_token,
         "mfu": _median(found["mfu"]),
-        "seconds_left": state_of(path).value(time.time())["seconds_left"] if status == RUNNING else None,
+        "seconds_left": going.get("seconds_left"),
+        "slow_ranks": going.get("slow_ranks", []),
         "world_size": world,
         "device": next((str(line["device"]) for line in _starts(path) if "device" in line), None),
     }
@@ -120,7 +123,7 @@ def _median(values: Column) -> float | None:
 
 def write(path: Path) -> JsonObject:
     """Write `report.json` and `loss.png` of a run that has just ended; returns the report. Errors: as `summary`."""
-    values = {**summary(path), "status": ENDS[DONE], "seconds_left": None}  # its lock is still held
+    values = {**summary(path), "status": ENDS[DONE], "seconds_left": None, "slow_ranks": []}  # its lock is still held
     plot(path, values)
     write_json(path / "report.json", values)
     return values
@@ -176,6 +179,7 @@ def _progress(values: JsonObject) -> dict[str, str | None]:
         if last is None
         else f"{last:.4f} nats a token, step {values['last_validation_step']:,}",
         "best": None if best is None else f"{best:.4f} nats a token, step {values['best_step']:,}",
+        "slow": "\n".join(line.removeprefix("slow: ") for line in values["slow_ranks"][:MOST_SLOW]) or None,
         "time left": None if left is None else f"{int(left // 3600)} h {int(left % 3600 // 60)} min {int(left % 60)} s",
     }
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from run.directory import Run, read_data, read_run
 from run.feed import Feed, is_step
 from run.left import Left
+from run.lines import slow
 from run.status import CRASHED, ENDS
 from support.errors import UserError
 from support.files import is_locked
@@ -57,6 +58,7 @@ class State:
         self.news: tuple[float, str] | None = None
         self.speeds: deque[float] = deque(maxlen=RECENT)
         self.skipped = 0
+        self.slow: dict[tuple[int, str], str] = {}  # by rank and what it is slow at: the line that says so
         self.left: Left | None = None
 
     def take(self, happened: JsonObject) -> None:
@@ -92,6 +94,11 @@ class State:
                 self.news = when, f"rolled back to step {event['to_step']}"
             case "said":
                 self.news = when, event["line"]
+            case "slow":
+                self.news, who = (when, slow(event)), (event["rank"], event["what"])
+                self.slow = {key: line for key, line in self.slow.items() if key != who}
+                if event["times"] is not None:
+                    self.slow[who] = self.news[1]
             case "fault":
                 self.news = when, f"fault: {event['reason']}"
             case "restart":
@@ -201,6 +208,7 @@ class State:
             "tokens_per_second": statistics.median(self.speeds) if self.speeds else None,
             "memory_bytes": last.get("memory_bytes"),
             "parts": self._parts(),
+            "slow_ranks": list(self.slow.values()) if going else [],
             "seconds_left": left.seconds(now) if left else None,
             "next_save_step": left.next_save_step if left else None,
             "seconds_to_save": left.seconds_to_save(now) if left else None,

@@ -33,10 +33,11 @@ from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
 from support.files import enough_room
 from support.json_object import JsonObject
-from training import proof
+from training import proof, recorder
 from training.device import device_name, memory_bytes
 from training.display import Display
 from training.log import Log
+from training.pace import Pace
 from training.rollback import MOST_SKIPPED, Position, position_of, roll_back
 from training.source import Ahead, Source, check_alike
 from training.stop import asked, save_asked
@@ -46,6 +47,8 @@ SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out 
 
 def train_launched(path: Path) -> None:
     """One rank of a run that our launcher wrote into `path`: it is told nothing else."""
+    if torch.cuda.is_available():
+        recorder.record(path)
     start_process_group()
     _train(*opened(path))
 
@@ -166,6 +169,7 @@ class Loop:
         self.skipped_in_a_row = 0
         self.trained: tuple[int, int] | None = None  # position and size of the batch of the last step that was taken
         self.last_norms: deque[float] = deque(maxlen=5)
+        self.pace = Pace(trainer.device, self.rank, self.world, log)
 
     def run_to_last_step(self) -> None:
         """Train; save at intervals, at the end, and where a signal asks to stop."""
@@ -207,6 +211,7 @@ class Loop:
             waiting = time.perf_counter()
             batches = self.ahead.take(position.consumed_samples, batch, self._batch_at(after))
             data_seconds = time.perf_counter() - waiting
+            self.pace.waited += data_seconds
             result = self.trainer.train_step(batches)
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
@@ -274,9 +279,12 @@ class Loop:
         wanted = save_asked() or (self.rank == 0 and save_request.is_asked(self.run.path))
         memory = [0] * self.world
         memory[self.rank] = memory_bytes()
-        told = torch.tensor([asked() is not None, wanted, due, *memory], dtype=torch.int64, device=self.trainer.device)
+        flags = [asked() is not None, wanted, due]
+        told = torch.tensor([*flags, *memory, *self.pace.told()], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
-        stops, wanted, due, *memory = told.tolist()
+        stops, wanted, due, *rest = told.tolist()
+        memory, pace = rest[: self.world], rest[self.world :]
+        self.pace.take(pace)
         due = self.position.step % every == 0 if every else due
         return bool(stops), bool(wanted or (due and not self._skips())), memory
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from model.config import GPTConfig
 from model.engine import inside
+from model.engine.baton import let_builds_end_with_their_process
 from model.engine.config import recomputed_blocks, zero_stage
 from model.engine.engine import Engine
 from model.engine.meeting import check_one_launch
@@ -44,6 +45,7 @@ def quiet_deepspeed() -> None:
     deepspeed.utils.logger.setLevel(logging.ERROR)
     inside.leave_out_shared_memory_kernel()
     inside.allow_fp16_on_cpu()
+    let_builds_end_with_their_process()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What this machine cannot do, found before any engine is built."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,11 +11,7 @@ from support.json_object import JsonObject
 
 
 def check_device(ds_config: JsonObject) -> None:
-    """Refuse what this machine cannot do. Errors: `UserError` with the reason.
-
-    Call it before any rank builds its engine: the lock of a kernel that an engine is compiling would look like one that
-    was left behind.
-    """
+    """Refuse what this machine cannot do. Errors: `UserError` with the reason."""
     zero = ds_config.get("zero_optimization", {})
     quantised = [key for key in ("zero_quantized_weights", "zero_quantized_gradients") if zero.get(key)]
     if quantised and not torch.cuda.is_available():
@@ -27,8 +22,6 @@ def check_device(ds_config: JsonObject) -> None:
     swapped = offload.get("device") == "nvme"
     if swapped:
         _check_nvme(offload["nvme_path"])
-    if _kernels(ds_config):
-        _refuse_abandoned_builds()
 
 
 def _kernels(ds_config: JsonObject) -> set[str]:
@@ -71,22 +64,3 @@ def _check_nvme(folder: str) -> None:
         raise UserError(
             "offload to NVMe needs libaio with its headers (Debian: libaio-dev) and a C++ compiler; install them"
         )
-
-
-def _refuse_abandoned_builds() -> None:
-    """Refuse to start beside the lock of a build that was killed: DeepSpeed would wait for it for ever, without a word.
-
-    DeepSpeed compiles its kernels at the first start, with torch's builder. The lock of a live build is an open file
-    of some process.
-    """
-    import psutil
-
-    root = _extensions()
-    found, kernels = [*root.glob("*/lock"), *root.glob("*/*/lock")], inside.kernels()
-    locks = [lock for lock in found if lock.parent.name in kernels]
-    for process in psutil.process_iter() if locks else ():
-        with suppress(psutil.Error):
-            held = {file.path for file in process.open_files()}
-            locks = [lock for lock in locks if str(lock.resolve()) not in held]
-    if locks:
-        raise UserError(f"{locks[0]} was left by a build that was killed, and DeepSpeed would wait for it; remove it")

@@ -106,16 +106,6 @@ def read_config(ds_config: JsonObject, data_ranks: int) -> None:
     Pretended(copy.deepcopy(ds_config))
 
 
-def kernels() -> set[str]:
-    """The names of the kernels that DeepSpeed can compile; each is built in a folder of its name.
-
-    Read in ops/__init__.py. Shown by test_a_build_that_was_killed_hangs_all_later_ones.
-    """
-    import deepspeed.ops
-
-    return set(deepspeed.ops.__compatible_ops__)
-
-
 def can_compile(builder: str) -> bool:
     """Whether this machine has what a kernel is compiled from. `builder` is the name of DeepSpeed's class for it.
 

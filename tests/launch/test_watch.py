@@ -1,5 +1,6 @@
 """When a run counts as hung, and which rank is named; the run's files and its ranks are played."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import pytest
 
 from launch import watch
 from launch.attempt import Fault, launch
+from launch.care import Care
 from launch.group import Group
 from launch.watch import HangWatch
 from run import rank_logs
 from run.directory import read_run
 from tests.patience import wait_until
 from tests.run.happened import event, step, write, write_run
+from tests.training.test_recorder import play
+from training import recorder
 
 RANK = """
 import sys, time
@@ -117,6 +121,17 @@ def test_a_start_has_an_hour_while_it_works(path: Path, clock: Clock, group: Gro
     assert fault and "hangs at start" in fault.reason
 
 
+def test_who_is_to_be_told_of_faults_is_told_of_slow_ranks(path: Path, clock: Clock, group: Group) -> None:
+    told = path / "told"
+    hang = HangWatch(read_run(path), None, group, local=False, care=Care(notify=f"tee {told}"))
+    slow = {"rank": 3, "host": "worker-2", "what": "computing", "times": 1.8, "since": 5.0}
+    write(path, [event("slow", 20.0, **slow)])
+    assert after(hang, clock, 2.0) is None
+    wait_until(lambda: told.exists() and told.read_text().endswith("\n"))
+    said = json.loads(told.read_text())
+    assert {name: said[name] for name in slow} == slow and said["event"] == "slow"
+
+
 def test_a_rank_that_does_something_else_is_named(path: Path, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     (path / "torch" / "distributed").mkdir(parents=True)
     waits = path / "torch" / "distributed" / "waits.py"
@@ -128,6 +143,8 @@ def test_a_rank_that_does_something_else_is_named(path: Path, group: Group, monk
     try:
         for number, rank in enumerate(ranks):
             wait_until((path / f"up{number}").exists, rank.pid)
+        recorder.folder_of(path).mkdir()
+        play(0, f"{recorder.folder_of(path)}/ask-", f"{recorder.folder_of(path)}/rank_")
         group.look()
         hang = HangWatch(read_run(path), 0.01, group, local=False)
         write(path, [event("training", 0.0, step=7, last_step=100)])
@@ -140,5 +157,8 @@ def test_a_rank_that_does_something_else_is_named(path: Path, group: Group, monk
             rank.kill()
             rank.wait()
     assert found[0].rank == 1 and "rank 1 of 2 is busy elsewhere: File " in found[0].reason
+    traces = path / "logs" / "collectives.step-8"
+    assert "; NCCL's last work of rank 0: torchfrtrace" in found[0].reason and found[0].reason.endswith(f" {traces}")
+    assert [file.name for file in traces.iterdir()] == ["rank_0"]
     kept = rank_logs.stacks_of(path, 0).with_suffix(".step-8.stacks")
     assert "torch/distributed/waits.py" in kept.read_text()

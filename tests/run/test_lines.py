@@ -86,3 +86,15 @@ def test_a_rollback_says_what_is_given_up(path: Path) -> None:
     assert told(Lines(path), Feed(path))[3:] == [
         "no step is taken: back to the weights of step 3, past samples 24 to 111"
     ]
+
+
+def test_a_slow_rank_is_named_with_its_machine_and_what_it_is_slow_at(path: Path) -> None:
+    slow = {"rank": 3, "host": "worker-2", "what": "computing", "times": 1.84, "since": 0.0}
+    write(path, [event("slow", 20.0, **slow), event("slow", 30.0, **slow | {"times": None, "host": None})])
+    write(path, [event("slow", 40.0, **slow | {"what": "waiting for data"})])
+    said = [line.rpartition(", since ")[0] for line in told(Lines(path), Feed(path))]
+    assert said == [
+        "slow: rank 3 on worker-2 takes 1.8 times the others' time to compute",
+        "as fast as the others again: rank 3, computing",
+        "slow: rank 3 on worker-2 waits for its data, which makes steps 1.8 times as long",
+    ]

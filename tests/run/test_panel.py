@@ -100,3 +100,16 @@ def test_numbers_as_a_person_says_them() -> None:
     said = {0.04: "0.0 s", 59.6: "1 min 0 s", 61: "1 min 1 s", 3_600: "1 h 0 min", 200_000: "2 d 7 h"}
     assert {seconds: duration(seconds) for seconds in said} == said
     assert [count(n) for n in (999_999, 1_640_000, 2.7e11, 1e12)] == ["999,999", "1.64 M", "270.00 B", "1.00 T"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_slow_ranks_stand_there_while_they_are_slow(width: int, tmp_path: Path) -> None:
+    slow = {"host": "worker-2", "what": "computing", "times": 1.84, "since": 0.0}
+    write(write_run(tmp_path), [*trained(30), *(event("slow", 70.0, rank=rank, **slow) for rank in (3, 4))])
+    write(tmp_path, [event("saved", 71.0, path="x/step-00000030", step=30, seconds=1.0)])
+    text = " ".join(drawn(tmp_path, 72.0, width).replace("│", "").split())
+    assert "slow rank 3 on worker-2 takes 1.8 times the others' time to compute, since" in text and "and 1 more" in text
+    write(tmp_path, [event("slow", 80.0, rank=rank, **slow | {"times": None}) for rank in (3, 4)])
+    assert "worker-2" not in drawn(tmp_path, 200.0, width).replace(
+        "as fast as the others again: rank 4 on worker-2", ""
+    )

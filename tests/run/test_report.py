@@ -49,8 +49,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_that_trains(run: Path) -> None:
+def test_a_run_that_trains(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events.note(run, "training", step=0, last_step=1600)
+    events.note(run, "slow", rank=1, host="worker-2", what="computing", times=1.84, since=0.0)
     write_lines(
         run,
         *(step(number, time=time.time()) for number in range(1, 8)),
@@ -67,6 +68,8 @@ def test_a_run_that_trains(run: Path) -> None:
     assert (values["best_validation_loss"], values["best_step"]) == (4.5, 9)
     assert values["tokens"] == 16 * 10 * 64 and values["mfu"] == 0.25 and values["device"] == "a CPU"
     assert values["validation_loss"] is values["perplexity"] is values["bits_per_byte"] is None
+    report.show(run, values)
+    assert "rank 1 on worker-2 takes 1.8 times" in capsys.readouterr().out
 
 
 def test_a_run_that_finished_and_one_of_before(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

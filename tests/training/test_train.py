@@ -14,6 +14,7 @@ from run import save_request
 from tests.distributed import run_ranks
 from training import stop
 from training.device import kernels
+from training.pace import Pace
 from training.rollback import Position
 from training.train import Loop
 
@@ -34,6 +35,7 @@ def agreed(
     loop.trainer = SimpleNamespace(device="cpu", seeks_loss_scale=lambda: False)  # type: ignore[assignment]
     loop.skipped_in_a_row = skipped
     loop.rank, loop.world, loop.position = rank, 2, Position(step)
+    loop.pace = Pace(torch.device("cpu"), rank, 2, None)  # type: ignore[arg-type]
     stop.listen()
     stop._received.clear()
     for number in [number for to, number in signals if to == rank]:
