@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from model.checkpoint.write import Pending
 from recipes.recipe import Intervals
 from run import save_request
 from tests.distributed import run_ranks
 from training import stop
 from training.device import kernels
 from training.rollback import Position
+from training.saves import Saves
 from training.train import Loop
 
 Signals = tuple[tuple[int, signal.Signals], ...]
@@ -22,7 +24,13 @@ NONE: Signals = ()
 
 
 def agreed(
-    step: int, intervals: Intervals, since: tuple[int, ...], path: Path, signals: Signals = NONE, skipped: int = 0
+    step: int,
+    intervals: Intervals,
+    since: tuple[int, ...],
+    path: Path,
+    signals: Signals = NONE,
+    skipped: int = 0,
+    pending: Pending | None = None,
 ) -> tuple[bool, bool]:
     """What a rank is told where its last save is `since` seconds ago and 100 are between two saves.
 
@@ -39,6 +47,8 @@ def agreed(
     for number in [number for to, number in signals if to == rank]:
         os.kill(os.getpid(), number)
     loop.save_seconds, loop.saved_at = 100.0, time.monotonic() - since[rank]
+    loop.saves = Saves.__new__(Saves)
+    loop.saves.run, loop.saves.rank, loop.saves.pending = loop.run, rank, pending
     stops, save, memory = loop._agreed()
     assert len(memory) == 2 and all(2**24 < used < 2**40 for used in memory)
     return stops, save
