@@ -43,6 +43,7 @@ from support.json_object import JsonObject
 
 Written = dict[str, tuple[JsonObject, list[tuple[int, Fragment]]]]  # by file: its facts, and what lies in it
 Taken = tuple[dict[str, Tensor], list[tuple[int, Fragment]]]  # what goes into a file: its tensors, and what they are
+THREAD = "checkpoint"  # the name of the thread that writes
 Spared = Callable[[list[int]], Collection[int]]  # of the steps that are saved, those that must stay
 
 
@@ -124,7 +125,7 @@ def begin(
     else:
         file, taken = _resident(stem), _taken(held, dict(enumerate(held.flats())), copies=True)
         # A daemon: a rank that ends does not wait for a slow disk. It sends nothing to other ranks.
-        Thread(target=_settle, args=(files, lambda: {file.name: _write(taken, file)}), daemon=True).start()
+        Thread(target=_settle, args=(files, lambda: {file.name: _write(taken, file)}), daemon=True, name=THREAD).start()
     return Pending(final, partial, content, files)
 
 
