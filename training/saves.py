@@ -26,7 +26,7 @@ class Saves:
         self.step, self.began, self.waited = 0, 0.0, 0.0  # of the pending one; seconds that training waited for it
         self.answers: int | None = None  # the request that it answers
         self.took = 0.0  # seconds that training waited for what was finished since the last line of metrics
-        self.waits = False  # whether training has to wait until files are written; that is said once
+        self.waits = self.told = False  # whether files were written before training went on; whether that was said
 
     @property
     def writes(self) -> bool:
@@ -42,7 +42,7 @@ class Saves:
         assert self.pending is None, "finish what is pending first"
         self.step, self.began = position.step, since or time.perf_counter()
         self.answers = save_request.asked(self.run.path) if self.rank == 0 else None
-        where, state = self.run.checkpoints, asdict(position)
+        self.waits, where, state = False, self.run.checkpoints, asdict(position)
         self.pending = begin(self.trainer, where, position.step, state, self.tie, self._has_to_wait)
         self.waited = time.perf_counter() - self.began
         if self.waits:
@@ -69,7 +69,7 @@ class Saves:
         return took
 
     def _has_to_wait(self, reason: str) -> None:
-        if not self.waits:
-            self.log.say(f"training waits while checkpoints are written: {reason}")
-        self.waits = True
+        if not self.told:
+            self.log.say(f"training waits while a checkpoint is written: {reason}")
+        self.waits = self.told = True
         self.log.note("saving", step=self.step)

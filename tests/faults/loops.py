@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from model.checkpoint import write
+from model.checkpoint import room, write
 from model.engine.engine import Engine, MicroBatch
 from model.engine.sharded import ShardedEngine
 from recipes.registry import ROOT, load
@@ -37,13 +37,14 @@ class Fault:
 
     Rank 1 reads the samples, gets SIGUSR2 in step `save` and SIGTERM in step `stop`, and `loads` a weight that is not
     what was saved. After step `breaks` its weights are NaN. Where step `holds` is given, it writes its checkpoints in
-    that step, or when training waits for them.
+    that step, or when training waits for them. Up to step `scarce` there is no memory for copies.
     """
 
     bad: tuple[int, int] = (0, -1)
     save: int = -1
     stop: int = -1
     holds: int = 0
+    scarce: int = -1
     loads: bool = False
     breaks: int = -1
     most_skipped: int = 10
@@ -85,6 +86,7 @@ def _rank(path: Path, fault: Fault) -> str:
 def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
     trained, finished, save_file, release = ShardedEngine._train, Saves.finish, write.save_file, threading.Event()
+    free, reached = room.free, [0]
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
         batch, step = read(self, first, count), first // BATCH + 1
@@ -93,6 +95,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
 
     def step(self: ShardedEngine, batches: list[MicroBatch]) -> tuple[float, float]:
         result = trained(self, batches)
+        reached[0] = self.deepspeed.global_steps
         for number, at in ((signal.SIGUSR2, fault.save), (signal.SIGTERM, fault.stop)):
             if rank == 1 and self.deepspeed.global_steps == at:
                 os.kill(os.getpid(), number)
@@ -113,7 +116,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
         return state
 
     def put(*arguments: Any) -> None:
-        assert rank == 0 or not fault.holds or release.wait(60)
+        assert rank == 0 or not fault.holds or reached[0] <= fault.scarce or release.wait(60)
         save_file(*arguments)
 
     def finish(self: Saves, wait: bool = True) -> None:
@@ -124,6 +127,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
 
     with (
         mock.patch.object(write, "save_file", put),
+        mock.patch.object(room, "free", lambda: 0 if reached[0] <= fault.scarce else free()),
         mock.patch.object(Saves, "finish", finish),
         mock.patch.object(Source, "training", training),
         mock.patch.object(ShardedEngine, "_train", step),

@@ -69,3 +69,12 @@ def test_a_rollback_goes_back_to_what_was_being_written(tmp_path: Path) -> None:
     assert saved(path) == [3, 5, 6, 7]
     third, fifth = (tensors(path / "checkpoints" / f"step-0000000{step}") for step in (3, 5))
     assert third == fifth
+
+
+def test_training_waits_where_memory_has_no_room(tmp_path: Path) -> None:
+    """As long as that is so; it is said once."""
+    path = tmp_path / "run"
+    assert run_steps(path, 8, "intervals.save_every=2", fault=Fault(scarce=4, holds=99)) == ["", ""]
+    said = [event["line"] for event in happened(path, "said") if event["line"].startswith("training waits")]
+    assert len(said) == 1 and "GB of memory free, and a copy takes" in said[0]
+    assert saved(path) == saved(path, "saving") == [2, 4, 6, 8]
