@@ -3,11 +3,13 @@
 import atexit
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from commands import cli
+from support.errors import CRASHED, DONE
 from support.terminal import lasting_output
 from training import presence, stop
 
@@ -35,13 +37,24 @@ def be_rank(job: Callable[[], None]) -> NoReturn:
 
 
 def _be_rank(job: Callable[[], None]) -> NoReturn:
-    """Train, and end past C++'s own clearing up: gloo's threads now and then abort a process in it."""
-    with lasting_output():
-        cli.run_job(job)
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    """Train, and end past C++'s own clearing up, and past Python's, whatever the end.
+
+    gloo's threads now and then abort a process in the first, and a thread that still writes a checkpoint in the second.
+    """
+    status = CRASHED
+    try:
+        with lasting_output():
+            cli.run_job(job)
+        status = DONE
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else CRASHED
+    except Exception:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

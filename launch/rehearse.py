@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.progress import Watch
+from model.checkpoint.format import completed
 from recipes.recipe import Part, Recipe
 from recipes.registry import ROOT
 from recipes.settings import override, spelled
@@ -26,7 +27,7 @@ from support.terminal import Say
 
 STEPS = 10
 TRIES = 3  # to kill a rank before the last step: on a busy machine the kill may come late
-KILL_AFTER = 6  # steps; the checkpoint before it is of step 4
+KILL_AFTER = 6  # steps, at least: when the checkpoint of step 4 is whole
 SAVE_EVERY = 4
 FOLDED = 2  # degree of an axis that was split
 CORPUS = "shakespeare"
@@ -125,13 +126,13 @@ def _environment() -> dict[str, str]:
 
 
 def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
-    """Start a run, SIGKILL one rank after `KILL_AFTER` steps, and return the step that was logged last."""
+    """Start a run, SIGKILL one rank after `KILL_AFTER` steps when something is saved; return the last logged step."""
     import psutil
 
     with open(log, "a") as stream:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=stream, stderr=stream)
     watch = Watch(process.pid)
-    while len(read_steps(metrics)) < KILL_AFTER:
+    while len(read_steps(metrics)) < KILL_AFTER or not completed(metrics.with_name("checkpoints")):
         if process.poll() is not None or watch.hangs():
             process.terminate()
             process.wait()

@@ -50,8 +50,9 @@ class HangWatch:
         self.step, self.last_step = 0, 0
         self.steps: deque[float] = deque(maxlen=50)
         self.evaluated = 0.0
-        planned = saving(run.recipe.model, run.recipe.intervals, run.world_size).save_seconds
+        planned = saving(run.recipe, run.world_size).write_seconds
         self.saved = SLOW_STORAGE * planned  # what a save takes
+        self.saves = False  # whether training waits for one
         self.starting = Watch(group.launcher.pid) if local else None
 
     def hangs(self) -> Fault | None:
@@ -72,8 +73,9 @@ class HangWatch:
     def _take(self, happened: JsonObject) -> None:
         if happened.get("event") == "training":
             self.training, self.step, self.last_step = True, happened["step"], happened["last_step"]
-        elif happened.get("event") == "saved":
-            self.saved = happened["seconds"]
+        elif happened.get("event") in ("saving", "saved"):
+            self.saved = happened.get("seconds", self.saved)
+            self.saves = happened["event"] == "saving"
         elif happened.get("event") == "slow" and self.care:
             facts = {name: value for name, value in happened.items() if name not in ("event", "time")}
             # In a thread: it may take half a minute, and the ranks are watched meanwhile.
@@ -85,7 +87,10 @@ class HangWatch:
         self.evaluated = max(self.evaluated, happened.get("evaluate_seconds", 0.0))
 
     def _limit(self) -> float:
-        """What may go by until the next step, with the evaluation and the save that are due before it."""
+        """What may go by until the next step, with the evaluation that is due before it and the save that it waits for.
+
+        A checkpoint that is written while the run trains on gives a step no more time.
+        """
         every, step = self.run.recipe.intervals, self.step + 1
         median = statistics.median(self.steps) if self.steps else 0.0
         limit = max(self.seconds, MEDIANS * median) if self.steps else max(self.seconds, STEP_SECONDS)
@@ -93,14 +98,7 @@ class HangWatch:
             samples = every.final_samples if step > self.last_step else every.evaluate_samples
             forward = samples / self.run.engine.json["train_batch_size"] * median
             limit += 2 * max(forward, self.evaluated)
-        return limit + (2 * self.saved if self._saves() else 0.0)
-
-    def _saves(self) -> bool:
-        """Whether a checkpoint is being written since the last step."""
-        since = time.time() - (time.monotonic() - self.moved) - 5.0
-        with suppress(OSError):
-            return any(each.stat().st_mtime > since for each in self.run.checkpoints.glob("*.partial*"))
-        return False
+        return limit + (2 * self.saved if self.saves else 0.0)
 
     def _fault(self, silent: float, where: str) -> Fault:
         """Have all ranks of this machine write their stacks, and name the one that does something else."""

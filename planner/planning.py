@@ -98,10 +98,11 @@ def plan_time(recipe: Recipe, step: Work, machine: Machine) -> TimePlan:
 def saves(recipe: Recipe, world_size: int, step_seconds: float, storage_gb_s: float = STORAGE_GB_S) -> SavingPlan:
     """How often a run saves, and what saves and failures cost. Without a step's time (0) what follows from it is left
     out."""
-    planned = saving(recipe.model, recipe.intervals, world_size, step_seconds, storage_gb_s)
+    planned = saving(recipe, world_size, step_seconds, storage_gb_s)
     result: SavingPlan = {
         "storage_gb_s": storage_gb_s,
-        "save_seconds": planned.save_seconds,
+        "write_seconds": planned.write_seconds,
+        "pause_seconds": planned.pause_seconds,
         "hours_between_failures": planned.failure_seconds / SECONDS_PER_HOUR,
     }
     if planned.interval_seconds:

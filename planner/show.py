@@ -60,13 +60,16 @@ def _stage(values: Plan) -> str:
 
 
 def _saving_rows(saving: SavingPlan) -> dict[str, str]:
-    rows = {"a save": f"{saving['save_seconds']:,.1f} s at {saving['storage_gb_s']:g} GB/s"}
+    rows = {
+        "a save": f"{saving['write_seconds']:,.1f} s at {saving['storage_gb_s']:g} GB/s, beside training; a pause of "
+        f"{saving['pause_seconds']:,.2f} s"
+    }
     if "save_minutes" in saving:
         steps = f" = {saving['save_steps']:,.0f} steps" if "save_steps" in saving else ""
         rows["saved every"] = f"{saving['save_minutes']:,.0f} minutes{steps}"
         rows["saves and failures"] = (
-            f"{100 * saving['save_share']:.1f}% of the time for saves; {100 * saving['lost_share']:.1f}% for work done "
-            f"again, with a failure every {saving['hours_between_failures']:,.0f} hours"
+            f"{100 * saving['save_share']:.1f}% of the time for pauses; {100 * saving['lost_share']:.1f}% for "
+            f"work done again, with a failure every {saving['hours_between_failures']:,.0f} hours"
         )
     return rows
 

@@ -43,7 +43,8 @@ class SavingPlan(TypedDict):
     """How often a run saves and what that costs. Saves in steps have minutes only where a step's time is known."""
 
     storage_gb_s: float
-    save_seconds: float
+    write_seconds: float
+    pause_seconds: float
     hours_between_failures: float
     save_minutes: NotRequired[float]
     save_share: NotRequired[float]

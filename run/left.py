@@ -24,13 +24,14 @@ class Left:
         self.run, self.last_step, self.at = run, last_step, step
         self.batch: int = run.engine.json["train_batch_size"]
         self.saved_at, self.ends_at = time, 0.0
-        self.save_interval = saving(run.recipe.model, run.recipe.intervals, run.world_size).interval_seconds
+        self.save_interval = saving(run.recipe, run.world_size).interval_seconds
         held_out = sum(part["validation"]["tokens"] for part in parts) // run.recipe.model.seq_length
         intervals = run.recipe.intervals
         self.evaluated = min(intervals.evaluate_samples, held_out), min(intervals.final_samples, held_out)
         self.of_steps: deque[float] = deque(maxlen=RECENT)  # seconds a sample
         self.of_evaluations: deque[float] = deque(maxlen=5)  # seconds a sample
-        self.of_saves: deque[float] = deque(maxlen=3)  # seconds
+        self.of_saves: deque[float] = deque(maxlen=3)  # seconds that training waits
+        self.of_writes: deque[float] = deque(maxlen=3)  # seconds from the beginning of a save to its end
         self.samples, self.estimates = 0, 0
 
     def step(self, metrics: JsonObject) -> None:
@@ -56,9 +57,11 @@ class Left:
 
     def saved(self, event: JsonObject) -> None:
         """Take note of a save."""
-        self.saved_at = event.get("time", self.saved_at)
-        if "seconds" in event:
-            self.of_saves.append(event["seconds"])
+        seconds: float = event.get("seconds", 0.0)
+        self.saved_at = event.get("time", self.saved_at + seconds) - seconds
+        if seconds:
+            self.of_writes.append(seconds)
+            self.of_saves.append(event.get("waited", seconds))
 
     def seconds(self, now: float) -> float | None:
         """Seconds from `now` to the end; None where no step says how fast this run is."""
@@ -92,7 +95,8 @@ class Left:
         evaluations = self._planned(intervals.evaluate_every) * self.evaluated[0] + self.evaluated[1]
         planned = intervals.save_every
         saves = self._planned(planned) if planned else 1 + int(steps / self.save_interval)
-        return steps + evaluations * a_sample + saves * _median(self.of_saves, 0.0)
+        pauses = max(0, saves - 1) * _median(self.of_saves, 0.0)  # the last save is waited for
+        return steps + evaluations * a_sample + pauses + min(saves, 1) * _median(self.of_writes, 0.0)
 
     def _planned(self, every: int) -> int:
         """How often something is still due that happens every so many steps and after the last one."""

@@ -18,11 +18,15 @@ def ask(path: Path) -> None:
         raise UserError(f"{path / FILE} cannot be written: {error.strerror}; ask whoever started the run") from None
 
 
-def is_asked(path: Path) -> bool:
-    """Whether somebody asks."""
-    return (path / FILE).exists()
+def asked(path: Path) -> int | None:
+    """Which request there is, None where nobody asks. Whoever asks again makes it another one."""
+    try:
+        return (path / FILE).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
-def answer(path: Path) -> None:
-    """A checkpoint is whole: it answers whoever asked."""
-    (path / FILE).unlink(missing_ok=True)
+def answer(path: Path, request: int | None) -> None:
+    """A checkpoint is whole that was begun when there was this request; one that came later stays."""
+    if request is not None and asked(path) == request:
+        (path / FILE).unlink(missing_ok=True)

@@ -64,11 +64,11 @@ class Log:
         """A checkpoint was damaged."""
         self.note("passed_over", path=str(checkpoint), reason=reason)
 
-    def saved(self, step: int, checkpoint: Path, seconds: float) -> None:
-        """A checkpoint is whole."""
+    def saved(self, step: int, checkpoint: Path, seconds: float, waited: float) -> None:
+        """A checkpoint is whole, `seconds` after it was begun; training waited for it so long."""
         if self.writes:
             size = sum(file.stat().st_size for file in checkpoint.iterdir())
-            self.note("saved", step=step, path=str(checkpoint), seconds=seconds, bytes=size)
+            self.note("saved", step=step, path=str(checkpoint), seconds=seconds, waited=waited, bytes=size)
 
     def metrics(self, line: JsonObject) -> None:
         """Add a line of metrics: of a step, or of the last evaluation. It has the keys of docs/running.md."""

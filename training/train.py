@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from data.samples.mixture import Mixture
 from model.checkpoint.format import Tie, completed
 from model.checkpoint.read import load_checked, load_newest
 from model.checkpoint.together import told
-from model.checkpoint.write import save
 from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
 from model.engine.device import check_device, will_compile
@@ -24,8 +23,7 @@ from model.engine.precision import software
 from planner.hardware import peak_flops
 from planner.saving import saving
 from recipes.recipe import Recipe
-from run import report, resume, save_request
-from run.checkpoints import spared
+from run import report, resume
 from run.directory import Run, created, note_end, note_start, opened
 from run.noted import noted
 from run.prepared import run_data
@@ -39,6 +37,7 @@ from training.display import Display
 from training.log import Log
 from training.pace import Pace
 from training.rollback import MOST_SKIPPED, Position, position_of, roll_back
+from training.saves import Saves
 from training.source import Ahead, Source, check_alike
 from training.stop import asked, save_asked
 
@@ -163,8 +162,9 @@ class Loop:
         self.ahead = Ahead(partial(source.share, micro_batch, trainer.grid.dp_rank, trainer.grid.dp))
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.last_step = run.last_step_from(position.step, position.consumed_samples)
-        self.save_seconds = saving(run.recipe.model, run.recipe.intervals, self.world).interval_seconds
-        self.saved_at, self.save_took = time.monotonic(), 0.0
+        self.save_seconds = saving(run.recipe, self.world).interval_seconds
+        self.saves, self.saved_at = Saves(run, trainer, log, tie), time.monotonic()
+        self.writing = 0  # ranks that still wrote a checkpoint after the last step
         self.peak_flops = peak_flops(device_name(), run.engine.dtype) if torch.cuda.is_available() else None
         self.skipped_in_a_row = 0
         self.trained: tuple[int, int] | None = None  # position and size of the batch of the last step that was taken
@@ -172,7 +172,10 @@ class Loop:
         self.pace = Pace(trainer.device, self.rank, self.world, log)
 
     def run_to_last_step(self) -> None:
-        """Train; save at intervals, at the end, and where a signal asks to stop."""
+        """Train; save at intervals, at the end, and where a signal asks to stop.
+
+        A save at an interval is written while the next steps are taken. That of the end or of a stop is waited for.
+        """
         every = self.run.recipe.intervals
         while self.position.step < self.last_step:
             metrics, (stop, save) = self._step()
@@ -182,10 +185,14 @@ class Loop:
             if not stop and (step % every.evaluate_every == 0 or last):
                 metrics["validation_loss"], metrics["evaluate_seconds"] = self._evaluated(every.evaluate_samples)
             self._record(metrics)
+            if not self.writing:
+                self.saves.finish(wait=False)
             if self._is_lost():
                 self._roll_back()
             elif save or last:
                 self._save()
+            if last:
+                self.saves.finish()
             if stop:
                 number = asked()
                 self.log.note("stop", signal=number and number.name)  # none: another rank got it
@@ -258,9 +265,11 @@ class Loop:
         return self.skipped_in_a_row >= MOST_SKIPPED and not self.trainer.seeks_loss_scale()
 
     def _roll_back(self) -> None:
+        self.saves.finish()  # it was begun before the weights were lost
         self.position = roll_back(self.run, self.trainer, self.source, self.log, self.tie, self.position)
         self.skipped_in_a_row, self.trained = 0, None
-        self._write()
+        self._begin()
+        self.saves.finish()
 
     def _batch_at(self, consumed_samples: int) -> int:
         """The global batch after that many sequences. After the ramp it is the JSON's."""
@@ -271,18 +280,19 @@ class Loop:
     def _agreed(self) -> tuple[bool, bool, list[int]]:
         """Whether to stop, whether to save, and the memory of each rank, the same on all ranks: one all-reduce.
 
-        Any rank may ask to stop or to save. A save is due by the count of steps, or by rank 0's clock; but not while
-        steps are skipped: a rollback needs what was saved before.
+        Any rank may ask to stop or to save. A save is due by the count of steps, or by rank 0's clock where none is
+        written; but not while steps are skipped: a rollback needs what was saved before. `writing` tells as well how
+        many ranks still write.
         """
         every = self.run.recipe.intervals.save_every
-        due = not every and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        wanted = save_asked() or (self.rank == 0 and save_request.is_asked(self.run.path))
+        due = self.rank == 0 and not self.saves.pending and time.monotonic() - self.saved_at >= self.save_seconds
+        wanted, writes = save_asked() or self.saves.is_asked(), self.saves.writes
         memory = [0] * self.world
         memory[self.rank] = memory_bytes()
-        flags = [asked() is not None, wanted, due]
+        flags = [asked() is not None, wanted, due, writes]
         told = torch.tensor([*flags, *memory, *self.pace.told()], dtype=torch.int64, device=self.trainer.device)
         torch.distributed.all_reduce(told)
-        stops, wanted, due, *rest = told.tolist()
+        stops, wanted, due, self.writing, *rest = told.tolist()
         memory, pace = rest[: self.world], rest[self.world :]
         self.pace.take(pace)
         due = self.position.step % every == 0 if every else due
@@ -316,15 +326,16 @@ class Loop:
         return self.trainer.evaluate(mine) / labels
 
     def _record(self, metrics: JsonObject) -> None:
-        if self.save_took:
-            metrics["save_seconds"], self.save_took = self.save_took, 0.0
+        if took := self.saves.seconds():
+            metrics["save_seconds"] = took
         self.log.metrics(metrics)
 
     def _save(self) -> None:
-        """Save with a proof. Where the weights' loss is not finite they are lost, and the run goes back instead.
+        """Begin a save, with a proof. Where the weights' loss is not finite they are lost: the run goes back instead.
 
         While no step is taken the weights, and so their proof, stay what they were.
         """
+        self.saves.finish()
         position, began = self.position, time.perf_counter()
         if self.trained:
             position.proof = proof.taken(self.trainer, self.source, self.run, *self.trained)
@@ -332,14 +343,8 @@ class Loop:
                 self._roll_back()
                 return
             position.rollbacks = 0
-        self._write(began)
+        self._begin(began)
 
-    def _write(self, began: float | None = None) -> None:
-        began = began or time.perf_counter()
-        keep = self.run.recipe.intervals.keep_checkpoints
-        where, state = self.run.checkpoints, asdict(self.position)
-        path = save(self.trainer, where, self.position.step, state, keep, self.tie, partial(spared, self.run))
-        self.saved_at, self.save_took = time.monotonic(), time.perf_counter() - began
-        self.log.saved(self.position.step, path, self.save_took)
-        if self.rank == 0:
-            save_request.answer(self.run.path)
+    def _begin(self, since: float | None = None) -> None:
+        self.saves.begin(self.position, since)
+        self.saved_at = time.monotonic()

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from unittest import mock
 
 import torch
 
+from model.checkpoint import room, write
 from model.engine.engine import Engine, MicroBatch
 from model.engine.sharded import ShardedEngine
 from recipes.registry import ROOT, load
@@ -23,6 +25,7 @@ from support.errors import UserError
 from tests.commands.running import metrics, small, write_corpus
 from tests.distributed import run_ranks
 from training import stop, train
+from training.saves import Saves
 from training.source import Source
 
 BATCH = 8  # samples a step, of the small run
@@ -32,12 +35,16 @@ BATCH = 8  # samples a step, of the small run
 class Fault:
     """What happens to a run: losses of NaN from the first of these steps to the second, a signal, a spoilt weight.
 
-    Rank 1 reads the samples, gets SIGUSR2 in step `save`, and `loads` a weight that is not what was saved. After step
-    `breaks` its weights are NaN.
+    Rank 1 reads the samples, gets SIGUSR2 in step `save` and SIGTERM in step `stop`, and `loads` a weight that is not
+    what was saved. After step `breaks` its weights are NaN. Where step `holds` is given, it writes its checkpoints in
+    that step, or when training waits for them. Up to step `scarce` there is no memory for copies.
     """
 
     bad: tuple[int, int] = (0, -1)
     save: int = -1
+    stop: int = -1
+    holds: int = 0
+    scarce: int = -1
     loads: bool = False
     breaks: int = -1
     most_skipped: int = 10
@@ -78,7 +85,8 @@ def _rank(path: Path, fault: Fault) -> str:
 @contextmanager
 def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
-    trained = ShardedEngine._train
+    trained, finished, save_file, release = ShardedEngine._train, Saves.finish, write.save_file, threading.Event()
+    free, reached = room.free, [0]
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
         batch, step = read(self, first, count), first // BATCH + 1
@@ -87,8 +95,15 @@ def _spoilt(fault: Fault) -> Iterator[None]:
 
     def step(self: ShardedEngine, batches: list[MicroBatch]) -> tuple[float, float]:
         result = trained(self, batches)
-        if rank == 1 and self.deepspeed.global_steps == fault.save:
-            os.kill(os.getpid(), signal.SIGUSR2)
+        reached[0] = self.deepspeed.global_steps
+        for number, at in ((signal.SIGUSR2, fault.save), (signal.SIGTERM, fault.stop)):
+            if rank == 1 and self.deepspeed.global_steps == at:
+                os.kill(os.getpid(), number)
+        if self.deepspeed.global_steps == fault.holds:
+            release.set()
+            for thread in threading.enumerate():
+                if thread.name == write.THREAD:
+                    thread.join()
         if rank == 1 and self.deepspeed.global_steps == fault.breaks:
             for parameter in self.names:
                 parameter.data.fill_(math.nan)
@@ -100,7 +115,20 @@ def _spoilt(fault: Fault) -> Iterator[None]:
             next(p for p, name in trainer.names.items() if name == "blocks.0.mlp.up.weight").data.flatten()[3] += 0.01
         return state
 
+    def put(*arguments: Any) -> None:
+        assert rank == 0 or not fault.holds or reached[0] <= fault.scarce or release.wait(60)
+        save_file(*arguments)
+
+    def finish(self: Saves, wait: bool = True) -> None:
+        if wait and self.pending:
+            release.set()
+        finished(self, wait)
+        release.clear()
+
     with (
+        mock.patch.object(write, "save_file", put),
+        mock.patch.object(room, "free", lambda: 0 if reached[0] <= fault.scarce else free()),
+        mock.patch.object(Saves, "finish", finish),
         mock.patch.object(Source, "training", training),
         mock.patch.object(ShardedEngine, "_train", step),
         mock.patch.object(train, "load_newest", loaded),

@@ -103,15 +103,21 @@ def test_an_evaluation_that_is_due_gets_its_time(path: Path, clock: Clock, group
     assert after(hang, clock, 2.0)  # 10 + 2 x 50
 
 
-def test_a_save_that_is_written_gets_its_time(path: Path, clock: Clock, group: Group) -> None:
+def test_a_save_that_is_waited_for_gets_its_time(path: Path, clock: Clock, group: Group) -> None:
     hang = HangWatch(read_run(path), 10.0, group, local=False)
     write(path, [event("training", 0.0, step=0, last_step=100), step(1, 1.0), event("saved", 1.5, step=1, seconds=5.0)])
-    assert after(hang, clock, 2.0) is None
-    partial = path / "checkpoints" / "step-00000001.partial"
-    partial.mkdir(parents=True)
-    os.utime(partial, (clock.now, clock.now))
-    assert after(hang, clock, 19.0) is None
+    write(path, [event("saving", 2.0, step=1)])
+    assert after(hang, clock, 2.0) is None and after(hang, clock, 19.0) is None
     assert after(hang, clock, 2.0)  # 10 + 2 x 5
+
+
+def test_a_save_beside_training_hides_no_hang(path: Path, clock: Clock, group: Group) -> None:
+    hang = HangWatch(read_run(path), 10.0, group, local=False)
+    write(path, [event("training", 0.0, step=0, last_step=100), event("saving", 0.1, step=1)])
+    write(path, [event("saved", 0.5, step=1, seconds=5.0), step(2, 1.0), step(3, 2.0)])
+    (path / "checkpoints" / "step-00000003.partial").mkdir(parents=True)
+    assert after(hang, clock, 2.0) is None and after(hang, clock, 9.0) is None
+    assert after(hang, clock, 2.0)
 
 
 def test_a_start_has_an_hour_while_it_works(path: Path, clock: Clock, group: Group) -> None:

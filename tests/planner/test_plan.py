@@ -97,7 +97,7 @@ def test_json_is_for_programs() -> None:
     done = command("345m", "--price", "2", "--storage", "10", "--json")
     values = json.loads(done.stdout)
     assert values["cost"] == pytest.approx(2 * values["time"]["gpu_hours"])
-    assert values["saving"]["save_seconds"] == pytest.approx(12 * values["parameters"] / 10e9)
+    assert values["saving"]["write_seconds"] == pytest.approx(12 * values["parameters"] / 10e9)
     assert values["gpu"] == "a100-80gb" and values["world_size"] == 8
 
 

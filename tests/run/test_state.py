@@ -50,11 +50,12 @@ def test_a_run_in_its_course(path: Path) -> None:
 
 
 def test_the_time_left_is_steps_evaluations_and_saves(path: Path) -> None:
-    """70 steps of 2 s; four evaluations of 16 samples in 1 s, one at the end of 100; two saves of 3 s."""
-    write(path, [*started(), event("saved", 12.0, step=1, path="x", seconds=3.0)])
+    """70 steps of 2 s; four evaluations of 16 samples in 1 s, one at the end of 100; two saves, of which the last is
+    waited for."""
+    write(path, [*started(), event("saved", 12.0, step=1, path="x", seconds=30.0, waited=3.0)])
     write(path, [step(n, 10.0 + 2 * n, evaluate_seconds=1.0) for n in range(1, 31)])
     found = value(path, 71.0)
-    assert found["seconds_left"] == pytest.approx(70 * 2 + (4 * 16 + 100) / 16 + 2 * 3, rel=0.1)
+    assert found["seconds_left"] == pytest.approx(70 * 2 + (4 * 16 + 100) / 16 + 3 + 30, rel=0.02)
 
 
 def test_the_time_left_does_not_jump(path: Path) -> None:
@@ -85,8 +86,8 @@ def test_saves_by_the_clock_are_told_in_seconds(path: Path) -> None:
         left.step(step(number, 2.0 * number))
     assert left.next_save_step is None
     assert left.seconds_to_save(BEGAN + 20) == pytest.approx(40)
-    left.saved(event("saved", 25.0, path="x"))
-    assert left.seconds_to_save(BEGAN + 30) == pytest.approx(55)
+    left.saved(event("saved", 25.0, path="x", seconds=4.0, waited=0.5))  # was begun at 21
+    assert left.seconds_to_save(BEGAN + 30) == pytest.approx(51)
 
 
 def test_memory_that_did_not_change_is_not_written_again(path: Path) -> None:
