@@ -21,7 +21,7 @@ KINDS = {
     "rollback": "the run goes on from an earlier checkpoint: from_step, to_step, first_sample, last_sample (skipped)",
     "said": "a line that a person should see: line",
     "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
-    "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds)",
+    "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds), ranks",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",
     "note": "what a person wrote down: text",
