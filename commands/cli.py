@@ -14,6 +14,7 @@ from typing import NoReturn
 from support import signals
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
 from support.json_object import finite
+from support.secrets import without_passwords
 from support.terminal import output_is_noise
 
 
@@ -36,7 +37,8 @@ class Parser(argparse.ArgumentParser):
 def fail(message: str, status: int, *more: str) -> NoReturn:
     """Say why, a line for each thing that is wrong, and end with this exit status."""
     _let_rank_0_speak()
-    print(*(f"error: {' '.join(line.split())}" for line in (message, *more)), sep="\n", file=sys.stderr, flush=True)
+    lines = (f"error: {' '.join(without_passwords(line).split())}" for line in (message, *more))
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

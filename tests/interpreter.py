@@ -74,6 +74,7 @@ def become(arguments: list[str], env: dict[str, str]) -> NoReturn:
     sys.stdout.reconfigure(write_through="-u" in arguments[:1])  # type: ignore[union-attr]
     subprocess.Popen = _Popen  # type: ignore[misc]
     module = arguments[arguments.index("-m") + 1]
+    sys.orig_argv = [sys.executable, *arguments]
     sys.argv = [module, *arguments[arguments.index("-m") + 2 :]]
     sys.modules.pop(module, None)
     os._exit(_run(module))

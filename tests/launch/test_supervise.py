@@ -141,8 +141,8 @@ def test_a_machine_without_the_gpus_that_a_run_needs_gives_up(tmp_path: Path, mo
     [
         (Care(restarts=-1), "--restarts is -1"),
         (Care(hang_seconds=0.0), "--hang-seconds is 0"),
-        (Care(notify=""), "--notify '' is no command line"),
-        (Care(notify="say 'it"), "is no command line"),
+        (Care(notify=""), "--notify has no command line"),
+        (Care(notify="say 'it"), "or one with a quote left open"),
     ],
 )
 def test_wrong_care_is_refused(care: Care, words: str) -> None:
