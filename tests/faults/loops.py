@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ class Fault:
     """What happens to a run: losses of NaN from the first of these steps to the second, a signal, a spoilt weight.
 
     Rank 1 reads the samples, gets SIGUSR2 in step `save`, and `loads` a weight that is not what was saved. After step
-    `breaks` its weights are NaN.
+    `breaks` its weights are NaN. After each step the clock of all ranks is set back by `clock` seconds.
     """
 
     bad: tuple[int, int] = (0, -1)
@@ -41,6 +42,7 @@ class Fault:
     loads: bool = False
     breaks: int = -1
     most_skipped: int = 10
+    clock: float = 0.0
 
 
 def run_steps(
@@ -78,7 +80,7 @@ def _rank(path: Path, fault: Fault) -> str:
 @contextmanager
 def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
-    trained = ShardedEngine._train
+    trained, now, back = ShardedEngine._train, time.time, [0.0]
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
         batch, step = read(self, first, count), first // BATCH + 1
@@ -87,6 +89,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
 
     def step(self: ShardedEngine, batches: list[MicroBatch]) -> tuple[float, float]:
         result = trained(self, batches)
+        back[0] += fault.clock
         if rank == 1 and self.deepspeed.global_steps == fault.save:
             os.kill(os.getpid(), signal.SIGUSR2)
         if rank == 1 and self.deepspeed.global_steps == fault.breaks:
@@ -105,6 +108,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
         mock.patch.object(ShardedEngine, "_train", step),
         mock.patch.object(train, "load_newest", loaded),
         mock.patch.object(train, "MOST_SKIPPED", fault.most_skipped),
+        mock.patch.object(time, "time", lambda: now() - back[0]),
     ):
         yield
 

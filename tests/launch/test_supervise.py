@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,6 +84,7 @@ def test_a_rank_that_was_asked_by_itself_ends_the_run_as_stopped(
 
 
 STEP = "(path / 'metrics.jsonl').write_text('{\"step\": 1, \"loss\": 1.0}'); "
+CRASH = STEP + "os._exit(5)"
 
 
 def test_what_a_broken_rank_printed_is_shown_and_told(
@@ -101,13 +103,19 @@ def test_what_a_broken_rank_printed_is_shown_and_told(
     assert json.loads((tmp_path / "run" / "start.json").read_text())["resumed"] is True
 
 
+def test_an_end_is_told_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was set back after the start had begun."""
+    monkeypatch.setattr("launch.start.time", SimpleNamespace(time=lambda: 4e9))
+    care = Care(restarts=0, notify=f"tee {tmp_path / 'told'}")
+    with pytest.raises(CrashedError):
+        play(monkeypatch, tmp_path, 1, CRASH, care)
+    assert json.loads((tmp_path / "told").read_text())["event"] == "end"
+
+
 def test_without_restarts_a_crash_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CrashedError, match="rank 1 of 2 ended with status 5; go on with --resume") as ended:
         play(monkeypatch, tmp_path, 1, STEP + "os._exit(5)", Care(restarts=0))
     assert ended.value.status == CRASHED and (tmp_path / "launches").read_text() == "x"
-
-
-CRASH = STEP + "os._exit(5)"
 
 
 def test_a_machine_that_loses_gpus_goes_on_with_the_most_ranks_that_divide(

@@ -9,6 +9,15 @@ def test_an_address_loses_its_password_and_nothing_else() -> None:
 
 
 def test_a_command_is_kept_without_what_it_tells_a_listener() -> None:
-    words = ["stagecraft", "pretrain", "tiny", "--notify", "curl -H 'Key: k' u", "--set", "a=ftp://m:p@h/", "--notify=k"]
+    words = [
+        "stagecraft",
+        "pretrain",
+        "tiny",
+        "--notify",
+        "curl -H 'Key: k' u",
+        "--set",
+        "a=ftp://m:p@h/",
+        "--notify=k",
+    ]
     kept = ["stagecraft", "pretrain", "tiny", "--notify", "***", "--set", "a=ftp://m:***@h/", "--notify=***"]
     assert command_to_keep(words) == kept
