@@ -34,7 +34,8 @@ class Fault:
     """What happens to a run: losses of NaN from the first of these steps to the second, a signal, a spoilt weight.
 
     Rank 1 reads the samples, gets SIGUSR2 in step `save`, and `loads` a weight that is not what was saved. After step
-    `breaks` its weights are NaN. After each step the clock of all ranks is set back by `clock` seconds.
+    `breaks` its weights are NaN. It is killed in the second micro-batch of step `dies`. After each step the clock of
+    all ranks is set back by `clock` seconds.
     """
 
     bad: tuple[int, int] = (0, -1)
@@ -43,6 +44,7 @@ class Fault:
     breaks: int = -1
     most_skipped: int = 10
     clock: float = 0.0
+    dies: int = -1
 
 
 def run_steps(
@@ -80,6 +82,7 @@ def _rank(path: Path, fault: Fault) -> str:
 @contextmanager
 def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
+    loss = ShardedEngine._loss
     trained, now, back = ShardedEngine._train, time.time, [0.0]
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
@@ -97,6 +100,11 @@ def _spoilt(fault: Fault) -> Iterator[None]:
                 parameter.data.fill_(math.nan)
         return result
 
+    def computed(self: ShardedEngine, batch: MicroBatch) -> torch.Tensor:
+        if rank == 1 and self.deepspeed.global_steps == fault.dies - 1 and self.deepspeed.micro_steps % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(self, batch)
+
     def loaded(trainer: Engine, *arguments: Any) -> Any:
         state = load_newest(trainer, *arguments)
         if fault.loads and rank == 1:
@@ -106,6 +114,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
     with (
         mock.patch.object(Source, "training", training),
         mock.patch.object(ShardedEngine, "_train", step),
+        mock.patch.object(ShardedEngine, "_loss", computed),
         mock.patch.object(train, "load_newest", loaded),
         mock.patch.object(train, "MOST_SKIPPED", fault.most_skipped),
         mock.patch.object(time, "time", lambda: now() - back[0]),

@@ -7,8 +7,9 @@ from time import sleep
 
 import pytest
 
+from run.directory import end_of
 from run.record import read_object
-from support.errors import DONE
+from support.errors import DONE, STOPPED
 from tests.commands.running import metrics, write_corpus
 from tests.faults.runs import Hurt
 
@@ -80,3 +81,31 @@ def test_a_rank_that_is_six_seconds_late_is_waited_for(home: Path) -> None:
     status, said = run.finish()
     assert status == DONE, said
     assert not run.events("fault") and not run.events("restart")
+
+
+ASKED = {
+    "start": ((), lambda run: run.events("phase")[-1:] and run.events("phase")[-1]["phase"] == "engine"),
+    "evaluation": (("intervals.evaluate_every=1",), lambda run: run.step >= 4),
+    "save": (("intervals.save_every=1",), lambda run: run.step >= 4 and list(run.path.glob("checkpoints/*.partial*"))),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("when", ASKED)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_stop_is_kept_at_any_moment(home: Path, when: str, number: signal.Signals) -> None:
+    """SIGTERM to the command, SIGUSR1 to one rank: while the engine is built, at an evaluation, in a save."""
+    settings, holds = ASKED[when]
+    name = f"{when}-{number.name}"
+    run = Hurt(home, name, settings=(*settings, "schedule.train_tokens=7680"))
+    run.command.wait_until(lambda: holds(run))
+    run.send(number, run.rank(1) if number == signal.SIGUSR1 else run.command.pid)
+    status, said = run.finish()
+    assert (status, end_of(run.path)) == (STOPPED, STOPPED), said
+    assert "Traceback" not in said and not run.events("fault")
+    assert not list(run.path.glob("checkpoints/*.partial*"))
+    if run.step:
+        assert [run.step] == [event["step"] for event in run.events("saved")][-1:]
+    again = Hurt(home, name, resume=True)
+    assert again.finish()[0] == DONE
+    assert [line["step"] for line in metrics(run.path)] == list(range(1, 31))
