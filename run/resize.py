@@ -50,8 +50,10 @@ def _why(worlds: Worlds, world: int) -> str:
     each = layout.ranks_per_replica
     if world % each:
         return f"its layout tp {layout.tp} x pp {layout.pp} x ulysses {layout.ulysses} takes a multiple of {each}"
-    if worlds.batch % (world // each):
-        return f"its global batch {worlds.batch} does not divide by the data degree {world // each}"
+    for size in (worlds.batch, *worlds.recipe.batch.ahead(worlds.consumed)):
+        if size % (world // each):
+            of_ramp = "" if size == worlds.batch else " of the ramp"
+            return f"its global batch {size}{of_ramp} does not divide by the data degree {world // each}"
     try:
         resolve_engine(worlds.recipe, worlds.config, worlds.path, world, worlds.consumed)
     except UserError as error:
