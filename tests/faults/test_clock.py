@@ -23,6 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
 
 
+@pytest.mark.faults
 def test_a_clock_that_is_set_back_between_saves_changes_nothing(tmp_path: Path) -> None:
     """An hour after each step; and the files of the older checkpoint are a day younger than those of the newer."""
     (tmp_path / "runs" / "gpt_tiny").mkdir(parents=True)

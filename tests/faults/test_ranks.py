@@ -92,7 +92,7 @@ ASKED = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("when", ASKED)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_a_request_to_stop_is_kept_at_any_moment(home: Path, when: str, number: signal.Signals) -> None:
     """SIGTERM to the command, SIGUSR1 to one rank: while the engine is built, at an evaluation, in a save."""
     settings, holds = ASKED[when]
