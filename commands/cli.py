@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import NoReturn
 
 from support import signals
-from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
+from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError, before_traceback, in_lines
 from support.json_object import finite
 from support.terminal import output_is_noise
 
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 def fail(message: str, status: int, *more: str) -> NoReturn:
     """Say why, a line for each thing that is wrong, and end with this exit status."""
     _let_rank_0_speak()
-    print(*(f"error: {' '.join(line.split())}" for line in (message, *more)), sep="\n", file=sys.stderr, flush=True)
+    print(in_lines(message, *more), file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 
@@ -71,10 +71,9 @@ def run_job(job: Callable[[], object], as_json: bool = False) -> None:
             traceback.print_exc()
         lines, status = (error.lines, error.status) if isinstance(error, UserError) else ([str(error)], CRASHED)
         fail(lines[0], status, *lines[1:])
-    except Exception:
+    except Exception as error:
         _let_rank_0_speak()
-        otherwise = ", unless another rank was killed" if "RANK" in os.environ else ""
-        print(f"this is a bug of Stagecraft{otherwise}; please report it with the lines below", file=sys.stderr)
+        print(before_traceback(error, "RANK" in os.environ), file=sys.stderr)
         raise
     finally:
         restore()

@@ -34,7 +34,9 @@ class Care:
         if self.hang_seconds is not None and not self.hang_seconds > 0:
             raise UserError(f"--hang-seconds is {self.hang_seconds:g}; it must be above 0")
         if self.notify is not None and not self._command():
-            raise UserError(f"--notify {self.notify!r} is no command line; write it as you would type it")
+            raise UserError(
+                "--notify has no command line, or one with a quote left open; write it as you would type it"
+            )
 
     def _command(self) -> list[str]:
         try:

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their beginnings
 CHOSEN = "CUDA_VISIBLE_DEVICES"
+COUNT_SECONDS = 120.0  # that a new process may take to count them
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # one folder for each board, visible or not
 GPU_DEVICES = ("nvidia*", "nvmap", "dxg", "kfd")  # in /dev, one of them at least: NVIDIA's, Tegra's, WSL's, AMD's
 
@@ -71,6 +73,24 @@ def visible_gpus() -> list[str]:
             "each once"
         )
     return [] if hidden else chosen
+
+
+def gpus_left() -> int | None:
+    """How many of the GPUs that a run here may use a process finds that begins now; None where there never were any.
+
+    This process remembers the boards that it has counted once. One that fell off the bus is missing to a new process.
+    Where that cannot say, all are taken to be there.
+    """
+    if not (known := len(visible_gpus())):
+        return None
+    code = "from launch.local import count_gpus; print(count_gpus())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=COUNT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return known
+    return min(int(done.stdout), known) if done.stdout.strip().isdigit() else known
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

@@ -1,10 +1,12 @@
 """DeepSpeed's launcher, and how its inner process ended: `python -m launch.runner` with the launcher's arguments.
 
 The launcher (DeepSpeed 0.19.8) ends with 0 where a signal killed the process that holds the ranks. Here it ends with
-128 + the signal, as a shell has it.
+128 + the signal, as a shell has it. What asks ranks to save (SIGUSR2) kills neither of its processes: it may be sent to
+all that belong to a job.
 """
 
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -21,6 +23,7 @@ class _Noted(_Popen):  # type: ignore[misc, type-arg, valid-type]
 
 
 def main() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the inner process inherits this; a rank has a handler of its own
     subprocess.Popen = _Noted  # type: ignore[misc, assignment]
     sys.modules.pop("deepspeed.launcher.runner", None)
     runpy.run_module("deepspeed.launcher.runner", run_name="__main__", alter_sys=True)

@@ -33,11 +33,12 @@ def start(
     print(f"{'resuming' if request.resume else 'starting'} {recipe.name} in {path}", flush=True)  # what follows is slow
     care.check()
     request = dataclasses.replace(request, run_dir=str(path))
+    noted_before = len(events.read(path))
     try:
         with following(path, began) as output:
             ended = _ended(recipe, request, processes, hostfile, care, began, output)
     finally:
-        _tell_end(path, care, began)
+        _tell_end(path, care, noted_before)
     if ended:
         raise SystemExit(ended)
     report.show(path)
@@ -72,8 +73,8 @@ def _ended(
         return Supervisor(run, care, hostfile, lock, output).see_through()
 
 
-def _tell_end(path: Path, care: Care, began: float) -> None:
-    """Tell whoever is to be told how the start ended that began then."""
-    last = events.read(path)[-1:]
-    if last and last[0]["event"] == "end" and last[0]["time"] >= began:
+def _tell_end(path: Path, care: Care, noted_before: int) -> None:
+    """Tell whoever is to be told how this start ended, which began when so many events were there."""
+    last = events.read(path)[noted_before:][-1:]
+    if last and last[0]["event"] == "end":
         care.tell(path, "end", **{name: last[0].get(name) for name in ("status", "reason")})

@@ -3,12 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from training.stop import REQUESTS
+from training.stop import REQUESTS, SAVE
 
 IMPATIENT_SECONDS = 5.0  # after which another Ctrl-C ends the run at once
 
@@ -32,8 +32,11 @@ class Stops:
 
 
 @contextmanager
-def listening() -> Iterator[Stops]:
-    """Note requests to stop, instead of ending. The handler does nothing else: it may come twice, at any moment."""
+def listening(save: Callable[[], None] = lambda: None) -> Iterator[Stops]:
+    """Note requests to stop, instead of ending. The handler does nothing else: it may come twice, at any moment.
+
+    What asks a rank to save asks `save` here.
+    """
     stops = Stops()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -42,6 +45,7 @@ def listening() -> Iterator[Stops]:
     stops.wakes, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     other = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     before = {number: signal.signal(number, note) for number in REQUESTS}
+    before[SAVE] = signal.signal(SAVE, lambda number, frame: save())
     try:
         yield stops
     finally:

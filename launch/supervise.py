@@ -9,8 +9,9 @@ from launch.death import told
 from launch.stops import Stops, listening
 from launch.watch import HangWatch
 from model.checkpoint.format import completed
+from model.engine.batch import MICRO, STEPS
 from planner.saving import saving
-from run import events, members, rank_logs
+from run import events, members, rank_logs, resize, save_request
 from run.directory import Run, end_of, note_end, was_trained
 from run.record import read_object
 from support.errors import CRASHED, STOPPED, WEIGHTS_LOST, WRONG_INPUT, CrashedError, GaveUpError, StoppedError
@@ -34,11 +35,15 @@ class Supervisor:
         self.stop_seconds = max(STOP_SECONDS, STOP_WRITES * planned)
         self.saved = self._newest()
         self.failures: list[str] = []  # without a new checkpoint in between
+        self.wanted = run.world_size  # ranks, where there are GPUs for all of them
 
     def see_through(self) -> int:
-        """Returns the status that the ranks noted. Errors: `CrashedError`, `GaveUpError`, `StoppedError`."""
+        """Returns the status that the ranks noted. Errors: `CrashedError`, `GaveUpError`, `StoppedError`.
+
+        Meanwhile SIGUSR2 asks for a save.
+        """
         try:
-            with listening() as stops:
+            with listening(lambda: save_request.wish(self.run.path)) as stops:
                 while (status := self._status_of(self._launch(stops), stops)) is None:
                     self._wait(stops)
                 return status
@@ -119,10 +124,30 @@ class Supervisor:
             time.sleep(min(0.1, seconds))
         (path / "status.json").unlink(missing_ok=True)
         write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True, "changes": []})
-        facts = {"failures": count, "waited": seconds, "checkpoint": self.saved}
+        self._fit_gpus()
+        facts = {"failures": count, "waited": seconds, "checkpoint": self.saved, "ranks": self.run.world_size}
         events.note(path, "restart", **facts)
         events.note(path, "phase", phase="imports")
         self.care.tell(path, "restart", **facts)
+
+    def _fit_gpus(self) -> None:
+        """Go on with the most ranks for which this machine still has GPUs. Errors: `GaveUpError` where none goes."""
+        path, left = self.run.path, None if self.hostfile else local.gpus_left()
+        most = self.wanted if left is None else min(left, self.wanted)
+        if most == self.run.world_size:
+            return
+        fewer = resize.on_at_most(self.run, most)
+        if fewer is None:
+            raise GaveUpError(
+                f"{left} of {self.wanted} GPUs are left here, and the run cannot go on with so few; go on with "
+                f"--resume --run-dir {path} where there are more"
+            )
+        if fewer.world_size != self.run.world_size:
+            self.run = fewer
+            resize.write(fewer)
+            sizes = [fewer.engine.json[key] for key in (MICRO, STEPS)]
+            line = f"{left} of {self.wanted} GPUs are left here: the run goes on with {fewer.world_size} ranks"
+            events.note(path, "said", line=f"{line}, micro-batch {sizes[0]} x accumulation {sizes[1]}")
 
     def _newest(self) -> str | None:
         """The newest checkpoint."""

@@ -12,13 +12,17 @@ from support.errors import UserError
 from support.json_object import JsonObject
 
 
-def resolve_engine(recipe: Recipe, config: JsonObject, path: Path, world_size: int) -> Resolved:
+def resolve_engine(
+    recipe: Recipe, config: JsonObject, path: Path, world_size: int, consumed_samples: int = 0
+) -> Resolved:
     """Check a JSON and put the recipe's numbers into it, for a world size.
 
-    Errors: `UserError` with all that is wrong in the JSON, and where the two do not go together.
+    After `consumed_samples` the batches of the ramp that lie behind need not divide any more. Errors: `UserError` with
+    all that is wrong in the JSON, and where the two do not go together.
     """
     degree = data_degree(recipe, world_size)
-    return resolve(config, engine_values(recipe), degree, str(path), recipe.batch.ramp, recipe.layout)
+    ramp = recipe.batch.ahead(consumed_samples)
+    return resolve(config, engine_values(recipe), degree, str(path), ramp, recipe.layout)
 
 
 def engine_values(recipe: Recipe) -> JsonObject:

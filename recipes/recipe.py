@@ -168,6 +168,10 @@ class Batch:
         """The smaller global batches that a run begins with, in order."""
         return tuple(range(self.ramp_start, self.global_batch, self.ramp_increment)) if self.ramp_start else ()
 
+    def ahead(self, consumed_samples: int) -> tuple[int, ...]:
+        """The smaller global batches that are still to come after that many sequences, in order."""
+        return self.ramp[consumed_samples * len(self.ramp) // self.ramp_samples :] if self.ramp else ()
+
     def at(self, consumed_samples: int) -> int:
         """The global batch after that many sequences."""
         if consumed_samples >= self.ramp_samples:

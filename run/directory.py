@@ -45,6 +45,7 @@ from run.resume import check_can_go_on
 from support.errors import UserError
 from support.files import enough_room, locked, whole_folder, write_json
 from support.json_object import JsonObject
+from support.secrets import command_to_keep
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "numpy")
 
@@ -125,7 +126,7 @@ def _create(run: Run, data: Mixture) -> None:
         shutil.copytree(data.parts[0].folder / "tokeniser", folder, dirs_exist_ok=True)
     recipe = dataclasses.asdict(run.recipe)
     start = {
-        "command": sys.orig_argv,
+        "command": command_to_keep(sys.orig_argv),
         "world_size": run.world_size,
         "max_steps": run.max_steps,
         "resumed": run.resume,

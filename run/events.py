@@ -22,7 +22,7 @@ KINDS = {
     "rollback": "the run goes on from an earlier checkpoint: from_step, to_step, first_sample, last_sample (skipped)",
     "said": "a line that a person should see: line",
     "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
-    "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds)",
+    "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds), ranks",
     "slow": "a rank is slower than the others for long: rank, host (null: not known), what (computing, waiting for "
     "data), times (null: it is as fast again), since (seconds since 1970)",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.engine import config as engine_config
+from model.engine.batch import GLOBAL, KEYS, MICRO, STEPS
 from model.engine.resolve import Resolved
 from planner.resolve import resolve_engine
+from planner.worlds import Worlds
 from recipes import settings
 from recipes.recipe import Recipe
 from recipes.registry import ROOT
-from run import branch, record, resume, select
+from run import branch, record, resize, resume, select
 from run.directory import Run, check_new, read_recipe, runs_root, was_trained
 from support.errors import UserError
 from support.json_object import JsonObject, differences
@@ -66,7 +68,12 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     else:
         config_path = home / "ds_config.json" if home and kept else _config_path(wanted.engine)
     config = engine_config.parse(config_path)
-    resolved = resolve_engine(wanted, config, config_path, world_size)
+    if stored is not None and request.resume:
+        batch = _steps_of(path, stored, wanted, config, request, world_size)
+        worlds = Worlds(wanted, config, config_path, batch, resize.consumed(path))
+        resolved = resize.resolved_on(path, worlds, world_size)
+    else:
+        resolved = resolve_engine(wanted, config, config_path, world_size)
     resolved = dataclasses.replace(resolved, deviations=(*_changed(recipe, wanted), *resolved.deviations))
     if request.max_steps is not None and request.max_steps < 1:
         raise UserError(f"--max-steps is {request.max_steps}; it must be at least 1")
@@ -101,11 +108,29 @@ def settled(recipe: Recipe, request: Request) -> Request:
     return dataclasses.replace(request, run_dir=str(path), resume=True, name=None, branch=None)
 
 
+def _batch_of(path: Path, stored: Recipe) -> int:
+    """The global batch that a run has had so far."""
+    found = record.read_object(path / "ds_config.resolved.json").get(GLOBAL)
+    return found if isinstance(found, int) else stored.batch.global_batch
+
+
+def _steps_of(path: Path, stored: Recipe, wanted: Recipe, config: JsonObject, request: Request, world_size: int) -> int:
+    """The global batch that a resumed run is to have: the one that it had, where nothing else is asked for."""
+    asked = request.allow_change or request.deepspeed_config or wanted.batch != stored.batch
+    if not asked:
+        return _batch_of(path, stored)
+    given = {key: size for key in KEYS if isinstance(size := config.get(key), int)}
+    if GLOBAL not in given and len(given) == 2:  # as `model.engine.batch` has it
+        return int(given[MICRO] * given[STEPS] * (world_size // wanted.layout.ranks_per_replica))
+    return int(given.get(GLOBAL, wanted.batch.global_batch))
+
+
 def _allowed_changes(path: Path, stored: Recipe, wanted: tuple[Recipe, Resolved], allowed: bool) -> tuple[str, ...]:
     """What a resume changes of the numbers that a run computes. Errors: `UserError` where that was not allowed."""
     file = path / "ds_config.json"
-    world = record.read_object(path / "start.json").get("world_size", 1)
-    before = resolve_engine(stored, engine_config.parse(file), file, world)
+    world, config = record.read_object(path / "start.json").get("world_size", 1), engine_config.parse(file)
+    worlds = Worlds(stored, config, file, _batch_of(path, stored), resize.consumed(path))
+    before = resolve_engine(worlds.fitted(world) or stored, config, file, world, worlds.consumed)
     changed = tuple(resume.changes((stored, before), wanted))
     if changed and not allowed:
         raise UserError(

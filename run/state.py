@@ -191,7 +191,7 @@ class State:
             "reason": end.get("reason") or None if end else None,
             "ranks": run.world_size if run else None,
             "phases": self._phase_seconds(until),
-            "seconds": until - self.began,
+            "seconds": max(0.0, until - self.began),  # a clock may have been set back
             "silent_seconds": max(0.0, now - self.heard) if going else None,
             "step": last.get("step"),
             "last_step": self.last_step or None,

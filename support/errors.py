@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from support.secrets import without_passwords
+
 DONE = 0
 CRASHED = 1  # anything that is not below: try again
 WRONG_INPUT = 2  # never try again
@@ -56,3 +58,22 @@ class GaveUpError(UserError):
     def lines(self) -> list[str]:
         """What is shown of it."""
         return [str(self), *self.more]
+
+
+def in_lines(*messages: str) -> str:
+    """Errors as they are shown: a line each, without passwords."""
+    return "\n".join(f"error: {' '.join(without_passwords(message).split())}" for message in messages)
+
+
+def before_traceback(error: Exception, is_rank: bool) -> str:
+    """The line before a traceback, of an error that is no wrong input.
+
+    A rank whose peer dies loses its connection: gloo's words say so, and torch's errors of its own for NCCL's.
+    """
+    if is_rank and (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
+        return (
+            "another rank has ended or does not answer; where stagecraft launched the ranks, the fault in events.jsonl "
+            "says which one; below is where this rank waited for it"
+        )
+    doubt = ", unless another rank was killed" if is_rank else ""
+    return f"this is a bug of Stagecraft{doubt}; please report it with the lines below"

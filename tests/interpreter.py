@@ -69,11 +69,14 @@ def become(arguments: list[str], env: dict[str, str]) -> NoReturn:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # `subprocess` has given them back to the system
+        signal.signal(number, signal.SIG_IGN)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # its parent may have replaced them
     sys.stdout.reconfigure(write_through="-u" in arguments[:1])  # type: ignore[union-attr]
     subprocess.Popen = _Popen  # type: ignore[misc]
     module = arguments[arguments.index("-m") + 1]
+    sys.orig_argv = [sys.executable, *arguments]
     sys.argv = [module, *arguments[arguments.index("-m") + 2 :]]
     sys.modules.pop(module, None)
     os._exit(_run(module))

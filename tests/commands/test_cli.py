@@ -13,7 +13,7 @@ from commands.__main__ import COMMANDS, main
 from launch import start
 from recipes.registry import ROOT
 from run.request import Request
-from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError
+from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError, before_traceback
 
 NOISY = """
 import logging, os, subprocess, sys
@@ -147,3 +147,11 @@ def test_a_bug_is_called_one_and_a_rank_doubts_it(
     with pytest.raises(RuntimeError):
         cli.run_job(job)
     assert capsys.readouterr().err == f"this is a bug of Stagecraft{doubt}; please report it with the lines below\n"
+
+
+def test_a_lost_peer_is_no_bug() -> None:
+    gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset")
+    nccl = type("DistBackendError", (RuntimeError,), {})("NCCL communicator was aborted")
+    for error in (gloo, nccl):
+        assert before_traceback(error, True).startswith("another rank has ended or does not answer; ")
+        assert before_traceback(error, False).startswith("this is a bug of Stagecraft; ")

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,8 +37,9 @@ class Fault:
     """What happens to a run: losses of NaN from the first of these steps to the second, a signal, a spoilt weight.
 
     Rank 1 reads the samples, gets SIGUSR2 in step `save` and SIGTERM in step `stop`, and `loads` a weight that is not
-    what was saved. After step `breaks` its weights are NaN. Where step `holds` is given, it writes its checkpoints in
-    that step, or when training waits for them. Up to step `scarce` there is no memory for copies.
+    what was saved. After step `breaks` its weights are NaN. It is killed in the second micro-batch of step `dies`.
+    Where step `holds` is given, it writes its checkpoints in that step, or when training waits for them. Up to step
+    `scarce` there is no memory for copies. After each step the clock of all ranks is set back by `clock` seconds.
     """
 
     bad: tuple[int, int] = (0, -1)
@@ -48,6 +50,8 @@ class Fault:
     loads: bool = False
     breaks: int = -1
     most_skipped: int = 10
+    clock: float = 0.0
+    dies: int = -1
 
 
 def run_steps(
@@ -87,6 +91,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
     read, load_newest, rank = Source.training, train.load_newest, torch.distributed.get_rank()
     trained, finished, save_file, release = ShardedEngine._train, Saves.finish, write.save_file, threading.Event()
     free, reached = room.free, [0]
+    loss, now, back = ShardedEngine._loss, time.time, [0.0]
 
     def training(self: Source, first: int, count: int) -> MicroBatch:
         batch, step = read(self, first, count), first // BATCH + 1
@@ -95,6 +100,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
 
     def step(self: ShardedEngine, batches: list[MicroBatch]) -> tuple[float, float]:
         result = trained(self, batches)
+        back[0] += fault.clock
         reached[0] = self.deepspeed.global_steps
         for number, at in ((signal.SIGUSR2, fault.save), (signal.SIGTERM, fault.stop)):
             if rank == 1 and self.deepspeed.global_steps == at:
@@ -108,6 +114,11 @@ def _spoilt(fault: Fault) -> Iterator[None]:
             for parameter in self.names:
                 parameter.data.fill_(math.nan)
         return result
+
+    def computed(self: ShardedEngine, batch: MicroBatch) -> torch.Tensor:
+        if rank == 1 and self.deepspeed.global_steps == fault.dies - 1 and self.deepspeed.micro_steps % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(self, batch)
 
     def loaded(trainer: Engine, *arguments: Any) -> Any:
         state = load_newest(trainer, *arguments)
@@ -131,8 +142,10 @@ def _spoilt(fault: Fault) -> Iterator[None]:
         mock.patch.object(Saves, "finish", finish),
         mock.patch.object(Source, "training", training),
         mock.patch.object(ShardedEngine, "_train", step),
+        mock.patch.object(ShardedEngine, "_loss", computed),
         mock.patch.object(train, "load_newest", loaded),
         mock.patch.object(train, "MOST_SKIPPED", fault.most_skipped),
+        mock.patch.object(time, "time", lambda: now() - back[0]),
     ):
         yield
 

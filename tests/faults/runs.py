@@ -21,12 +21,18 @@ class Hurt:
     """A run in `home/name` that was started, with the processes that belong to it."""
 
     def __init__(
-        self, home: Path, name: str, *flags: str, settings: tuple[str, ...] = (), resume: bool = False
+        self,
+        home: Path,
+        name: str,
+        *flags: str,
+        settings: tuple[str, ...] = (),
+        resume: bool = False,
+        module: tuple[str, ...] = ("recipes.gpt_tiny",),
     ) -> None:
         self.path = home / name
         tokens = (f"schedule.train_tokens={STEPS * 256}", "intervals.evaluate_every=1000", *settings)
         given = ["--resume"] if resume else [*small(home / "corpus.jsonl"), *tokens]
-        self.command = Command(home, "recipes.gpt_tiny", *given, "--run-dir", str(self.path), *flags)
+        self.command = Command(home, *module, *given, "--run-dir", str(self.path), *flags)
         self.pids: set[int] = set()
 
     def at_step(self, step: int) -> "Hurt":

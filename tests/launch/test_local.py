@@ -135,3 +135,13 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local.environment(16)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert local.environment(4)["OMP_NUM_THREADS"] == "5"
+
+
+def test_gpus_are_counted_anew_by_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process remembers four; one that begins now has none here, and one that cannot say is no reason to go."""
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "2", "3"])
+    assert local.gpus_left() == 0
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert local.gpus_left() == 4
+    monkeypatch.setattr(local, "visible_gpus", list)
+    assert local.gpus_left() is None

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,20 +29,27 @@ time.sleep(0.3)  # no rank of a run ends sooner, and the supervisor looks ten ti
 LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {rank!r}, sys.argv[1]]) % 256)"
 
 
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, does: str, care: Care | None = None) -> Path:
+def play(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: int,
+    does: str,
+    care: Care | None = None,
+    ranks: int | None = None,
+) -> Path:
     """Start a run with a launcher that has one rank, which does this, after a step that it did before."""
     launches = tmp_path / "launches"
 
-    def command(module: str, arguments: list[str], *more: Any) -> list[str]:
+    def command(module: str, arguments: list[str], world: int, *more: Any) -> list[str]:
         with open(launches, "a") as stream:
-            stream.write("x")
+            stream.write("x" if ranks is None else str(world))
         return [sys.executable, "-c", LAUNCHER.format(rank=RANK.format(number=number, does=does)), arguments[1]]
 
     monkeypatch.setattr(local, "deepspeed_command", command)
     monkeypatch.setattr("launch.supervise.FIRST_WAIT", 0.01)
     monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
     _, *settings = small(write_corpus(tmp_path / "corpus.jsonl"))
-    start(load("tiny"), Request(settings=tuple(settings), run_dir=str(tmp_path / "run")), None, None, care or Care())
+    start(load("tiny"), Request(settings=tuple(settings), run_dir=str(tmp_path / "run")), ranks, None, care or Care())
     return tmp_path / "run"
 
 
@@ -76,6 +84,7 @@ def test_a_rank_that_was_asked_by_itself_ends_the_run_as_stopped(
 
 
 STEP = "(path / 'metrics.jsonl').write_text('{\"step\": 1, \"loss\": 1.0}'); "
+CRASH = STEP + "os._exit(5)"
 
 
 def test_what_a_broken_rank_printed_is_shown_and_told(
@@ -94,10 +103,45 @@ def test_what_a_broken_rank_printed_is_shown_and_told(
     assert json.loads((tmp_path / "run" / "start.json").read_text())["resumed"] is True
 
 
+def test_an_end_is_told_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was set back after the start had begun."""
+    monkeypatch.setattr("launch.start.time", SimpleNamespace(time=lambda: 4e9))
+    care = Care(restarts=0, notify=f"tee {tmp_path / 'told'}")
+    with pytest.raises(CrashedError):
+        play(monkeypatch, tmp_path, 1, CRASH, care)
+    assert json.loads((tmp_path / "told").read_text())["event"] == "end"
+
+
 def test_without_restarts_a_crash_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CrashedError, match="rank 1 of 2 ended with status 5; go on with --resume") as ended:
         play(monkeypatch, tmp_path, 1, STEP + "os._exit(5)", Care(restarts=0))
     assert ended.value.status == CRASHED and (tmp_path / "launches").read_text() == "x"
+
+
+def test_a_machine_that_loses_gpus_goes_on_with_the_most_ranks_that_divide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A batch of 8 goes on 4, 2 and 1 of them, not on 3; boards that are back are taken again."""
+    left = iter((3, 1, 4))
+    monkeypatch.setattr(local, "gpus_left", lambda: next(left))
+    with pytest.raises(UserError, match="gave up after 4 failures"):
+        play(monkeypatch, tmp_path, 1, CRASH, ranks=4)
+    assert (tmp_path / "launches").read_text() == "4214"
+    lines = [line["line"] for line in events.read(tmp_path / "run") if line["event"] == "said"]
+    assert [line for line in lines if "GPUs" in line] == [
+        "3 of 4 GPUs are left here: the run goes on with 2 ranks, micro-batch 2 x accumulation 2",
+        "1 of 4 GPUs are left here: the run goes on with 1 ranks, micro-batch 2 x accumulation 4",
+        "4 of 4 GPUs are left here: the run goes on with 4 ranks, micro-batch 2 x accumulation 1",
+    ]
+    assert json.loads((tmp_path / "run" / "start.json").read_text())["world_size"] == 4
+    assert "the run goes on with 2 ranks" in capfd.readouterr().out
+
+
+def test_a_machine_without_the_gpus_that_a_run_needs_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "gpus_left", lambda: 0)
+    with pytest.raises(UserError, match=r"0 of 4 GPUs are left here.*go on with --resume") as ended:
+        play(monkeypatch, tmp_path, 1, CRASH, ranks=4)
+    assert ended.value.status == 77 and (tmp_path / "launches").read_text() == "4"
 
 
 @pytest.mark.parametrize(
@@ -105,8 +149,8 @@ def test_without_restarts_a_crash_is_one(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (Care(restarts=-1), "--restarts is -1"),
         (Care(hang_seconds=0.0), "--hang-seconds is 0"),
-        (Care(notify=""), "--notify '' is no command line"),
-        (Care(notify="say 'it"), "is no command line"),
+        (Care(notify=""), "--notify has no command line"),
+        (Care(notify="say 'it"), "or one with a quote left open"),
     ],
 )
 def test_wrong_care_is_refused(care: Care, words: str) -> None:

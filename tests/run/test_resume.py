@@ -7,9 +7,9 @@ import pytest
 
 from data.samples.mixture import Mixture
 from recipes.registry import load
-from run import record, resume
+from run import record, resize, resume
 from run.checkpoints import choose, spared
-from run.directory import read_recipe
+from run.directory import Run, read_recipe
 from run.request import Request, plan_run, settled
 from support.errors import WRONG_INPUT, UserError
 from tests.run import directories
@@ -173,3 +173,71 @@ def test_the_best_and_every_nth_are_spared(path: Path) -> None:
     run = plan_run(load("tiny"), Request(resume=True, settings=("intervals.keep_every=15",)), 2)
     assert spared(run, [10, 20, 30, 40, 45]) == {30, 45}
     assert spared(run, [10, 20, 40]) == {20} and spared(run, [10]) == set()
+
+
+def on(world: int, *settings: str, **more: object) -> Run:
+    return plan_run(load("tiny"), Request(settings=settings, resume=True, **more), world)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "world", "words"),
+    [
+        ([], 3, r"3 ranks: its global batch 16 does not divide by the data degree 3; give --processes 2 or 4, or"),
+        ([], 17, r"the data degree 17; give --processes 16, or"),
+        (["layout.pp=2"], 3, r"its layout tp 1 x pp 2 x ulysses 1 takes a multiple of 2; give --processes 2 or 4, or"),
+        (["layout.pp=2"], 1, r"takes a multiple of 2; give --processes 2, or"),
+        (["layout.pp=2"], 6, r"does not divide by the data degree 3; give --processes 4 or 8, or"),
+    ],
+)
+def test_ranks_that_do_not_divide_a_run_are_refused_with_the_nearest_that_do(
+    settings: list[str], world: int, words: str, path: Path
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        on(world, *settings)
+    assert str(caught.value).startswith(f"{path} cannot go on with {world} ranks: ") and "\n" not in str(caught.value)
+
+
+def test_what_a_json_fixes_is_not_changed_by_other_ranks(path: Path) -> None:
+    config = json.loads((path / "ds_config.json").read_text())
+    (path / "ds_config.json").write_text(json.dumps({**config, "train_micro_batch_size_per_gpu": 8}))
+    with pytest.raises(UserError, match=r"4 ranks: .*global batch 16 does not divide by micro-batch 8 x .*s 2, or"):
+        on(4)
+    (path / "ds_config.json").write_text(
+        json.dumps({**config, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1})
+    )
+    with pytest.raises(UserError, match=r"1 ranks: its steps would not have 16 sequences; give --processes 2, or"):
+        on(1)
+    assert on(1, allow_change=True).changes == ("train_batch_size 16 -> 8",)
+
+
+def test_the_micro_batch_follows_the_ranks_and_comes_back(path: Path) -> None:
+    """gpt_tiny has 16 = 8 x 2 ranks; the recipe keeps its 8."""
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    found = {world: on(world) for world in (1, 2, 4, 16)}
+    assert {world: [run.engine.json[size] for size in sizes] for world, run in found.items()} == {
+        1: [16, 8, 2],
+        2: [16, 8, 1],
+        4: [16, 4, 1],
+        16: [16, 1, 1],
+    }
+    assert all(run.recipe.batch.micro_batch == 8 and not run.changes for run in found.values())
+    assert found[4].engine.deviations == ("the micro-batch is 4 (recipe: 8), so that 4 ranks take the same steps",)
+    fewer = resize.on_at_most(found[16], 7)
+    assert fewer and fewer.world_size == 4 and fewer.engine == found[4].engine
+    assert resize.on_at_most(found[16], 0) is None
+    resize.write(fewer)
+    start = json.loads((path / "start.json").read_text())
+    assert start["world_size"] == 4 and start["deviations"] == list(found[4].engine.deviations)
+    assert on(2).engine == found[2].engine
+
+
+def test_a_ramp_that_lies_behind_divides_no_more(path: Path) -> None:
+    """The ramp's 4 and 10 need a data degree of 1 or 2 until 320 samples are read, and 320 is the older checkpoint."""
+    recipe = json.loads((path / "recipe.json").read_text())
+    recipe["batch"] |= {"ramp_start": 4, "ramp_increment": 6, "ramp_samples": 320}
+    (path / "recipe.json").write_text(json.dumps(recipe))
+    assert resize.consumed(path) == 320
+    assert on(4).engine.json["gradient_accumulation_steps"] == 1
+    directories.checkpoint(path, 19)
+    with pytest.raises(UserError, match=r"4 ranks: its global batch 10 of the ramp does not .* 4; give .*s 2, or"):
+        on(4)
