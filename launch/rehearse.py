@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.progress import Watch
-from model.checkpoint.format import completed
 from recipes.recipe import Part, Recipe
 from recipes.registry import ROOT
 from recipes.settings import override, spelled
@@ -128,6 +127,8 @@ def _environment() -> dict[str, str]:
 def _run_and_kill(command: list[str], metrics: Path, log: Path) -> int:
     """Start a run, SIGKILL one rank after `KILL_AFTER` steps when something is saved; return the last logged step."""
     import psutil
+
+    from model.checkpoint.format import completed  # imports torch
 
     with open(log, "a") as stream:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=stream, stderr=stream)
