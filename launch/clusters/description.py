@@ -120,6 +120,11 @@ def file_of(text: str) -> Path:
     raise UserError(f"there is no cluster {text!r}; {hint(text, built_in())}, or give a file such as mine.toml")
 
 
+def label(path: Path) -> str:
+    """What one gives to `--cluster` for a file: the name of one that comes with the project, else its path."""
+    return next((name for name, file in built_in().items() if file == path), str(path))
+
+
 def read(path: Path) -> Cluster:
     """The cluster of a file. Errors: `UserError` of one line that says file, key and remedy."""
     from pydantic import TypeAdapter, ValidationError
