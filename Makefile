@@ -23,7 +23,7 @@ PLACE   = $(call text,CLUSTER,--cluster) $(call text,NODES,--nodes) $(if $(DRY_R
 FLAGS   = $(ENGINE) $(PLACE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
+.PHONY: clusters status logs stop help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
 	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data $(SIZES)
 
@@ -75,7 +75,7 @@ check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to
 	@$(PY) -m commands check $(call text,DS) $(ARGS)
 
 data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
-	$(PY) -m commands prepare $* $(ARGS)
+	$(QUIET)$(PY) -m commands prepare $* $(PLACE) $(ARGS)
 
 clean-corpus: setup  ## a cleaner corpus: CORPUS=my/texts OUT=cleaned ARGS="--stages default language:en"
 	$(PY) -m commands clean $(call text,CORPUS) $(call text,OUT,--out) $(ARGS)
@@ -99,6 +99,18 @@ diff: setup  ## what two recipes and their resolved JSONs do not share: A=345m B
 
 watch: setup  ## a run while it goes, whoever started it: RUN=…
 	@$(PY) -m commands watch $(call text,RUN) $(ARGS)
+
+clusters: setup  ## clusters that come with the project, or a check of your own: CLUSTER=mine.toml
+	@$(PY) -m commands clusters $(call text,CLUSTER) $(ARGS)
+
+status: setup  ## how a run is, and what its scheduler says: RUN=…
+	@$(PY) -m commands status $(RUNFLAG) $(ARGS)
+
+logs: setup  ## what a run printed: RUN=… ARGS="--rank 7 --follow"
+	@$(PY) -m commands logs $(RUNFLAG) $(ARGS)
+
+stop: setup  ## have a run save and end: RUN=…
+	@$(PY) -m commands stop $(RUNFLAG) $(ARGS)
 
 evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
 	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)

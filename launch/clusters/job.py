@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from launch.clusters.description import Cluster
 from recipes.recipe import Recipe
@@ -13,9 +12,8 @@ class Job:
     """A start of a recipe on a cluster.
 
     `words` are the flags that `stagecraft pretrain RECIPE` gets there, without those that say where (`--cluster`,
-    `--nodes`, `--run-dir`, `--resume`). With the `command` "prepare" they are those of `stagecraft prepare RECIPE`,
-    which runs once a node, with `--nodes` and its own `--node`. `save_seconds` is what a save on request takes,
-    `seconds` the whole run, both by the planner; 0 where it does not know.
+    `--nodes`, `--run-dir`, `--resume`). `save_seconds` is what a save on request takes, `seconds` the whole run, both
+    by the planner; 0 where it does not know.
     """
 
     recipe: Recipe
@@ -27,7 +25,6 @@ class Job:
     run_dir: Path
     save_seconds: float = 0.0
     seconds: float = 0.0
-    command: Literal["pretrain", "prepare"] = "pretrain"
 
     @property
     def world_size(self) -> int:

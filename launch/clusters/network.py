@@ -38,6 +38,13 @@ def variables(link: Link, nodes: int) -> dict[str, str]:
     return dict(VARIABLES[link]) if nodes > 1 else {}
 
 
+def link_of(cluster: Cluster) -> Link:
+    """The link that ranks can use: pods that are given no RDMA adapter have Ethernet alone."""
+    pods = cluster.kind == "kubernetes"
+    return "ethernet" if pods and not cluster.kubernetes.rdma_resource else cluster.link
+
+
 def environment(cluster: Cluster, nodes: int, own: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What a start on a cluster sets: the link's variables, over them the user's `own`, over both the cluster's."""
-    return {name: own.get(name, value) for name, value in variables(cluster.link, nodes).items()} | cluster.environment
+    told = variables(link_of(cluster), nodes)
+    return {name: own.get(name, value) for name, value in told.items()} | cluster.environment

@@ -9,14 +9,13 @@ from typing import Protocol, cast
 
 from launch.clusters.description import Kind
 from launch.clusters.job import Job
-from run import members
+from run import members, record
 from run.directory import runs_root
 from support import json_lines
 from support.errors import UserError
 from support.files import write
 from support.json_object import JsonObject
 
-FILE = "jobs.jsonl"
 SUFFIX: dict[str, str] = {"slurm": ".sh", "kubernetes": ".yaml", "azureml": ".yaml"}  # of the rendered file
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 LETTERS = 8  # of a secret, at least: "1" is no secret and stands everywhere
@@ -78,7 +77,7 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
             folder.rmdir()
         raise
     noted = {"time": time.time(), "kind": job.cluster.kind, "id": value["id"], "cluster": str(job.cluster_file)}
-    json_lines.add(folder / FILE, noted)
+    json_lines.add(folder / record.JOBS, {**noted, "name": _name_of(job)})
     return value
 
 
@@ -89,9 +88,14 @@ def record_folder(job: Job) -> Path:
     return runs_root() / job.recipe.name / job.run_dir.name
 
 
+def _name_of(job: Job) -> str | None:
+    """The name that the run will have."""
+    return next((name for flag, name in zip(job.words, job.words[1:], strict=False) if flag == "--name"), None)
+
+
 def last_job(run: Path) -> JsonObject | None:
     """The job that a run was submitted as last; None where it never was."""
-    noted = [line for line in json_lines.read(run / FILE) if line.get("kind") in SUFFIX]
+    noted = [line for line in json_lines.read(run / record.JOBS) if line.get("kind") in SUFFIX]
     return noted[-1] if noted else None
 
 

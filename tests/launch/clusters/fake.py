@@ -26,7 +26,7 @@ class Fake(ModuleType):
 
     def render(self, job: Job) -> str:
         set_here = "".join(f"{name}={value}\n" for name, value in job.cluster.environment.items())
-        words = " ".join([job.command, job.recipe.name, *job.words, "--run-dir", str(job.run_dir)])
+        words = " ".join(["pretrain", job.recipe.name, *job.words, "--run-dir", str(job.run_dir)])
         return f"{set_here}{job.world_size}: {words}\n"
 
     def submit(self, job: Job, file: Path) -> str:
