@@ -13,6 +13,8 @@ from support.errors import UserError
 from support.files import write
 from support.json_object import JsonObject
 
+DEFAULTS = (0, "stop", "auto")  # of prepare's flags: they need not be said
+
 
 class Preparing(Protocol):
     """What the module of a kind of cluster has besides, where its scheduler can prepare data. Errors: `UserError`."""
@@ -39,7 +41,8 @@ def prepared_there(
     file = file_of(cluster_name or "local")
     cluster = read(file)
     node = flags.pop("node")
-    words = [word for name, value in flags.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
+    given = {name: value for name, value in flags.items() if value not in DEFAULTS}
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     words += ["--set", *settings] if settings else []
     if cluster.kind in ("local", "hostfile"):
         words += ["--nodes", str(nodes), "--node", str(node)] if nodes > 1 else []

@@ -61,7 +61,7 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
         return value
     if found := members.others(folder):
         raise UserError(f"{folder} is trained in by pid {found[0].pid} on {found[0].host}; wait for its end or stop it")
-    made = not folder.exists()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write(file, text)
@@ -74,7 +74,8 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
     except BaseException:
         if made:
             file.unlink()
-            folder.rmdir()
+            for each in made:
+                each.rmdir()
         raise
     noted = {"time": time.time(), "kind": job.cluster.kind, "id": value["id"], "cluster": str(job.cluster_file)}
     json_lines.add(folder / record.JOBS, {**noted, "name": _name_of(job)})

@@ -155,16 +155,17 @@ def test_data_is_prepared_by_a_scheduler(
     given: list[Any] = []
     slurm.render_data = lambda *all: given.append(all) or "text\n"  # type: ignore[attr-defined]
     slurm.submit_data = lambda file, nodes: (given.append((file.read_text(), nodes)), ("1", "2"))[1]  # type: ignore
-    prepare = ("prepare", "tiny", "--cluster", "slurm", "--nodes", "4", "--set", "data.tokeniser=bpe:300")
+    more = ("--workers", "3", "--set", "data.tokeniser=bpe:300")
+    prepare = ("prepare", "tiny", "--cluster", "slurm", "--nodes", "4", *more)
     value = value_of(called, *prepare, "--dry-run")
     check("prepare --cluster", value)
     assert value["jobs"] == [] and not (tmp_path / "runs").exists()
     assert value_of(called, *prepare)["jobs"] == ["1", "2"]
     recipe, words, _, nodes = given[-2]
     assert (recipe, nodes, given[-1]) == ("gpt_tiny", 4, ("text\n", 4))
-    assert words == ("--on-error", "stop", "--engine", "auto", "--set", "data.tokeniser=bpe:300")
+    assert words == more
     text = called("prepare", "tiny", "--dry-run")
-    assert text.endswith(" -m commands prepare gpt_tiny --on-error stop --engine auto\n")
+    assert text.endswith(" -m commands prepare gpt_tiny\n")
 
 
 def test_a_real_json_is_read_by_deepspeed_before_it_is_submitted(

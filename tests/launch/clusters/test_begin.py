@@ -84,7 +84,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(request_of: Request, slurm: F
     slurm.refuses = "sbatch: error: invalid partition specified: gpu"
     with pytest.raises(UserError, match="invalid partition"):
         begin(load("tiny"), request_of, Where("slurm"), Care())
-    assert not list((tmp_path / "runs").rglob("job*"))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("recipe", "nodes", "words"), [
