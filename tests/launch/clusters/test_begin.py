@@ -88,7 +88,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(request_of: Request, slurm: F
 
 
 @pytest.mark.parametrize(("recipe", "nodes", "words"), [
-    ("tiny", 2, "the data of gpt_tiny is not prepared below .*make data-tiny CLUSTER=slurm"),
+    ("tiny", 2, "gpt_tiny is not prepared below .*make data-tiny CLUSTER=slurm ARGS='--set data.co.*bpe:300 .*'"),
     ("tiny", -1, "--nodes is -1; it must be at least 1"),
     ("tiny", 3, "global batch 8 does not divide by micro-batch 2 x data degree 6"),
     ("530b", 10, "needs at least 280 ranks .* here are 80"),
