@@ -66,16 +66,16 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
     file = where.file
     machines = reference(cluster, override(recipe, list(request.settings)), where.nodes)
     root = Path(cluster.runs) if cluster.runs else runs_root().absolute()
-    known = cluster.kind == "slurm" or root.is_dir() or not cluster.runs  # whether this machine has the storage
+    here = cluster.kind == "slurm" or (cluster.kind == "kubernetes" and root.is_dir())  # whether the storage is
     with environment({"STAGECRAFT_RUNS": str(root)}):
         settled_request = settled(recipe, request)
         path = run_path(recipe, settled_request).absolute()
         run = plan_run(recipe, replace(settled_request, run_dir=str(path)), machines.world_size)
         _check_json(run)
-        if known:
+        if here:
             check_data(run, request, machines.nodes, where)
         else:
-            remark(f"{root} is not on this machine: whether the data is prepared there shows when the job runs")
+            remark("the storage of the nodes is not here: whether the data is prepared there shows when the job runs")
     save_seconds, seconds = _planned(run, machines)
     variables = {"STAGECRAFT_RUNS": str(root), **network.environment(cluster, machines.nodes)}
     sized = replace(cluster, nodes=machines.nodes, gpus_per_node=machines.gpus_per_node, gpu=machines.gpu)

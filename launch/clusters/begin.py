@@ -38,7 +38,7 @@ def begin(recipe: Recipe, request: Request, where: Where, care: Care) -> JsonObj
     job = job_of(recipe, request, where, cluster, care)
     value = submitted(job, where.dry_run)
     if where.dry_run:
-        print(value["text"], end="")
+        print(value["text"].rstrip("\n"))
         return value
     size = f"{job.nodes} x {job.gpus_per_node} {job.cluster.gpu}"
     print(f"submitted {recipe.name} on {size} as {cluster.kind} job {value['id']}; run: {value['run']}")
@@ -63,7 +63,7 @@ def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care
         if where.dry_run:
             command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, hostfile)
             text = _shown(cluster, command, _changes(variables, world, cluster.secrets))
-            print(text, end="")
+            print(text.rstrip("\n"))
             return {"run": str(path), "kind": cluster.kind, "file": None, "text": text, "id": None}
         with environment(_after(cluster.setup, where.file)):
             return start(recipe, request, processes, hostfile, care)
