@@ -22,6 +22,8 @@ KINDS = {
     "said": "a line that a person should see: line",
     "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
     "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds)",
+    "bad_node": "the run ends on a node that is to be kept out: node, reason",
+    "queued": "a job of a scheduler ended and was queued again: job, status (of the command), without (a node), reason",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",
     "end": "the start ended: status (see support/errors.py), reason",
     "note": "what a person wrote down: text",
