@@ -19,7 +19,7 @@ from launch import local
 from launch.attempt import Fault
 from launch.group import Group, Rank
 from run import events
-from support.errors import BadNodeError
+from support.errors import CRASHED, BadNodeError, CrashedError
 
 SRUN = "STAGECRAFT_SRUN"  # set by our batch script: the words that start Python on every node, `srun` first
 CLEAR_SECONDS = 60.0  # that a step which was cancelled may take to be gone
@@ -75,13 +75,16 @@ def launch(path: Path, world: int, inherited: tuple[int, ...], output: int | Non
 
 
 def clear() -> None:
-    """End the steps of this job: `srun` may have been killed under them."""
+    """End the steps of this job: `srun` may have been killed under them.
+
+    Errors: `CrashedError` where a node does not answer. No step would begin there; a job that is queued again can.
+    """
     until = time.monotonic() + CLEAR_SECONDS
     while steps := _steps():
         for step in steps:
             subprocess.run(["scancel", step], capture_output=True, timeout=SLURM_SECONDS)
         if time.monotonic() > until:
-            return  # a node does not answer; its ranks end by themselves, because nobody wants them
+            raise CrashedError(f"step {steps[0]} of the job does not end: one of its nodes does not answer")
         time.sleep(0.2)
 
 
@@ -116,9 +119,11 @@ class Step(Group):
             if rank.number not in self._heard:
                 rank.code = None  # srun will say it, and in which order
         self._hear()
+        if self.status is not None and self.status > 0:
+            self.status = CRASHED  # it is that of a rank, and 143 does not say that `srun` was asked to end
 
     def _pass_on(self, status: int) -> None:
-        """What `srun` ends with is the highest of all, and says nothing of who was first."""
+        """What `srun` ends with is the highest status of all ranks, and says nothing of who was first."""
 
     def _hear(self) -> None:
         """Take what `srun` said since, and pass it on."""

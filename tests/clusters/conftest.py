@@ -19,7 +19,7 @@ from support import json_lines
 from tests.clusters.own_slurm import OwnSlurm, missing
 from tests.commands.running import small, write_corpus
 
-WAIT_SECONDS = 240.0
+WAIT_SECONDS = 150.0
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +44,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def settings(home: Path, steps: int) -> list[str]:
+    """The flags of a run of so many steps."""
+    every = ("intervals.evaluate_every=1000", "intervals.save_every=10")
+    return [*small(home / "corpus.jsonl"), f"schedule.train_tokens={steps * 256}", *every]
+
+
 class Submitted:
     """A run that was submitted, with a job of two nodes by default."""
 
     def __init__(self, own: OwnSlurm, home: Path, name: str, steps: int, nodes: int = 2, **cluster: Any) -> None:
         self.own, self.path = own, home / name
-        words = (*small(home / "corpus.jsonl"), f"schedule.train_tokens={steps * 256}", "intervals.evaluate_every=1000")
+        words = tuple(settings(home, steps))
         described = Cluster(**{"kind": "slurm", "slurm": Slurm(partition="main", gpus=False), **cluster})
         self.job = Job(load("tiny"), words, described, home / "mine.toml", nodes, 1, self.path)
         self.id = ""
