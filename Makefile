@@ -7,19 +7,23 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
 RECIPES := $(patsubst recipes/%.py,%,$(shell grep -l '^RECIPE\b' recipes/*.py))
 SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 
-# Passed through: DS=ds_configs/x.json  ARGS="--set …"  HOSTFILE=hosts  NAME=mine  FROM=run@step  RUN=run  PROMPT="…"
+# Passed through: DS=ds_configs/x.json  ARGS="--set …"  CLUSTER=slurm  NODES=4  DRY_RUN=1  HOSTFILE=hosts  NAME=mine
+# FROM=run@step  RUN=run  PROMPT="…"
 # Texts reach a command by way of the environment, letter by letter: neither make nor the shell acts upon what is in
 # them. ARGS holds words and flags, and the shell reads it as on any command line.
-TEXTS   := DS HOSTFILE RUN PROMPT CORPUS OUT DATA NAME FROM NOTE A B
+TEXTS   := DS CLUSTER NODES HOSTFILE RUN PROMPT CORPUS OUT DATA NAME FROM NOTE A B
 # Names that mean something else in an environment (WSL has NAME in everybody's) count on the command line only.
-$(foreach name,NAME FROM NOTE A B,$(if $(findstring environment,$(origin $(name))),$(eval $(name) :=)))
+$(foreach name,NAME FROM NOTE A B CLUSTER NODES DRY_RUN,$(if $(findstring environment,$(origin $(name))),$(eval $(name) :=)))
 $(foreach name,$(TEXTS),$(if $(value $(name)),$(eval override export $(name) := $$(value $(name)))))
 text    = $(if $($(1)),$(2) "$$$(1)")
 ENGINE  = $(call text,DS,--deepspeed_config)
-FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
+# What a dry run prints can be copied: make does not show its own command above it.
+QUIET   = $(if $(DRY_RUN),@)
+PLACE   = $(call text,CLUSTER,--cluster) $(call text,NODES,--nodes) $(if $(DRY_RUN),--dry-run)
+FLAGS   = $(ENGINE) $(PLACE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
+.PHONY: clusters status logs stop help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
 	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data $(SIZES)
 
@@ -62,7 +66,7 @@ lint: setup  ## ruff and mypy
 	$(PY) -m mypy
 
 $(SIZES): setup
-	$(PY) -m commands pretrain $@ $(FLAGS)
+	$(QUIET)$(PY) -m commands pretrain $@ $(FLAGS)
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(ENGINE) $(ARGS)
@@ -71,7 +75,7 @@ check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to
 	@$(PY) -m commands check $(call text,DS) $(ARGS)
 
 data-%: setup  ## fetch, clean and tokenise a recipe's data: make data-345m
-	$(PY) -m commands prepare $* $(ARGS)
+	$(QUIET)$(PY) -m commands prepare $* $(PLACE) $(ARGS)
 
 clean-corpus: setup  ## a cleaner corpus: CORPUS=my/texts OUT=cleaned ARGS="--stages default language:en"
 	$(PY) -m commands clean $(call text,CORPUS) $(call text,OUT,--out) $(ARGS)
@@ -95,6 +99,18 @@ diff: setup  ## what two recipes and their resolved JSONs do not share: A=345m B
 
 watch: setup  ## a run while it goes, whoever started it: RUN=…
 	@$(PY) -m commands watch $(call text,RUN) $(ARGS)
+
+clusters: setup  ## clusters that come with the project, or a check of your own: CLUSTER=mine.toml
+	@$(PY) -m commands clusters $(call text,CLUSTER) $(ARGS)
+
+status: setup  ## how a run is, and what its scheduler says: RUN=…
+	@$(PY) -m commands status $(RUNFLAG) $(ARGS)
+
+logs: setup  ## what a run printed: RUN=… ARGS="--rank 7 --follow"
+	@$(PY) -m commands logs $(RUNFLAG) $(ARGS)
+
+stop: setup  ## have a run save and end: RUN=…
+	@$(PY) -m commands stop $(RUNFLAG) $(ARGS)
 
 evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
 	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)

@@ -12,6 +12,7 @@ from support.nearest import hint
 
 COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
+    "clusters": "list the clusters, or check a description of one",
     "recipes": "list the recipes",
     "new-recipe": "copy a recipe under a name of your own",
     "diff": "what two recipes do not share",
@@ -27,6 +28,9 @@ COMMANDS = {
     "export": "a run as a Hugging Face folder",
     "runs": "list the runs",
     "note": "write a note into a run's record",
+    "status": "how a run is, and what its scheduler says",
+    "logs": "what a run printed",
+    "stop": "have a run save and end",
     "save": "have a run that trains save now",
     "clean-runs": "remove what runs left: old checkpoints, starts that came to nothing",
     "report": "the summary and the curve of a run",

@@ -6,6 +6,7 @@ from commands import cli
 from data.corpus import corpora
 from data.tokens import prepare
 from data.tokens.encode import ENGINES
+from launch.clusters.data import prepared_there
 from recipes.registry import load
 from recipes.settings import override
 from run.prepared import Bar, print_data, recipe_data
@@ -39,6 +40,10 @@ def main() -> None:
     parser.add_argument("--corpora", action="store_true", help="list the corpora known by name, and end")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--workers", type=int, default=0, help="processes that tokenise; 0 is one a core")
+    parser.add_argument("--cluster", metavar="NAME|FILE", help="where to do it; stagecraft clusters lists them")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --cluster: show what would be done, and do nothing"
+    )
     parser.add_argument("--nodes", type=int, default=1, help="machines that share the work, without a coordinator")
     parser.add_argument("--node", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
@@ -51,12 +56,15 @@ def main() -> None:
             return list_corpora(args.json)
         if not args.recipe:
             raise UserError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
-        say: Say = (lambda line: None) if args.json else print
-        bar = Bar(say, live=sys.stdout.isatty())
-        report = None if args.json else bar
-        skip = args.on_error == "skip"
-        options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)
         recipe = override(load(args.recipe), args.settings)
+        if args.cluster or args.dry_run:
+            flags = {name: getattr(args, name) for name in ("workers", "on_error", "engine", "node")}
+            if there := prepared_there(recipe.name, flags, args.settings, args.cluster, args.nodes, args.dry_run):
+                return there
+        say: Say = (lambda line: None) if args.json else print
+        bar, skip = Bar(say, live=sys.stdout.isatty()), args.on_error == "skip"
+        report = None if args.json else bar
+        options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)
         try:
             described = recipe_data(recipe, say, options).described
         except prepare.OthersUnfinished as state:

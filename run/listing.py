@@ -21,6 +21,7 @@ from support.errors import UserError
 from support.json_object import JsonObject, differences
 
 RECENT = 20  # steps that the speed is the median of
+UNCOMPARED = ("name", "source", "status", "cluster")  # of the recipe
 SHOWN = 4  # of the differences from the recipe, in the table
 
 
@@ -29,8 +30,17 @@ def summaries(recipe: str | None = None) -> list[JsonObject]:
     declared = {}
     for name in {path.parent.name for path in select.runs(recipe)}:
         with suppress(UserError):
-            declared[name] = settings.plain(registry.load(name), ("name", "source", "status", "cluster"))
+            declared[name] = settings.plain(registry.load(name), UNCOMPARED)
     return sorted((_summary(path, declared) for path in select.runs(recipe)), key=lambda run: -run["started"])
+
+
+def summary(path: Path) -> JsonObject:
+    """As `summaries`, of one run."""
+    try:
+        declared = {path.parent.name: settings.plain(registry.load(path.parent.name), UNCOMPARED)}
+    except UserError:
+        declared = {}
+    return _summary(path, declared)
 
 
 def _summary(path: Path, declared: dict[str, JsonObject]) -> JsonObject:

@@ -101,3 +101,27 @@ def run_data(run: Run, say: Say) -> Mixture:
     if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
         return mixture.reopened(began_with)
     return Mixture(recipe_data(run.recipe, say).parts, began_with)
+
+
+def missing(run: Run) -> list[str]:
+    """The corpora of a run that are not prepared yet. Writes nothing, asks no hub, and reads no text.
+
+    Errors: `UserError` where a corpus cannot be found.
+    """
+    home = run.path if run.resume and (run.path / "data.json").exists() else parents_texts(run)
+    if home is not None:
+        parts = read_data(home)["parts"]
+        return [part["corpus"] for part in parts if not Path(part["folder"], "manifest.json").exists()]
+    return missing_data(run.recipe)
+
+
+def missing_data(recipe: Recipe) -> list[str]:
+    """As `missing`, of a recipe."""
+    data, root = recipe.data, runs_root() / "data"
+    texts = {part.corpus: part.corpus for part in data.parts}
+    if data.clean:
+        texts = {corpus: str(clean.folder_of(Settings(corpus, data.clean, None), root)) for corpus in texts}
+        if lost := [corpus for corpus, folder in texts.items() if not Path(folder).exists()]:
+            return lost
+    tokeniser = prepare.tokeniser_of(list(texts.values()), data.tokeniser, root)
+    return [corpus for corpus, text in texts.items() if prepare.found(text, tokeniser, root) is None]

@@ -11,6 +11,7 @@ from support.errors import UserError
 from support.files import write_json
 from support.json_object import JsonObject
 
+JOBS = "jobs.jsonl"  # the jobs that a run was submitted as, a line each
 FILE = "run.json"
 RUN = "run"  # the id of its run in a checkpoint's tie
 

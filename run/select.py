@@ -65,14 +65,19 @@ def latest() -> Path:
 
 
 def last_started(path: Path) -> float:
-    """When a run was started or resumed last, in seconds since 1970; 0 where nothing says so."""
+    """When a run was started, resumed or submitted last, in seconds since 1970; 0 where nothing says so."""
     known = record.read(path)
-    return max(start_times(path), default=known.created if known else 0.0)
+    jobs = [line["time"] for line in json_lines.read_end(path / record.JOBS) if isinstance(line.get("time"), float)]
+    return max([*start_times(path), *jobs], default=known.created if known else 0.0)
 
 
 def runs(recipe: str | None = None) -> list[Path]:
     """The directories of all runs below the root, of one recipe or of all, those that never finished a step too."""
-    files = [file for name in ("recipe.json", record.FILE) for file in runs_root().glob(f"{recipe or '*'}/*/{name}")]
+    files = [
+        file
+        for name in ("recipe.json", record.FILE, record.JOBS)
+        for file in runs_root().glob(f"{recipe or '*'}/*/{name}")
+    ]
     return sorted({file.parent for file in files})
 
 
@@ -153,8 +158,15 @@ class _Known:
 
     def __post_init__(self) -> None:
         who = record.read(self.path)
-        names = (who.name if who else None, self.path.name, who.id if who else None)
+        names = (who.name if who else _name_of_job(self.path), self.path.name, who.id if who else None)
         self.words = [unicodedata.normalize("NFC", name) for name in names if name]
+
+
+def _name_of_job(path: Path) -> str | None:
+    """The name that a run will have when its job begins."""
+    return next(
+        (str(job["name"]) for job in reversed(json_lines.read_end(path / record.JOBS)) if job.get("name")), None
+    )
 
 
 def _holds_something_of_ours(path: Path) -> bool:

@@ -91,16 +91,7 @@ def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda 
     The name of the folder depends on the settings, on the state of the local files that it is made from, and on whether
     input may be skipped. The hub is not asked where the folder is there.
     """
-    inputs = [corpora.state(corpus) for corpus in (settings.corpus, settings.against) if corpus]
-    made_from = json.dumps([settings.corpus, settings.stages, inputs])
-    slug = re.sub(r"[^\w.-]+", "-", Path(settings.corpus).name).strip("-")
-    whole, lacking = (
-        root / f"{slug}-clean-{hashlib.sha256((made_from + suffix).encode()).hexdigest()[:8]}"
-        for suffix in ("", " skipped")
-    )
-    folder = (
-        lacking if not whole.exists() and (settings.skip or (settings.skip is None and lacking.exists())) else whole
-    )
+    folder = folder_of(settings, root)
     with locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"cleaning {settings.corpus}: {', '.join(settings.stages)}")
@@ -109,6 +100,19 @@ def cleaned(settings: Settings, root: Path, workers: int = 1, say: Say = lambda 
             for line in decontamination.summary(report.get("evaluation")):
                 say(line)
     return folder
+
+
+def folder_of(settings: Settings, root: Path) -> Path:
+    """Where `cleaned` keeps a corpus, whether or not it is there."""
+    inputs = [corpora.state(corpus) for corpus in (settings.corpus, settings.against) if corpus]
+    made_from = json.dumps([settings.corpus, settings.stages, inputs])
+    slug = re.sub(r"[^\w.-]+", "-", Path(settings.corpus).name).strip("-")
+    whole, lacking = (
+        root / f"{slug}-clean-{hashlib.sha256((made_from + suffix).encode()).hexdigest()[:8]}"
+        for suffix in ("", " skipped")
+    )
+    takes_lacking = settings.skip or (settings.skip is None and lacking.exists())
+    return lacking if not whole.exists() and takes_lacking else whole
 
 
 # --- The folders -----------------------------------------------------------------------------------------------------

@@ -90,9 +90,7 @@ def prepare(
     """
     options = options or Options()
     source = _source(corpus, tokeniser)
-    slug = re.sub(r"[^\w.-]+", "-", f"{Path(corpus).name}-{Path(tokeniser).name}").strip("-")
-    # A folder that lacks what was skipped has a name of its own, so that a call that skips nothing does not take it.
-    whole, lacking = (root / f"{slug}-{_short_hash(each)}" for each in (source, {**source, "skipped": True}))
+    slug, whole, lacking = _folders(source, root)
     accepted = [whole] if options.skip is False else [whole, lacking]
     if not _made(accepted):
         # The name of the scratch folder does not depend on the state of the files: when a bad file is mended, the
@@ -110,6 +108,24 @@ def prepare(
     return folder
 
 
+def found(corpus: str, tokeniser: str, root: Path) -> Path | None:
+    """The folder of a corpus that is prepared with a tokeniser below `root`; None where there is none. Writes nothing.
+
+    Errors: `UserError` where the corpus cannot be found.
+    """
+    return _made(_folders(_source(corpus, tokeniser), root)[1:])
+
+
+def _folders(source: JsonObject, root: Path) -> tuple[str, Path, Path]:
+    """The beginning of the names, and the two folders that a corpus can be prepared in.
+
+    A folder that lacks what was skipped has a name of its own, so that a call that skips nothing does not take it.
+    """
+    slug = re.sub(r"[^\w.-]+", "-", f"{Path(source['corpus']).name}-{Path(source['tokeniser']).name}").strip("-")
+    whole, lacking = (root / f"{slug}-{_short_hash(each)}" for each in (source, {**source, "skipped": True}))
+    return slug, whole, lacking
+
+
 def _made(folders: Sequence[Path]) -> Path | None:
     """The first of the folders that is there."""
     return next((folder for folder in folders if (folder / "manifest.json").exists()), None)
@@ -119,9 +135,10 @@ def shared_tokeniser(
     names: Sequence[str], spec: str, root: Path, say: Say = lambda line: None, skip: bool | None = False
 ) -> str:
     """A tokeniser for several corpora: `spec` itself, or the folder of one that was trained on all of them."""
-    if len(names) == 1 or not spec.startswith("bpe:"):
+    tokeniser = tokeniser_of(names, spec, root)
+    if tokeniser == spec:
         return spec
-    folder = root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}"
+    folder = Path(tokeniser)
     with enough_room(folder), locked(root / f".{folder.name}.lock"):
         if not folder.exists():
             say(f"tokeniser: {spec} of {len(names)} corpora")
@@ -129,6 +146,13 @@ def shared_tokeniser(
             texts = (text for name in names for text in _training_texts(name, budget, skip))
             _save_tokeniser(spec, texts, folder, say)
     return str(folder)
+
+
+def tokeniser_of(names: Sequence[str], spec: str, root: Path) -> str:
+    """What `shared_tokeniser` returns, whether or not it is there."""
+    if len(names) == 1 or not spec.startswith("bpe:"):
+        return spec
+    return str(root / f"tokeniser-{spec.replace(':', '-')}-{_short_hash([_source(name, spec) for name in names])}")
 
 
 def _save_tokeniser(spec: str, texts: Iterable[str], folder: Path, say: Say) -> "PreTrainedTokenizerFast":

@@ -39,6 +39,10 @@ def arguments(venv: Path, *line: str) -> list[str]:
     (["generate", "PROMPT=two\nlines"], ["generate", "--prompt", "two\nlines"]), (["generate"], ["generate"]),
     (["tiny", f"DS={TEXT}", f"HOSTFILE={TEXT}", "ARGS=--set a.b=1 'c.d=2 3'"],
      ["pretrain", "tiny", "--deepspeed_config", TEXT, "--hostfile", TEXT, "--set", "a.b=1", "c.d=2 3"]),
+    (["tiny", f"CLUSTER={TEXT}", f"NODES={TEXT}", "DRY_RUN=1"],
+     ["pretrain", "tiny", "--cluster", TEXT, "--nodes", TEXT, "--dry-run"]),
+    (["data-tiny", f"CLUSTER={TEXT}", "NODES=2"], ["prepare", "tiny", "--cluster", TEXT, "--nodes", "2"]),
+    (["clusters", f"CLUSTER={TEXT}"], ["clusters", TEXT]), (["stop", f"RUN={TEXT}"], ["stop", "--run", TEXT]),
     (["plan-1.3b", f"DS={TEXT}"], ["plan", "1.3b", "--deepspeed_config", TEXT]),
     (["clean-corpus", f"CORPUS={TEXT}", f"OUT={TEXT}"], ["clean", TEXT, "--out", TEXT]),
     (["inspect", f"DATA={TEXT}"], ["inspect", TEXT]), (["evaluate", f"RUN={TEXT}"], ["evaluate", "--run", TEXT]),
@@ -53,4 +57,6 @@ def test_a_text_may_stand_in_the_environment(venv: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PROMPT", TEXT)
     assert arguments(venv, "generate") == ["generate", "--prompt", TEXT]
     monkeypatch.setenv("NAME", "the-host's")
+    monkeypatch.setenv("NODES", "the-scheduler's")
+    assert arguments(venv, "tiny") == ["pretrain", "tiny"]
     assert arguments(venv, "new-recipe", "FROM=x") == ["new-recipe", "--from", "x"]

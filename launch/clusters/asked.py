@@ -1,0 +1,182 @@
+"""A job for a cluster's scheduler, and all that can be known before it waits in a queue."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launch.care import RESTARTS, Care
+from launch.clusters import network
+from launch.clusters.description import Cluster, file_of, label
+from launch.clusters.job import Job
+from planner import planning
+from planner.hardware import find
+from planner.resolve import data_degree
+from planner.work import work
+from recipes import recipe as recipes
+from recipes.recipe import Recipe
+from recipes.registry import ROOT, short_name
+from recipes.settings import override
+from run.directory import Run, runs_root
+from run.prepared import missing
+from run.request import Request, plan_run, run_path, settled
+from support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a start is to run: a cluster by name or file, how many of its nodes, and what counts without one."""
+
+    cluster: str | None = None
+    nodes: int | None = None
+    dry_run: bool = False
+    processes: int | None = None
+    hostfile: str | None = None
+
+    @property
+    def file(self) -> Path:
+        """The cluster's file. Errors: `UserError`."""
+        return file_of(self.cluster or ("hostfile" if self.hostfile else "local"))
+
+
+def reference(cluster: Cluster, recipe: Recipe, nodes: int | None) -> recipes.Cluster:
+    """The machines of a start: `nodes` of the cluster, else as many as its file says, else as the recipe was planned.
+
+    With other GPUs a node than the recipe's, so many nodes that there are as many GPUs in all.
+    """
+    planned = recipe.cluster
+    gpus = cluster.gpus_per_node or planned.gpus_per_node
+    count = nodes or cluster.nodes or -(-planned.world_size // gpus)
+    return recipes.Cluster(cluster.gpu or planned.gpu, count, gpus)
+
+
+def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care: Care) -> Job:
+    """The job that trains a recipe on a cluster. Writes nothing; says what differs from the plan.
+
+    Errors: `UserError` for what would make it fail when its turn comes: recipe, JSON, world size, precision, and on
+    more than one node data that is not prepared.
+    """
+    care.check()
+    file = where.file
+    machines = reference(cluster, override(recipe, list(request.settings)), where.nodes)
+    root = Path(cluster.runs) if cluster.runs else runs_root().absolute()
+    known = cluster.kind == "slurm" or root.is_dir() or not cluster.runs  # whether this machine has the storage
+    with environment({"STAGECRAFT_RUNS": str(root)}):
+        settled_request = settled(recipe, request)
+        path = run_path(recipe, settled_request).absolute()
+        run = plan_run(recipe, replace(settled_request, run_dir=str(path)), machines.world_size)
+        _check_json(run)
+        if known:
+            check_data(run, machines.nodes, file, where.dry_run)
+        else:
+            remark(f"{root} is not on this machine: whether the data is prepared there shows when the job runs")
+    save_seconds, seconds = _planned(run, machines)
+    variables = {"STAGECRAFT_RUNS": str(root), **network.environment(cluster, machines.nodes)}
+    sized = replace(cluster, nodes=machines.nodes, gpus_per_node=machines.gpus_per_node, gpu=machines.gpu)
+    return Job(
+        recipe=recipe,
+        words=words(request, care),
+        cluster=replace(sized, environment=variables),
+        cluster_file=file,
+        nodes=machines.nodes,
+        gpus_per_node=machines.gpus_per_node,
+        run_dir=path,
+        save_seconds=save_seconds,
+        seconds=seconds,
+    )
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Have variables in the environment of this process, and of what it starts, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def words(request: Request, care: Care) -> tuple[str, ...]:
+    """The flags of a request, as one types them, without those that say where it runs."""
+    valued = {
+        "--deepspeed_config": _portable(request.deepspeed_config),
+        "--max-steps": request.max_steps,
+        "--seed": request.seed,
+        "--name": request.name,
+        "--from": request.branch,
+        "--restarts": None if care.restarts == RESTARTS else care.restarts,
+        "--hang-seconds": care.hang_seconds,
+        "--notify": care.notify,
+    }
+    found = [word for flag, value in valued.items() if value is not None for word in (flag, str(value))]
+    found += ["--allow-change"] if request.allow_change else []
+    return (*found, *(["--set", *request.settings] if request.settings else []))
+
+
+def _portable(given: str | None) -> str | None:
+    """A JSON's path that also holds in another working directory; one of the project's in another checkout, too."""
+    if given is None or not Path(given).exists():
+        return given
+    path = Path(given).resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def check_data(run: Run, nodes: int, file: Path, dry_run: bool) -> None:
+    """On several nodes all would wait while one prepares; a dry run says so only.
+
+    Errors: `UserError` with the command that prepares.
+    """
+    lost = missing(run)
+    if not lost:
+        return
+    named = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]
+    if nodes == 1:
+        return remark(f"the data is not prepared yet ({named}): the run does that first")
+    line = (
+        f"the data of {run.recipe.name} is not prepared below {runs_root() / 'data'} ({named}), and {nodes} nodes "
+        f"would wait for it; prepare it first: make data-{short_name(run.recipe.name)} CLUSTER={label(file)}"
+    )
+    if not dry_run:
+        raise UserError(line)
+    remark(line)
+
+
+def remark(line: str) -> None:
+    """Say something beside what is asked for: a dry run's text may go into a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check_json(run: Run) -> None:
+    """Let DeepSpeed read the JSON, where this machine has it. Errors: `UserError` for what it refuses."""
+    if all(importlib.util.find_spec(name) for name in ("torch", "deepspeed")):
+        from model.engine.build import check_json
+
+        check_json(run.engine.json, run.recipe.layout, run.world_size)
+
+
+def _planned(run: Run, machines: recipes.Cluster) -> tuple[float, float]:
+    """Seconds of a save and of the whole run, 0 where the planner does not know; says where the plan was another."""
+    recipe, planned = run.recipe, run.recipe.cluster
+    machine = planning.cluster_machine(machines)
+    seconds = step_seconds = 0.0
+    if machine:
+        planning.check_precision(machine.gpu, run.engine.dtype)
+        step = work(recipe.model, recipe.layout, run.engine.json, data_degree(recipe, run.world_size))
+        time, memory = planning.plan_time(recipe, step, machine), planning.plan_memory(step, machine.gpu)
+        part = min(1.0, (run.max_steps or recipe.train_steps) / recipe.train_steps)
+        seconds, step_seconds = time["run_seconds"] * part, time["step_seconds"]
+        see = f"stagecraft plan {short_name(recipe.name)} --gpu {machine.gpu.name} --nodes {machines.nodes}"
+        if not memory["fits"]:
+            need, room = memory["peak_bytes"] / 1e9, memory["usable_bytes"] / 1e9
+            remark(f"by the plan it does not fit: {need:.0f} GB of a rank, and {room:.0f} GB are there; see {see}")
+        elif planned.gpu == "cpu" or find(planned.gpu) != machine.gpu:
+            remark(f"{recipe.name} was planned for {planned.gpu}, and here are {machine.gpu.name}; see {see}")
+    return planning.saves(recipe, run.world_size, step_seconds)["save_seconds"], seconds

@@ -1,0 +1,113 @@
+"""Begin a run where its command line says: on this machine, over a hostfile, or through the scheduler of a cluster."""
+
+import os
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from launch import local
+from launch.care import Care
+from launch.clusters import network
+from launch.clusters.asked import Where, check_data, environment, job_of
+from launch.clusters.description import Cluster, read
+from launch.clusters.submit import is_secret, submitted
+from launch.start import start
+from recipes.recipe import Recipe
+from run.request import Request, plan_run, run_path, settled
+from support.errors import UserError
+from support.json_object import JsonObject
+
+
+def begin(recipe: Recipe, request: Request, where: Where, care: Care) -> JsonObject:
+    """Begin a run; returns its report, or where a scheduler takes it or `dry_run` is on, what was or would be begun.
+
+    Errors: `UserError` for what can be known before anything starts; `SystemExit` with the run's exit status.
+    """
+    if where.nodes is not None and where.nodes < 1:
+        raise UserError(f"--nodes is {where.nodes}; it must be at least 1")
+    if where.cluster is None and not where.dry_run:
+        if where.nodes is not None:
+            raise UserError("--nodes counts the nodes of a cluster; give --cluster too")
+        return start(recipe, settled(recipe, request), where.processes, where.hostfile, care)
+    cluster = read(where.file)
+    if cluster.kind in ("local", "hostfile"):
+        return _here(recipe, request, where, cluster, care)
+    if where.processes or where.hostfile:
+        raise UserError("--processes and --hostfile are for starts from this machine; leave them out, or --cluster")
+    job = job_of(recipe, request, where, cluster, care)
+    value = submitted(job, where.dry_run)
+    if where.dry_run:
+        print(value["text"], end="")
+        return value
+    size = f"{job.nodes} x {job.gpus_per_node} {job.cluster.gpu}"
+    print(f"submitted {recipe.name} on {size} as {cluster.kind} job {value['id']}; run: {value['run']}")
+    print(f"stagecraft status --run {value['run']} shows how it is; logs and stop take the same", flush=True)
+    return value
+
+
+def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care: Care) -> JsonObject:
+    """Start from this machine, with what the cluster's file says."""
+    hostfile, nodes = _hosts(where, cluster)
+    processes = where.processes or (cluster.gpus_per_node or None if hostfile is None else None)
+    variables = network.environment(cluster, nodes)
+    if cluster.runs:
+        variables["STAGECRAFT_RUNS"] = cluster.runs
+    with environment(variables):
+        request = settled(recipe, request)
+        path = run_path(recipe, request)
+        request = replace(request, run_dir=str(path))
+        world = local.world_size(hostfile, processes, recipe.cluster.world_size)
+        run = plan_run(recipe, request, world)
+        check_data(run, nodes, where.file, where.dry_run)
+        if where.dry_run:
+            command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, hostfile)
+            text = _shown(cluster, command, _changes(variables, world, cluster.secrets))
+            print(text, end="")
+            return {"run": str(path), "kind": cluster.kind, "file": None, "text": text, "id": None}
+        with environment(_after(cluster.setup, where.file)):
+            return start(recipe, request, processes, hostfile, care)
+
+
+def _hosts(where: Where, cluster: Cluster) -> tuple[str | None, int]:
+    """The hostfile, if any, and how many nodes there are. Errors: `UserError` where that is not what was asked for."""
+    if cluster.kind == "local":
+        if where.hostfile:
+            raise UserError(f"--hostfile goes with a cluster of kind hostfile, and {where.file} is one machine")
+        asked = where.nodes or cluster.nodes
+        if asked > 1:
+            raise UserError(f"{asked} nodes are more than this machine; give --cluster hostfile, or one of your own")
+        return None, 1
+    hostfile = where.hostfile or cluster.hostfile.path
+    if not hostfile:
+        raise UserError(f"{where.file} names no hosts; give --hostfile, or set hostfile.path there")
+    hosts = len(local.read_hostfile(Path(hostfile)))
+    asked = where.nodes or cluster.nodes or hosts
+    if asked != hosts and not (cluster.hostfile.include or cluster.hostfile.exclude):
+        raise UserError(f"{asked} nodes were asked for, and hostfile {hostfile} names {hosts}; let the two agree")
+    return hostfile, asked
+
+
+def _after(setup: tuple[str, ...], file: Path) -> dict[str, str]:
+    """The environment that lines of shell leave. Errors: `UserError` with the shell's last word where one fails."""
+    if not setup:
+        return {}
+    script = "\n".join(["set -e", "exec 3>&1 1>&2", *setup, "env -0 >&3"])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, errors="surrogateescape")
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise UserError(f"{file}: setup ended with status {done.returncode} and said: {said}")
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if "=" in line)
+
+
+def _changes(variables: dict[str, str], world: int, secrets: tuple[str, ...]) -> dict[str, str]:
+    """The variables that ranks get besides those of this process, and the secrets among those; secrets masked."""
+    own, theirs = dict(os.environ), local.environment(world)
+    names = [name for name in theirs if name in variables or name in secrets or own.get(name) != theirs[name]]
+    return {name: "***" if is_secret(name, secrets) else theirs[name] for name in sorted(names)}
+
+
+def _shown(cluster: Cluster, command: list[str], variables: dict[str, str]) -> str:
+    """A start as one would type it: the lines of the setup, the variables, the command."""
+    assigned = [f"{name}={value if value == '***' else shlex.quote(value)}" for name, value in variables.items()]
+    return "\n".join([*cluster.setup, " \\\n".join([*assigned, shlex.join(command)])]) + "\n"

@@ -1,0 +1,196 @@
+"""Where a start goes: here, over a hostfile, to a scheduler; and what is known before."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.care import Care
+from launch.clusters import begin as beginning
+from launch.clusters.asked import Where, words
+from launch.clusters.begin import begin
+from launch.clusters.description import built_in
+from launch.clusters.submit import last_job
+from recipes.registry import load
+from run import members
+from run.request import Request
+from support import json_lines
+from support.errors import UserError
+from tests.commands.running import small, write_corpus
+from tests.launch.clusters.fake import Fake, play
+from tests.run import directories
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
+    """A small run whose data is not prepared."""
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(
+        "launch.clusters.asked._check_json", lambda run: None
+    )  # tests/commands/test_clusters.py lets it
+    _, *settings = small(write_corpus(tmp_path / "corpus.jsonl"))
+    return Request(settings=tuple(settings))
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    return play(monkeypatch)
+
+
+def toml(tmp_path: Path, *lines: str) -> str:
+    file = tmp_path / "mine.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
+
+
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `start` is called with, instead of starting; the environment at that moment comes last."""
+    calls: list[Any] = []
+    monkeypatch.setattr(beginning, "start", lambda *given: calls.append((*given, dict(os.environ))) or {})
+    return calls
+
+
+def test_a_job_is_submitted_and_noted(
+    request_of: Request, slurm: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = begin(load("tiny"), request_of, Where("slurm"), Care(restarts=0))
+    (job,) = slurm.jobs
+    assert (job.nodes, job.gpus_per_node, job.world_size, job.cluster.gpu) == (1, 2, 2, "cpu")
+    assert job.words == ("--restarts", "0", "--set", *request_of.settings)
+    assert job.run_dir.parent == tmp_path / "runs" / "gpt_tiny" and job.save_seconds > 0 == job.seconds
+    assert value["id"] == "41" and (job.run_dir / "job.sh").read_text() == value["text"]
+    noted = json_lines.read(job.run_dir / "jobs.jsonl")
+    assert [(line["kind"], line["id"], line["cluster"]) for line in noted] == [
+        ("slurm", "41", str(built_in()["slurm"]))
+    ]
+    assert last_job(job.run_dir) == noted[0]
+    out, err = capsys.readouterr()
+    assert f"as slurm job 41; run: {job.run_dir}" in out and "the data is not prepared yet" in err
+
+
+def test_a_dry_run_prints_the_text_and_writes_nothing(
+    request_of: Request, slurm: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    value = begin(load("tiny"), request_of, Where("slurm", nodes=2, dry_run=True), Care())
+    assert capsys.readouterr().out == value["text"] and value["id"] is None
+    assert "NCCL_NET=IB\n" in value["text"] and "4: pretrain gpt_tiny --set" in value["text"]
+    assert sorted(tmp_path.rglob("*")) == before and not slurm.jobs
+
+
+def test_what_the_scheduler_refuses_leaves_nothing(request_of: Request, slurm: Fake, tmp_path: Path) -> None:
+    slurm.refuses = "sbatch: error: invalid partition specified: gpu"
+    with pytest.raises(UserError, match="invalid partition"):
+        begin(load("tiny"), request_of, Where("slurm"), Care())
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("recipe", "nodes", "words"), [
+    ("tiny", 2, "the data of gpt_tiny is not prepared below .*make data-tiny CLUSTER=slurm"),
+    ("tiny", -1, "--nodes is -1; it must be at least 1"),
+    ("tiny", 3, "global batch 8 does not divide by micro-batch 2 x data degree 6"),
+    ("530b", 10, "needs at least 280 ranks .* here are 80"),
+    ("530b", 36, "tp 8 x pp 35 x ulysses 1 = 280 does not divide 288 ranks"),
+])  # fmt: skip
+def test_what_cannot_run_is_one_line_before_anything_starts(
+    recipe: str, nodes: int, words: str, request_of: Request, slurm: Fake, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        begin(load(recipe), request_of if recipe == "tiny" else Request(), Where("slurm", nodes=nodes), Care())
+    assert "\n" not in str(refused.value) and not slurm.jobs and not (tmp_path / "runs").exists()
+
+
+def test_flags_that_do_not_go_together(request_of: Request, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("worker-1 slots=2\nworker-2 slots=2\n")
+    evil = tmp_path / "evil"
+    evil.write_text("worker-$(id) slots=2\n")
+    for where, said in [
+        (Where(nodes=2), "give --cluster too"),
+        (Where("slurm", processes=2), "leave them out"),
+        (Where("slurm", hostfile=str(hosts)), "leave them out"),
+        (Where("local", hostfile=str(hosts)), "kind hostfile"),
+        (Where("local", nodes=2), "2 nodes are more than this machine"),
+        (Where("hostfile"), "give --hostfile, or set hostfile.path"),
+        (Where("hostfile", nodes=3, hostfile=str(hosts)), "names 2"),
+        (Where("hostfile", hostfile=str(evil)), "is no name of a host"),
+        (Where("slrum"), "did you mean slurm"),
+    ]:
+        with pytest.raises(UserError) as refused:
+            begin(load("tiny"), request_of, where, Care())
+        assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_local_cluster_starts_here_with_what_its_file_says(
+    request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = started(monkeypatch)
+    lines = ['kind = "local"', "gpus_per_node = 1", f'runs = "{tmp_path}/elsewhere"', 'setup = ["export LEFT=behind"]']
+    begin(load("tiny"), request_of, Where(toml(tmp_path, *lines, "[environment]", 'OWN = "1 2"')), Care())
+    ((recipe, request, processes, hostfile, care, environment),) = calls
+    assert (recipe.name, processes, hostfile, care) == ("gpt_tiny", 1, None, Care())
+    assert environment["OWN"] == "1 2" and environment["LEFT"] == "behind" and "NCCL_NET" not in environment
+    assert Path(request.run_dir).parent == tmp_path / "elsewhere" / "gpt_tiny"
+    assert "OWN" not in os.environ and "LEFT" not in os.environ
+    with pytest.raises(UserError, match=r"mine.toml: setup ended with status 127 and said: .*no-such-command"):
+        begin(load("tiny"), request_of, Where(toml(tmp_path, 'kind = "local"', 'setup = ["no-such-command"]')), Care())
+
+
+def test_a_hostfile_of_several_nodes_gets_the_link_s_variables(
+    request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = started(monkeypatch)
+    monkeypatch.setattr("launch.clusters.asked.missing", lambda run: [])
+    monkeypatch.setenv("NCCL_IB_TIMEOUT", "23")
+    (tmp_path / "hosts").write_text("worker-1 slots=1\nworker-2 slots=1\n")
+    file = toml(tmp_path, 'kind = "hostfile"', "[hostfile]", f'path = "{tmp_path}/hosts"')
+    begin(load("tiny"), request_of, Where(file), Care())
+    ((_, _, processes, hostfile, _, environment),) = calls
+    assert (processes, hostfile) == (None, f"{tmp_path}/hosts")
+    assert (environment["NCCL_NET"], environment["NCCL_IB_TIMEOUT"]) == ("IB", "23")
+
+
+def test_a_dry_run_here_is_a_command_line_without_secrets(
+    request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
+    monkeypatch.setenv("MINE", "also-secret")
+    lines = ['kind = "local"', 'setup = ["module load x"]', 'secrets = ["MINE", "WANDB_API_KEY"]', "[environment]"]
+    file = toml(tmp_path, *lines, 'SPACED = "a b"', 'STORE_KEY_FILE = "third-secret"')
+    before = sorted(tmp_path.rglob("*"))
+    begin(load("tiny"), request_of, Where(file, dry_run=True), Care())
+    out = capsys.readouterr().out
+    assert "secret" not in out.replace(str(tmp_path), "") and "WANDB_API_KEY=*** " in out and "MINE=*** " in out
+    assert out.startswith("module load x\n") and "SPACED='a b' \\\n" in out
+    typed = shlex.split(out.replace("\\\n", "").splitlines()[-1])
+    command = [word for word in typed if "=" not in word]
+    assert command[1:4] == ["-m", "launch.runner", "--log_level"] and command[-2] == "--run-dir"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_secret_in_the_text_of_a_job_is_refused(
+    request_of: Request, slurm: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
+    file = toml(tmp_path, 'kind = "slurm"', "[environment]", 'OTHER = "0123456789"')
+    with pytest.raises(UserError, match=r"the value of \$WANDB_API_KEY would stand in the job's text"):
+        begin(load("tiny"), request_of, Where(file, dry_run=True), Care())
+
+
+def test_a_run_that_goes_on_is_not_submitted_again(
+    request_of: Request, slurm: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = directories.run(tmp_path / "runs", "x", name="mine")
+    value = begin(load("tiny"), Request(run_dir="mine", resume=True), Where("slurm", dry_run=True), Care())
+    assert value["run"] == str(path)
+    monkeypatch.setattr(members, "others", lambda folder: [members.Member("supervisor", 7, "node-1", 0)])
+    with pytest.raises(UserError, match="is trained in by pid 7 on node-1"):
+        begin(load("tiny"), Request(run_dir="mine", resume=True), Where("slurm"), Care())
+
+
+def test_words_are_those_that_were_typed() -> None:
+    request = Request("ds_configs/zero2_bf16.json", ("a.b=1", "c.d=2"), 5, "x", seed=3, name="n", allow_change=True)
+    typed = "--deepspeed_config ds_configs/zero2_bf16.json --max-steps 5 --seed 3 --name n --hang-seconds 7.0"
+    assert words(request, Care(hang_seconds=7.0)) == (*typed.split(), "--allow-change", "--set", "a.b=1", "c.d=2")
