@@ -13,18 +13,16 @@ from pathlib import Path
 
 from launch.clusters.description import Cluster
 from launch.clusters.job import Job
+from launch.clusters.submit import last_job
+from launch.clusters.time_limit import seconds_of
 from recipes.registry import ROOT
 from run.directory import runs_root
-from support import json_lines
 from support.errors import UserError
 from support.json_object import JsonObject
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@,-]*")  # of a partition, an account …
 CONSTRAINT = re.compile(r"[A-Za-z0-9._&|,*()\[\]!:-]+")
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 IMAGE = re.compile(r"[A-Za-z0-9._/:@#+-]+")
-MOUNT = re.compile(r"/[^\s:,\"'\\]*:/[^\s:,\"'\\]*(:[a-z,]+)?")
-LIMIT = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
 UNQUOTABLE = re.compile(r"[\n\r\0\"\\%]")  # in a path of an #SBATCH line: % begins a pattern there
 STOP_SECONDS, MARGIN_SECONDS = 30.0, 30.0  # a stop on request takes the first at least; for the step in hand and Slurm
 SCHEDULER_SECONDS = 60.0  # that sbatch and its like may take
@@ -41,40 +39,21 @@ def check(job: Job) -> None:
     if words.container and not IMAGE.fullmatch(job.cluster.image):
         raise UserError(f"{where}: slurm.container is {words.container}, and image is {job.cluster.image!r}; name one")
     for mount in words.mounts:
-        if not MOUNT.fullmatch(mount):
-            raise UserError(f"{where}: slurm.mounts has {mount!r}; write /source:/target")
-    _check_environment(job.cluster, where)
+        if "," in mount:
+            raise UserError(
+                f"{where}: slurm.mounts has {mount!r}, and commas stand between mounts; name each by itself"
+            )
     for text in job.words:
         if "\n" in text or "\0" in text:
             raise UserError(f"{text!r} holds the end of a line, which a job cannot be given; take it out")
     if found := UNQUOTABLE.search(str(job.run_dir.absolute())):
         raise UserError(f"--run-dir {job.run_dir} holds {found[0]!r}, which Slurm would not leave as it is; rename it")
-    limit = limit_seconds(job.cluster.time_limit, where)
+    limit = seconds_of(job.cluster.time_limit)
     if limit and limit <= warning_seconds(job):
         raise UserError(
             f"{where}: time_limit is {job.cluster.time_limit}, and a save needs the last {warning_seconds(job)} s of "
             "it; raise it"
         )
-
-
-def _check_environment(cluster: Cluster, where: Path) -> None:
-    for name, value in cluster.environment.items():
-        if not VARIABLE.fullmatch(name):
-            raise UserError(f"{where}: environment has {name!r}, which is no name of a variable; write A_NAME")
-        if "\n" in value or "\0" in value:
-            raise UserError(f"{where}: environment.{name} holds the end of a line; take it out")
-        if name in cluster.secrets:
-            raise UserError(f"{where}: environment has the secret {name}; set it in your shell, sbatch passes it on")
-
-
-def limit_seconds(text: str, where: Path) -> int:
-    """A time limit in seconds, 0 where there is none. Errors: `UserError` where it is no time."""
-    if not text:
-        return 0
-    if not (found := LIMIT.fullmatch(text)):
-        raise UserError(f"{where}: time_limit is {text!r}; write [days-]hours:minutes:seconds, such as 24:00:00")
-    days, hours, minutes, seconds = (int(each or 0) for each in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def warning_seconds(job: Job) -> int:
@@ -84,7 +63,7 @@ def warning_seconds(job: Job) -> int:
 
 def jobs_in_chain(job: Job) -> int:
     """How many jobs of the time limit the run takes, one after another; 1 where that is not known."""
-    limit = limit_seconds(job.cluster.time_limit, job.cluster_file) - warning_seconds(job)
+    limit = seconds_of(job.cluster.time_limit) - warning_seconds(job)
     return max(1, math.ceil(job.seconds / limit)) if limit > 0 else 1
 
 
@@ -113,7 +92,7 @@ def render(job: Job) -> str:
             "#!/bin/bash",
             f"# {about}{chain}",
             *(f"#SBATCH {word}" for word in head),
-            *_before(cluster, job.nodes),
+            *_before(cluster),
             f"export STAGECRAFT_SRUN={shlex.quote(shlex.join(_srun(job)))}",
             f"{shlex.join([*command, '--run-dir', str(run), '--resume', 'auto'])} &",
             PASSED_ON.format(again=shlex.join(again)),
@@ -140,12 +119,9 @@ def _asked_for(cluster: Cluster, name: str) -> list[str]:
     return [f'--job-name="{name}"', *given, "--export=ALL"]
 
 
-def _before(cluster: Cluster, nodes: int) -> list[str]:
+def _before(cluster: Cluster) -> list[str]:
     """Lines of shell before the command: its folder, its variables, the cluster's own lines."""
-    from launch.clusters import network
-
-    runs = cluster.runs or str(runs_root().absolute())
-    variables = {"STAGECRAFT_RUNS": runs, **network.environment(cluster, nodes)}
+    variables = {"STAGECRAFT_RUNS": cluster.runs or str(runs_root().absolute()), **cluster.environment}
     return [
         f"cd {shlex.quote(str(Path.cwd()))}",
         f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -234,10 +210,10 @@ def stop(run: Path) -> str:
 
 
 def _job(run: Path) -> str:
-    jobs = [line["id"] for line in json_lines.read(run / "jobs.jsonl") if line.get("kind") == "slurm"]
-    if not jobs:
+    job = last_job(run)
+    if job is None or job["kind"] != "slurm":
         raise UserError(f"{run} was not submitted to Slurm; give a run that pretrain --cluster began")
-    return str(jobs[-1])
+    return str(job["id"])
 
 
 def render_data(recipe: str, words: tuple[str, ...], cluster: Cluster, nodes: int) -> str:
@@ -256,7 +232,7 @@ def render_data(recipe: str, words: tuple[str, ...], cluster: Cluster, nodes: in
             f"# sbatch --array=0-{nodes - 1} THIS, then sbatch --dependency=afterany:ITS_JOB THIS: the second job puts",
             "# all together, and does what a task of the first has left undone.",
             *(f"#SBATCH {word}" for word in [*head, "--open-mode=append", f'--output="{runs}/slurm-data-%j.out"']),
-            *_before(cluster, 1),
+            *_before(cluster),
             'if [ "${SLURM_ARRAY_TASK_ID:-}" ]; then',
             f'  exec {command} --nodes {nodes} --node "$SLURM_ARRAY_TASK_ID"',
             "fi",
