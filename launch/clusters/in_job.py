@@ -22,7 +22,8 @@ from run import events
 from support.errors import CRASHED, BadNodeError, CrashedError
 
 SRUN = "STAGECRAFT_SRUN"  # set by our batch script: the words that start Python on every node, `srun` first
-CLEAR_SECONDS = 60.0  # that a step which was cancelled may take to be gone
+CLEAR_SECONDS = 30.0  # that a step which was cancelled may take to be gone
+CANCEL_SECONDS = 5.0  # that scancel may try: the job may come back, and its next step has the same number
 SLURM_SECONDS = 30.0  # that a question to the scheduler may take
 BLAMED_IN_A_ROW = 3  # faults of ranks of one node, then it is kept out
 # `srun: error: n1: task 3: Killed`, `srun: error: n[0-1]: tasks 0-3,5: Exited with exit code 1`
@@ -82,7 +83,8 @@ def clear() -> None:
     until = time.monotonic() + CLEAR_SECONDS
     while steps := _steps():
         for step in steps:
-            subprocess.run(["scancel", step], capture_output=True, timeout=SLURM_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(["scancel", step], capture_output=True, timeout=CANCEL_SECONDS)
         if time.monotonic() > until:
             raise CrashedError(f"step {steps[0]} of the job does not end: one of its nodes does not answer")
         time.sleep(0.2)

@@ -60,16 +60,6 @@ def test_a_run_that_loses_a_rank_and_its_time_and_its_place_has_the_numbers_of_a
     assert [line["status"] for line in run.events("end")] == [75, 75, 0] and len(run.events("queued")) == 1
 
 
-def test_a_run_is_stopped_by_its_directory_and_stays_so(submit: Submit) -> None:
-    run = submit("stopped", 10_000).submit().at_step(5)
-    assert slurm.stop(run.path) == f"job {run.id} was asked to save and to end"
-    run.at_end("FAILED")  # with 75
-    assert run.events("end")[0]["status"] == 75 and not run.events("queued")
-    assert run.events("saved")[-1]["step"] == run.step
-    with pytest.raises(UserError, match="is failed: there is nothing to stop"):
-        slurm.stop(run.path)
-
-
 def test_a_job_that_has_not_begun_is_cancelled(submit: Submit) -> None:
     run = submit("waiting", nodes=3).submit()  # more nodes than there are: refused at once, or never begun
     assert slurm.status(run.path)["state"] == "PENDING"
@@ -77,16 +67,23 @@ def test_a_job_that_has_not_begun_is_cancelled(submit: Submit) -> None:
     run.at_end("CANCELLED")
 
 
-def test_a_run_goes_on_when_a_node_has_lost_its_power(submit: Submit, own_slurm: OwnSlurm) -> None:
-    run = submit("dark", 2000).submit().at_step(12)
+def test_a_run_goes_on_when_a_node_has_lost_its_power_and_is_stopped_by_its_directory(
+    submit: Submit, own_slurm: OwnSlurm
+) -> None:
+    run = submit("dark", 10_000).submit().at_step(12)
     own_slurm.kill_node("n1")
     run.wait(lambda: run.state == "PENDING", "the job in the queue again")
     reached = run.step
     own_slurm.start_node("n1")
-    run.wait(lambda: len(run.events("start")) > 1, "another start").at_step(reached + 20)
+    run.wait(lambda: len(run.events("start")) > 1, "another start").at_step(reached + 1)
     assert run.events("start")[1]["resumed"] is True
-    slurm.stop(run.path)
+
+    assert slurm.stop(run.path) == f"job {run.id} was asked to save and to end"
     run.at_end("FAILED")  # with 75
+    assert run.events("end")[-1]["status"] == 75 and not run.events("queued")
+    assert run.events("saved")[-1]["step"] == run.step
+    with pytest.raises(UserError, match="is failed: there is nothing to stop"):
+        slurm.stop(run.path)
 
 
 def test_a_node_that_is_to_be_kept_out_is(submit: Submit) -> None:
