@@ -19,7 +19,7 @@ from support import json_lines
 from tests.clusters.own_slurm import OwnSlurm, missing
 from tests.commands.running import small, write_corpus
 
-WAIT_SECONDS = 150.0
+WAIT_SECONDS = 300.0
 
 
 @pytest.fixture(scope="session")
