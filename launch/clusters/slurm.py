@@ -183,7 +183,8 @@ def status(run: Path) -> JsonObject:
         columns = "State,Reason,Elapsed,NodeList,Start"
         said = _listed("sacct", "-X", "--noheader", "--parsable2", f"--jobs={job}", f"--format={columns}")
     values = said.splitlines()[-1].split("|") if said else ["UNKNOWN"]
-    return {"id": job, **dict.fromkeys(keys), **dict(zip(keys, values, strict=False))}
+    known = {key: value for key, value in zip(keys, values, strict=False) if value not in ("None", "")}
+    return {**dict.fromkeys(keys), **known}
 
 
 def _listed(*command: str) -> str:
@@ -198,8 +199,7 @@ def _listed(*command: str) -> str:
 
 def stop(run: Path) -> str:
     """Have the last job of a run save and end, and not be queued again. Errors: `UserError` where there is none."""
-    now = status(run)
-    job, state = now["id"], now["state"]
+    job, state = _job(run), status(run)["state"]
     if state == "PENDING":
         _said("scancel", job)
         return f"job {job} had not begun; it is cancelled"
