@@ -16,6 +16,7 @@ from support.errors import BAD_NODE, DONE, GAVE_UP, STOPPED, WEIGHTS_LOST, WRONG
 from support.json_object import JsonObject
 
 ENDS = (DONE, WRONG_INPUT, WEIGHTS_LOST, GAVE_UP)  # after these no other job helps
+ANSWER_SECONDS = 60.0  # that a command of Slurm may take
 IN_VAIN = 3  # jobs in a row that saved nothing, then the chain ends
 EXCLUDED = re.compile(r"ExcNodeList=(\S+)")
 
@@ -46,7 +47,8 @@ def main() -> None:
     run, status, stopped = Path(sys.argv[1]), int(sys.argv[2]), len(sys.argv) > 3
     job, before = os.environ["SLURM_JOB_ID"], events.read(run)
     reason = reason_to_go_on(status, stopped, before)
-    if reason and _said("squeue", "--noheader", f"--jobs={job}", "--format=%T") == "RUNNING":
+    state = _said("squeue", "--noheader", f"--jobs={job}", "--format=%T") if reason else ""
+    if reason and state in ("RUNNING", ""):  # else it is being cancelled, or queued again already
         named = [event["node"] for event in before if event["event"] == "bad_node"]
         without = named[-1] if status == BAD_NODE and named else None
         events.note(run, "queued", job=job, status=status, without=without, reason=reason)
@@ -62,7 +64,12 @@ def main() -> None:
 
 
 def _said(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    """What a command of Slurm prints; nothing where it fails, which is said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"{command[0]} has not answered for {ANSWER_SECONDS:.0f} s", flush=True)
+        return ""
     if done.returncode:
         print(f"{command[0]}: {done.stderr.strip()}", flush=True)
     return done.stdout.strip()

@@ -41,9 +41,10 @@ SwitchType=switch/none
 ReturnToService=2
 SlurmdTimeout=20
 KillWait=20
+SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
-NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=1 RealMemory=1000
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=1 RealMemory=1000
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemory=1000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=1000
 PartitionName=main Nodes=n0,n1 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
 
