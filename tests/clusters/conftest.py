@@ -51,13 +51,15 @@ def settings(home: Path, steps: int) -> list[str]:
 
 
 class Submitted:
-    """A run that was submitted, with a job of two nodes by default."""
+    """A run that was submitted, with a job of two nodes of a rank each by default."""
 
-    def __init__(self, own: OwnSlurm, home: Path, name: str, steps: int, nodes: int = 2, **cluster: Any) -> None:
+    def __init__(
+        self, own: OwnSlurm, home: Path, name: str, steps: int, nodes: int = 2, ranks: int = 1, **cluster: Any
+    ) -> None:
         self.own, self.path = own, home / name
         words = tuple(settings(home, steps))
         described = Cluster(**{"kind": "slurm", "slurm": Slurm(partition="main", gpus=False), **cluster})
-        self.job = Job(load("tiny"), words, described, home / "mine.toml", nodes, 1, self.path)
+        self.job = Job(load("tiny"), words, described, home / "mine.toml", nodes, ranks, self.path)
         self.id = ""
 
     def submit(self) -> "Submitted":

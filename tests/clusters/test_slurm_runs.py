@@ -70,7 +70,8 @@ def test_a_job_that_has_not_begun_is_cancelled(submit: Submit) -> None:
 def test_a_run_goes_on_when_a_node_has_lost_its_power_and_is_stopped_by_its_directory(
     submit: Submit, own_slurm: OwnSlurm
 ) -> None:
-    run = submit("dark", 10_000).submit().at_step(12)
+    run = submit("dark", 10_000, ranks=2).submit().at_step(12)
+    assert [rank(run, number).host for number in range(4)] == ["n0", "n0", "n1", "n1"]
     own_slurm.kill_node("n1")
     run.wait(lambda: run.state == "PENDING", "the job in the queue again")
     reached = run.step
