@@ -30,7 +30,10 @@ def own_slurm() -> Iterator[OwnSlurm]:
         Path(home).chmod(0o755)  # munge refuses a socket in a folder that others cannot enter
         made = OwnSlurm(Path(home))
         try:
-            made.start()
+            try:
+                made.start()
+            except AssertionError as error:  # a container may forbid what a daemon needs, and it says so
+                pytest.skip(f"no Slurm could be started here: {error}")
             yield made
         finally:
             made.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "unshare")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "unshare", "hostname")
 NODES = ("n0", "n1")
 CONFIGURATION = """
 ClusterName=stagecraft
@@ -54,7 +54,10 @@ def missing() -> str:
     absent = [name for name in PROGRAMS if _path(name) is None]
     if absent:
         return f"{', '.join(absent)}: not installed (apt-get install slurm-wlm munge)"
-    return "" if os.geteuid() == 0 else "only root can start slurmd and jobs"
+    if os.geteuid() != 0:
+        return "only root can start slurmd and jobs"
+    own = subprocess.run(["unshare", "--uts", "true"], capture_output=True, text=True)
+    return f"no host names of their own for the nodes: {own.stderr.strip()}" if own.returncode else ""
 
 
 def _path(name: str) -> str | None:
