@@ -30,7 +30,7 @@ ROOMS = (
 )
 LEVEL = {room: ROOMS.index(room) for room in ROOMS} | {"model": ROOMS.index("data")}  # neither is above the other
 HEAVY = ("torch", "deepspeed", "transformers", "datasets")
-DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 NEW_RECIPE = ("50m", "345m")  # CONTRIBUTING.md shows how to add gpt_50m
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
@@ -178,7 +178,7 @@ def test_the_docs_name_only_what_exists() -> None:
     for path in re.findall(r"`((?:" + "|".join((*ROOMS, "ds_configs", "tests", "docs")) + r")/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
+        assert any((ROOT / folder / path).exists() for folder in ("", "docs", "docs/clusters")), path
     for module in re.findall(r"python -m ((?:recipes|bench)[\w.]*)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists() or (ROOT / module / "__main__.py").exists(), module
     for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z][\w-]*)([^`#\n]*)", text):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from run.directory import Run, runs_root
 from run.prepared import missing
 from run.request import Request, plan_run, run_path, settled
 from support.errors import UserError
+
+OF_DATA = ("data.", "model.vocab_size=", "model.objective=")  # settings that other data follows from
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,16 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
     file = where.file
     machines = reference(cluster, override(recipe, list(request.settings)), where.nodes)
     root = Path(cluster.runs) if cluster.runs else runs_root().absolute()
-    known = cluster.kind == "slurm" or root.is_dir() or not cluster.runs  # whether this machine has the storage
+    here = cluster.kind == "slurm" or (cluster.kind == "kubernetes" and root.is_dir())  # whether the storage is
     with environment({"STAGECRAFT_RUNS": str(root)}):
         settled_request = settled(recipe, request)
         path = run_path(recipe, settled_request).absolute()
         run = plan_run(recipe, replace(settled_request, run_dir=str(path)), machines.world_size)
         _check_json(run)
-        if known:
-            check_data(run, machines.nodes, file, where.dry_run)
+        if here:
+            check_data(run, request, machines.nodes, where)
         else:
-            remark(f"{root} is not on this machine: whether the data is prepared there shows when the job runs")
+            remark("the storage of the nodes is not here: whether the data is prepared there shows when the job runs")
     save_seconds, seconds = _planned(run, machines)
     variables = {"STAGECRAFT_RUNS": str(root), **network.environment(cluster, machines.nodes)}
     sized = replace(cluster, nodes=machines.nodes, gpus_per_node=machines.gpus_per_node, gpu=machines.gpu)
@@ -129,7 +132,7 @@ def _portable(given: str | None) -> str | None:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def check_data(run: Run, nodes: int, file: Path, dry_run: bool) -> None:
+def check_data(run: Run, request: Request, nodes: int, where: Where) -> None:
     """On several nodes all would wait while one prepares; a dry run says so only.
 
     Errors: `UserError` with the command that prepares.
@@ -140,11 +143,13 @@ def check_data(run: Run, nodes: int, file: Path, dry_run: bool) -> None:
     named = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]
     if nodes == 1:
         return remark(f"the data is not prepared yet ({named}): the run does that first")
+    chosen = [setting for setting in request.settings if setting.startswith(OF_DATA)]
+    more = f"CLUSTER={label(where.file)}" + (f" ARGS={shlex.quote(shlex.join(['--set', *chosen]))}" if chosen else "")
     line = (
         f"the data of {run.recipe.name} is not prepared below {runs_root() / 'data'} ({named}), and {nodes} nodes "
-        f"would wait for it; prepare it first: make data-{short_name(run.recipe.name)} CLUSTER={label(file)}"
+        f"would wait for it; prepare it first: make data-{short_name(run.recipe.name)} {more}"
     )
-    if not dry_run:
+    if not where.dry_run:
         raise UserError(line)
     remark(line)
 

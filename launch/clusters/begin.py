@@ -38,11 +38,11 @@ def begin(recipe: Recipe, request: Request, where: Where, care: Care) -> JsonObj
     job = job_of(recipe, request, where, cluster, care)
     value = submitted(job, where.dry_run)
     if where.dry_run:
-        print(value["text"], end="")
+        print(value["text"].rstrip("\n"))
         return value
     size = f"{job.nodes} x {job.gpus_per_node} {job.cluster.gpu}"
     print(f"submitted {recipe.name} on {size} as {cluster.kind} job {value['id']}; run: {value['run']}")
-    print(f"stagecraft status --run {value['run']} shows how it is; logs and stop take the same", flush=True)
+    print(f"stagecraft status --run {request.name or value['run']} shows how it is; logs and stop take the same")
     return value
 
 
@@ -59,11 +59,11 @@ def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care
         request = replace(request, run_dir=str(path))
         world = local.world_size(hostfile, processes, recipe.cluster.world_size)
         run = plan_run(recipe, request, world)
-        check_data(run, nodes, where.file, where.dry_run)
+        check_data(run, request, nodes, where)
         if where.dry_run:
             command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, hostfile)
             text = _shown(cluster, command, _changes(variables, world, cluster.secrets))
-            print(text, end="")
+            print(text.rstrip("\n"))
             return {"run": str(path), "kind": cluster.kind, "file": None, "text": text, "id": None}
         with environment(_after(cluster.setup, where.file)):
             return start(recipe, request, processes, hostfile, care)

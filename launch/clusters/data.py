@@ -59,7 +59,7 @@ def prepared_there(
     text = module.render_data(recipe, tuple(words), cluster, nodes)
     script, jobs = root / f"data-{recipe}.sh", tuple[str, ...]()
     if dry_run:
-        print(text, end="")
+        print(text.rstrip("\n"))
     else:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -78,5 +78,5 @@ def _here(recipe: str, words: list[str], cluster: Cluster, dry_run: bool) -> Jso
         return None
     named = [f"{k}={'***' if is_secret(k, cluster.secrets) else shlex.quote(v)}" for k, v in variables.items()]
     text = " ".join([*named, shlex.join([sys.executable, "-m", "commands", "prepare", recipe, *words])]) + "\n"
-    print(text, end="")
+    print(text.rstrip("\n"))
     return {"recipe": recipe, "kind": cluster.kind, "file": None, "text": text, "jobs": []}

@@ -26,6 +26,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HOSTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:\d+(,\d+)*)?(@[A-Za-z0-9][A-Za-z0-9._-]*(:\d+(,\d+)*)?)*")
 QUANTITY = re.compile(r"[1-9]\d*(Ki|Mi|Gi|Ti)")
 MOUNT = re.compile(r"/[^:\s]*:/[^:\s]*(:[a-z,]+)?")
+ASSIGNED = re.compile(r"(?:^|[\s;&(])([A-Za-z_][A-Za-z0-9_]*)=")  # in a line of shell
 SECRET = re.compile(r"(.*_)?(KEY|TOKEN|SECRET|PASSWORD)S?")
 
 
@@ -191,11 +192,11 @@ class Cluster:
             for name in names:
                 if not VARIABLE.fullmatch(name):
                     raise UserError(f"{key} names {name!r}; a variable has letters, digits and _, and no digit first")
-        for name in self.environment:
+        set_here = [(f"environment.{name}", name) for name in self.environment]
+        set_here += [(f"setup: {name}", name) for line in self.setup for name in ASSIGNED.findall(line)]
+        for place, name in set_here:
             if name in self.secrets or SECRET.fullmatch(name.upper()):
-                raise UserError(
-                    f"environment.{name} would show a secret; set it in your shell, and name it in secrets here"
-                )
+                raise UserError(f"{place} would show a secret; set it in your shell, and name it in secrets here")
 
 
 def _texts(values: Any, prefix: str = "") -> Iterable[tuple[str, str]]:

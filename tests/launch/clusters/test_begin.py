@@ -88,7 +88,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(request_of: Request, slurm: F
 
 
 @pytest.mark.parametrize(("recipe", "nodes", "words"), [
-    ("tiny", 2, "the data of gpt_tiny is not prepared below .*make data-tiny CLUSTER=slurm"),
+    ("tiny", 2, "gpt_tiny is not prepared below .*make data-tiny CLUSTER=slurm ARGS='--set data.co.*bpe:300 .*'"),
     ("tiny", -1, "--nodes is -1; it must be at least 1"),
     ("tiny", 3, "global batch 8 does not divide by micro-batch 2 x data degree 6"),
     ("530b", 10, "needs at least 280 ranks .* here are 80"),
@@ -194,3 +194,31 @@ def test_words_are_those_that_were_typed() -> None:
     request = Request("ds_configs/zero2_bf16.json", ("a.b=1", "c.d=2"), 5, "x", seed=3, name="n", allow_change=True)
     typed = "--deepspeed_config ds_configs/zero2_bf16.json --max-steps 5 --seed 3 --name n --hang-seconds 7.0"
     assert words(request, Care(hang_seconds=7.0)) == (*typed.split(), "--allow-change", "--set", "a.b=1", "c.d=2")
+
+
+def test_storage_that_is_not_here_keeps_its_record_here(
+    request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kube = play(monkeypatch, "kubernetes")
+    file = toml(tmp_path, 'kind = "kubernetes"', f'runs = "{tmp_path}/in-the-pods"')
+    value = begin(load("tiny"), request_of, Where(file, nodes=2), Care())
+    (job,) = kube.jobs
+    assert job.run_dir.parent == tmp_path / "in-the-pods" / "gpt_tiny" and not job.run_dir.exists()
+    assert Path(value["run"]) == tmp_path / "runs" / "gpt_tiny" / job.run_dir.name
+    assert sorted(each.name for each in Path(value["run"]).iterdir()) == ["job.yaml", "jobs.jsonl"]
+    assert job.cluster.environment["STAGECRAFT_RUNS"] == f"{tmp_path}/in-the-pods"
+    assert job.cluster.environment["NCCL_IB_DISABLE"] == "1"  # without an RDMA adapter pods have Ethernet alone
+    assert "shows when the job runs" in capsys.readouterr().err
+
+
+def test_another_gpu_and_too_little_memory_are_said(
+    slurm: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr("launch.clusters.asked._check_json", lambda run: None)
+    begin(load("13b"), Request(), Where(toml(tmp_path, 'kind = "slurm"', 'gpu = "h100"'), dry_run=True), Care())
+    assert "gpt_13b was planned for a100-80gb, and here are h100; see stagecraft plan 13b" in capsys.readouterr().err
+    begin(load("175b"), Request(settings=("layout.pp=2",)), Where("slurm", nodes=2, dry_run=True), Care())
+    assert "by the plan it does not fit" in capsys.readouterr().err
+    with pytest.raises(UserError, match="a v100-32gb has no bf16"):
+        begin(load("13b"), Request(), Where(toml(tmp_path, 'kind = "slurm"', 'gpu = "v100"'), dry_run=True), Care())

@@ -75,6 +75,7 @@ def test_a_link_s_variables_and_who_wins() -> None:
     ('kind = "slurm"\n[environment]\n"A B" = "1"', "environment names 'A B'; a variable has letters"),
     ('kind = "slurm"\n[environment]\nA = "1\\n2"', "environment.A is '1\\n2', which holds the end of a line"),
     ('kind = "slurm"\n[environment]\nMY_API_KEY = "1"', "environment.MY_API_KEY would show a secret"),
+    ('kind = "slurm"\nsetup = ["export A=1 HF_TOKEN=abc"]', "setup: HF_TOKEN would show a secret; set it in your"),
     ('kind = "slurm"\nsecrets = ["MINE"]\n[environment]\nMINE = "1"', "environment.MINE would show a secret"),
     ('kind = "hostfile"\n[hostfile]\ninclude = "a$(id)"', "hostfile.include is 'a$(id)'; write hosts as in"),
     ('kind = "hostfile"\n[hostfile]\nexclude = "-oProxyCommand=x"', "hostfile.exclude is '-oProxyCommand=x'"),
