@@ -23,7 +23,7 @@ PLACE   = $(call text,CLUSTER,--cluster) $(call text,NODES,--nodes) $(if $(DRY_R
 FLAGS   = $(ENGINE) $(PLACE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: clusters status logs stop help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
+.PHONY: clusters status logs stop help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clean-corpus inspect watch \
 	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data $(SIZES)
 
@@ -56,6 +56,10 @@ test-faults: setup  ## runs whose processes are killed, stopped and hung
 
 test-kills: setup  ## a run that is killed 50 times, at random, ends with the weights of an unbroken one
 	@STAGECRAFT_KILLS=50 $(PY) -m pytest -m faults tests/faults/test_kills.py $(ARGS)
+
+test-clusters: setup  ## jobs of a real Slurm of two nodes, which is made on this machine and ended again
+	@bash tests/clusters/install.sh
+	$(PY) -m pytest -n 0 -rs -m clusters tests/clusters $(ARGS)
 
 test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test

@@ -103,7 +103,8 @@ class Attempt:
             # A rank that is killed takes the others with it within moments: they lose their connections to it.
             rank = next((each for each in dead if each.code == -signal.SIGKILL and self._soon(each, dead[0])), dead[0])
             memory = kills_for_memory() > self.killed_for_memory
-            return Fault(f"rank {rank.number} of {self.group.world} {told(rank.code, memory)}", rank.number, rank.code)
+            who = f"rank {rank.number} of {self.group.world}" + (f" on node {rank.node}" if rank.node else "")
+            return Fault(f"{who} {told(rank.code, memory)}", rank.number, rank.code)
         if self.group.status is not None and self.group.living and not self._launcher_was_asked():
             status = self.group.status
             return Fault(f"the launcher {told(128 - status if status > 128 else status)}", None, status)

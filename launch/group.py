@@ -22,7 +22,10 @@ KILLED_SECONDS = 10.0  # that a killed process may take to be gone, while the ke
 
 @dataclass
 class Rank:
-    """A rank of this machine. `ended` is when it was found to have ended (monotonic), `code` how, see `exit_of`."""
+    """A rank. `ended` is when it was found to have ended (monotonic), `code` how, see `exit_of`.
+
+    `node` is where it was, as the scheduler calls that; empty where nobody asked one.
+    """
 
     number: int
     pid: int
@@ -31,6 +34,7 @@ class Rank:
     ended: float | None = None
     code: int | None = None
     asked: bool = False
+    node: str = ""
 
     def send(self, number: int) -> None:
         """Send a signal; it reaches no other process that has the same number meanwhile."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launch import local
 from launch.care import Care
+from launch.clusters import in_job
 from launch.follow import following
 from planner import planning
 from planner.show import show
@@ -55,7 +56,7 @@ def _ended(
     output: int | None,
 ) -> int:
     """Start and see through the ranks; returns how the run ended. The launcher prints to the descriptor `output`."""
-    world = local.world_size(hostfile, processes, recipe.cluster.world_size)
+    world = in_job.world_size() or local.world_size(hostfile, processes, recipe.cluster.world_size)
     if not request.resume and not request.settings and world < recipe.layout.ranks_per_replica:
         machine = planning.cluster_machine(recipe.cluster)
         show(planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine))

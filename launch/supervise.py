@@ -5,7 +5,9 @@ import time
 from launch import local
 from launch.attempt import Attempt, Ended, Fault, launch, note
 from launch.care import Care
+from launch.clusters import in_job
 from launch.death import told
+from launch.group import Group
 from launch.stops import Stops, listening
 from launch.watch import HangWatch
 from model.checkpoint.format import completed
@@ -36,6 +38,7 @@ class Supervisor:
         self.saved = self._newest()
         self.failures: list[str] = []  # without a new checkpoint in between
         self.wanted = run.world_size  # ranks, where there are GPUs for all of them
+        self.blamed = in_job.Blamed()
 
     def see_through(self) -> int:
         """Returns the status that the ranks noted. Errors: `CrashedError`, `GaveUpError`, `StoppedError`.
@@ -54,20 +57,28 @@ class Supervisor:
 
     def _launch(self, stops: Stops) -> Ended:
         """Launch the ranks, on another port where the one that was free is taken meanwhile."""
-        path, world = self.run.path, self.run.world_size
+        path = self.run.path
         for port in range(PORTS):
             members.forget(path)
             if self.hostfile and self.failures:
                 time.sleep(FORGOTTEN_SECONDS)
             file = members.join(path, members.SUPERVISOR, self.stop_seconds)
-            command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
-            group = launch(command, local.environment(world), path, world, (self.lock,), self.output, stops.wakes)
-            watch = HangWatch(self.run, self.care.hang_seconds, group, self.hostfile is None, self.care)
+            group = self._group(stops)
+            here = self.hostfile is None and not in_job.inside()
+            watch = HangWatch(self.run, self.care.hang_seconds, group, here, self.care)
             ended = Attempt(group, stops, self.stop_seconds, watch.hangs).see_through(file)
             last = rank_logs.last_error(path, 0) or ""
             if self.hostfile or ended.asked or port == PORTS - 1 or not last.startswith(CANNOT_MEET):
                 break
         return ended
+
+    def _group(self, stops: Stops) -> Group:
+        """Start the ranks: by DeepSpeed's launcher, or as tasks of the job that this process runs in."""
+        path, world, more = self.run.path, self.run.world_size, ((self.lock,), self.output, stops.wakes)
+        if in_job.inside():
+            return in_job.launch(path, world, *more)
+        command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
+        return launch(command, local.environment(world), path, world, *more)
 
     def _status_of(self, ended: Ended, stops: Stops) -> int | None:
         """The status to end with; None where the ranks are to be launched again. Errors: as `see_through`."""
@@ -92,6 +103,8 @@ class Supervisor:
             self.saved, self.failures = newest, []
         self.failures.append(reason)
         self.care.tell(path, "fault", rank=fault.rank, code=fault.code, reason=reason)
+        if in_job.inside():
+            self.blamed.take(path, fault, self.run.world_size)
         if not self.care.restarts or not was_trained(path):
             raise CrashedError(f"{reason}; go on with --resume --run-dir {path}")
         if len(self.failures) > self.care.restarts:
@@ -132,7 +145,8 @@ class Supervisor:
 
     def _fit_gpus(self) -> None:
         """Go on with the most ranks for which this machine still has GPUs. Errors: `GaveUpError` where none goes."""
-        path, left = self.run.path, None if self.hostfile else local.gpus_left()
+        elsewhere = self.hostfile is not None or in_job.inside()
+        path, left = self.run.path, None if elsewhere else local.gpus_left()
         most = self.wanted if left is None else min(left, self.wanted)
         if most == self.run.world_size:
             return

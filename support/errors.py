@@ -9,6 +9,7 @@ CRASHED = 1  # anything that is not below: try again
 WRONG_INPUT = 2  # never try again
 WEIGHTS_LOST = 3  # never go on from the newest checkpoint
 STOPPED = 75  # stopped on request and saved: queue it again
+BAD_NODE = 76  # a node breaks or computes wrongly: queue it again without that node
 GAVE_UP = 77  # crashed over and over: look at it before it is tried again
 
 
@@ -43,6 +44,12 @@ class CrashedError(UserError):
     """A process ended before its work did, and nobody knows why: try again."""
 
     status = CRASHED
+
+
+class BadNodeError(UserError):
+    """Ranks of one node fail over and over, or it computes wrongly: go on elsewhere."""
+
+    status = BAD_NODE
 
 
 class GaveUpError(UserError):

@@ -184,4 +184,4 @@ def _planned(run: Run, machines: recipes.Cluster) -> tuple[float, float]:
             remark(f"by the plan it does not fit: {need:.0f} GB of a rank, and {room:.0f} GB are there; see {see}")
         elif planned.gpu == "cpu" or find(planned.gpu) != machine.gpu:
             remark(f"{recipe.name} was planned for {planned.gpu}, and here are {machine.gpu.name}; see {see}")
-    return planning.saves(recipe, run.world_size, step_seconds)["save_seconds"], seconds
+    return planning.saves(recipe, run.world_size, step_seconds)["write_seconds"], seconds
