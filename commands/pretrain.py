@@ -1,12 +1,12 @@
 """`stagecraft pretrain 345m`: train a recipe. Under another launcher `recipes/gpt_345m.py` is one rank of it."""
 
-import os
 import sys
 from pathlib import Path
 
 from commands import cli, start_flags
 from recipes.registry import load
 from support.terminal import lasting_output
+from training import launchers
 
 
 def main(file: str | None = None) -> None:
@@ -25,7 +25,7 @@ def main(file: str | None = None) -> None:
     args = start_flags.parsed(parser, sys.argv[1:])
     name = Path(file).stem if file else args.recipe
     request = start_flags.request(args)
-    if "RANK" in os.environ and file is not None:
+    if file is not None and launchers.is_rank():
         from commands.rank import be_rank
 
         def as_rank() -> None:

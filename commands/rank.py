@@ -11,7 +11,7 @@ from typing import NoReturn
 from commands import cli
 from support.errors import CRASHED, DONE
 from support.terminal import lasting_output
-from training import presence, stop
+from training import launchers, presence, stop
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True, help="what the launcher wrote")
     args = parser.parse_args()
     stop.listen()
+    launchers.is_rank()  # DeepSpeed's launcher may be mpirun
     presence.enter(args.run_dir, int(os.environ["RANK"]))
 
     def job() -> None:

@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="branch", metavar="RUN[@STEP]", help="begin a branch of a run at a checkpoint")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
     parser.add_argument("--processes", type=int, help="ranks; by default the GPUs here, at most those planned, else 2")
-    parser.add_argument("--hostfile", help="start on the hosts of this file, through the deepspeed launcher")
+    parser.add_argument("--hostfile", help="start on the hosts of this file, by ssh")
     parser.add_argument("--cluster", metavar="NAME|FILE", help="where to train; stagecraft clusters lists them")
     parser.add_argument("--nodes", type=int, help="of the cluster; by default as its file or the recipe says")
     parser.add_argument(

@@ -3,12 +3,12 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.death import kills_for_memory, told
-from launch.group import Group, Rank
+from launch.group import Group, Launched, Rank
 from launch.stops import Stops
 from run import events, members, rank_logs
 from support.errors import DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT
@@ -45,7 +45,7 @@ Hangs = Callable[[], Fault | None]  # asked several times a second: a fault, whe
 class Attempt:
     """Sees one launch through."""
 
-    def __init__(self, group: Group, stops: Stops, stop_seconds: float, hangs: Hangs) -> None:
+    def __init__(self, group: Launched, stops: Stops, stop_seconds: float, hangs: Hangs) -> None:
         self.group, self.stops, self.stop_seconds, self.hangs = group, stops, stop_seconds, hangs
         self.killed_for_memory = kills_for_memory()
         self.fault: Fault | None = None
@@ -69,7 +69,8 @@ class Attempt:
             self._decide()
         finally:
             self.group.close()
-        status = self.group.status if self.group.status is not None else self.group.launcher.returncode
+        status = self.group.status
+        assert status is not None
         codes = {rank.number: rank.code for rank in self.group.ended()}
         return Ended(status if status >= 0 else 128 - status, self.fault, self.asked, codes)
 
@@ -102,9 +103,11 @@ class Attempt:
         if dead:
             # A rank that is killed takes the others with it within moments: they lose their connections to it.
             rank = next((each for each in dead if each.code == -signal.SIGKILL and self._soon(each, dead[0])), dead[0])
-            memory = kills_for_memory() > self.killed_for_memory
+            memory = rank.out_of_memory or kills_for_memory() > self.killed_for_memory
             who = f"rank {rank.number} of {self.group.world}" + (f" on node {rank.node}" if rank.node else "")
             return Fault(f"{who} {told(rank.code, memory)}", rank.number, rank.code)
+        if self.group.broken:
+            return Fault(self.group.broken)
         if self.group.status is not None and self.group.living and not self._launcher_was_asked():
             status = self.group.status
             return Fault(f"the launcher {told(128 - status if status > 128 else status)}", None, status)
@@ -135,12 +138,13 @@ def launch(
     inherited: tuple[int, ...] = (),
     output: int | None = None,
     wakes: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Group:
     """Start a launcher in a group of its own. It gets the descriptors `inherited` and prints to `output`.
 
-    What can be read from `wakes` interrupts a look at the group.
+    What can be read from `wakes` interrupts a look at the group. `numbers` are the ranks of this machine.
     """
     process = subprocess.Popen(
         command, env=env, start_new_session=True, pass_fds=inherited, stdout=output, stderr=output
     )
-    return Group(process, path, world, wakes)
+    return Group(process, path, world, wakes, numbers)

@@ -1,4 +1,4 @@
-"""The processes of a launch, together: the launcher, and the ranks of this machine.
+"""The processes of a launch, together: the launcher, and the ranks of this machine. `launch/nodes.py` has several.
 
 The launcher ends its ranks one after another, half a minute each, and says of none how it ended. So the ranks are
 watched from here by their process descriptors, and ended all at once.
@@ -9,12 +9,16 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from launch.death import exit_of
+from launch.progress import Watch
 from run import members
+from run.members import stat_of
 
 LOOK_SECONDS = 0.1
 KILLED_SECONDS = 10.0  # that a killed process may take to be gone, while the kernel writes out what it had
@@ -24,7 +28,7 @@ KILLED_SECONDS = 10.0  # that a killed process may take to be gone, while the ke
 class Rank:
     """A rank. `ended` is when it was found to have ended (monotonic), `code` how, see `exit_of`.
 
-    `node` is where it was, as the scheduler calls that; empty where nobody asked one.
+    `node` is where it was: a host, or a node as the scheduler calls it; empty where there is one machine.
     """
 
     number: int
@@ -35,6 +39,13 @@ class Rank:
     code: int | None = None
     asked: bool = False
     node: str = ""
+    out_of_memory: bool = False  # known of ranks of other hosts
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is stopped, by SIGSTOP or a debugger."""
+        fields = stat_of(self.pid)
+        return fields is not None and fields[0] in "Tt"
 
     def send(self, number: int) -> None:
         """Send a signal; it reaches no other process that has the same number meanwhile."""
@@ -43,17 +54,43 @@ class Rank:
                 signal.pidfd_send_signal(self.descriptor, number)
 
 
+class Launched(Protocol):
+    """What an attempt sees through: a `Group`, or the `Nodes` of several hosts."""
+
+    path: Path
+    world: int
+    status: int | None  # of the launcher, when it has ended; minus the signal that killed it
+    broken: str | None  # what no rank's end tells, in words: a host that is lost, for example
+
+    @property
+    def living(self) -> list[Rank]: ...
+    @property
+    def over(self) -> bool: ...
+    def ended(self) -> list[Rank]: ...
+    def idle(self) -> bool: ...
+    def look(self) -> None: ...
+    def ask_to_stop(self) -> None: ...
+    def kill(self) -> None: ...
+    def close(self) -> None: ...
+
+
 @dataclass
 class Group:
-    """A launcher that was started as a group of its own, and the ranks that have said in `path` that they live."""
+    """A launcher that was started as a group of its own, and the ranks that have said in `path` that they live.
+
+    `numbers` are the ranks that may be of this machine, where that is known before.
+    """
 
     launcher: "subprocess.Popen[bytes]"
     path: Path
     world: int
     wakes: int | None = None  # a descriptor that interrupts a look
+    numbers: Sequence[int] | None = None
     ranks: dict[int, Rank] = field(default_factory=dict)
     status: int | None = None  # of the launcher; minus the signal that killed it
     stopping: bool = False
+    broken: str | None = None
+    _watch: Watch | None = None
     _poll: select.poll = field(default_factory=select.poll)
     _told: set[str] = field(default_factory=set)
     _launcher: int = -1
@@ -94,9 +131,11 @@ class Group:
 
     def _find(self) -> None:
         """Take the ranks that have come since."""
-        if len(self._told) == self.world:
+        if len(self._told) == (self.world if self.numbers is None else len(self.numbers)):
             return
-        for file in (self.path / "ranks").glob("[0-9]*.json"):
+        folder = self.path / "ranks"
+        known = None if self.numbers is None else [folder / f"{number}.json" for number in self.numbers]
+        for file in folder.glob("[0-9]*.json") if known is None else known:
             if file.stem in self._told or (found := members.read(self.path, file.stem)) is None:
                 continue
             self._told.add(file.stem)
@@ -119,6 +158,11 @@ class Group:
     def ended(self) -> list[Rank]:
         """The ranks that have ended, the first one first."""
         return sorted((rank for rank in self.ranks.values() if rank.ended), key=lambda rank: rank.ended or 0.0)
+
+    def idle(self) -> bool:
+        """Whether all of it has done nothing for two minutes. Ask this now and then."""
+        self._watch = self._watch or Watch(self.launcher.pid)
+        return self._watch.hangs()
 
     def ask_to_stop(self) -> None:
         """Ask all ranks at once to save and to end. Before there are any, the launcher is asked."""
@@ -144,7 +188,7 @@ class Group:
     def close(self) -> None:
         """End what is left, and let go of it."""
         self.kill()
-        self.launcher.wait()
+        self.status = self.launcher.wait()
         until = time.monotonic() + KILLED_SECONDS
         while members.group_lives(self.launcher.pid) and time.monotonic() < until:
             time.sleep(0.02)

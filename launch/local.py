@@ -1,5 +1,6 @@
 """Start a module under the real `deepspeed` launcher, on this machine or over a hostfile, and see it through."""
 
+import codecs
 import os
 import re
 import socket
@@ -99,11 +100,17 @@ def read_hostfile(path: Path) -> dict[str, int]:
     Errors: `UserError` with file and line.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"hostfile {path} cannot be read: {error.strerror}") from None
     hosts: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, read in enumerate(lines, start=1):
+        if read.startswith(codecs.BOM_UTF8):
+            raise UserError(f"hostfile {path} begins with a byte order mark; save it as UTF-8 without one")
+        try:
+            line = read.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"hostfile {path} line {number}: {read!r} is not UTF-8; save the file as UTF-8") from None
         words = line.split("#")[0].split()
         if not words:
             continue
@@ -111,9 +118,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
         if not slots.isdigit() or int(slots) < 1:
             raise UserError(f"hostfile {path} line {number}: {line!r}; write it as: worker-1 slots=8")
         if not HOST.fullmatch(words[0]):  # with a dash before it ssh takes it for an option, and may run it
-            raise UserError(
-                f"hostfile {path} line {number}: {words[0]!r} is no name of a host; write letters, digits, . - _"
-            )
+            raise UserError(f"hostfile {path} line {number}: {words[0]!r} is no name of a host; {_host(words[0])}")
         if words[0] in hosts:
             raise UserError(f"hostfile {path} line {number}: host {words[0]} stands twice; remove one")
         hosts[words[0]] = int(slots)
@@ -122,10 +127,20 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return hosts
 
 
-def deepspeed_command(module: str, arguments: list[str], processes: int, hostfile: str | None) -> list[str]:
-    """The `deepspeed` command line for a module."""
-    if hostfile:
-        where = ["--hostfile", hostfile]
+def _host(word: str) -> str:
+    """What to write instead of what is no name of a host."""
+    name, _, port = word.rpartition(":")
+    if HOST.fullmatch(name) and port.isdigit():
+        return f"write {name}, and its port into ~/.ssh/config (Host {name}, Port {port})"
+    if word.count(":") > 1:
+        return "give the IPv6 address a name, in /etc/hosts or ~/.ssh/config (Host, HostName), and write that"
+    return "write letters, digits, . - _"
+
+
+def deepspeed_command(module: str, arguments: list[str], processes: int, hosts: list[str] | None) -> list[str]:
+    """The `deepspeed` command line for a module: on this machine, or where the flags `hosts` say."""
+    if hosts:
+        where = hosts
     else:
         # With --num_gpus the launcher forgets which devices the user chose (DeepSpeed 0.19.8, launcher/runner.py:451).
         gpus = visible_gpus()

@@ -7,7 +7,9 @@ from launch.attempt import Attempt, Ended, Fault, launch, note
 from launch.care import Care
 from launch.clusters import in_job
 from launch.death import told
-from launch.group import Group
+from launch.group import Launched
+from launch.hosts import Hosts
+from launch.nodes import Nodes
 from launch.stops import Stops, listening
 from launch.watch import HangWatch
 from model.checkpoint.format import completed
@@ -31,13 +33,14 @@ CANNOT_MEET = "the ranks cannot meet"  # how rank 0's error begins then
 class Supervisor:
     """Sees a run through whose directory is written and whose lock is held (the descriptor `lock`)."""
 
-    def __init__(self, run: Run, care: Care, hostfile: str | None, lock: int, output: int | None) -> None:
-        self.run, self.care, self.hostfile, self.lock, self.output = run, care, hostfile, lock, output
+    def __init__(self, run: Run, care: Care, hosts: Hosts | None, lock: int, output: int | None) -> None:
+        self.run, self.care, self.hosts, self.lock, self.output = run, care, hosts, lock, output
         planned = saving(run.recipe, run.world_size).write_seconds
         self.stop_seconds = max(STOP_SECONDS, STOP_WRITES * planned)
         self.saved = self._newest()
         self.failures: list[str] = []  # without a new checkpoint in between
-        self.wanted = run.world_size  # ranks, where there are GPUs for all of them
+        self.wanted = run.world_size  # ranks, where there is room for all of them
+        self.unseen = False  # whether ranks of the last launch may live yet
         self.blamed = in_job.Blamed()
 
     def see_through(self) -> int:
@@ -60,24 +63,38 @@ class Supervisor:
         path = self.run.path
         for port in range(PORTS):
             members.forget(path)
-            if self.hostfile and self.failures:
+            if self.unseen:
                 time.sleep(FORGOTTEN_SECONDS)
             file = members.join(path, members.SUPERVISOR, self.stop_seconds)
-            group = self._group(stops)
-            here = self.hostfile is None and not in_job.inside()
+            try:
+                group = self._started(stops)
+            except CrashedError as error:
+                if in_job.inside():
+                    raise  # the job may be queued again
+                note(path, fault := Fault(str(error)))
+                return Ended(error.status, fault, False, {})
+            seen = self.hosts is None or self.hosts.own
+            here = seen and not in_job.inside()
             watch = HangWatch(self.run, self.care.hang_seconds, group, here, self.care)
             ended = Attempt(group, stops, self.stop_seconds, watch.hangs).see_through(file)
+            self.unseen = bool(group.lost) if isinstance(group, Nodes) else not seen
             last = rank_logs.last_error(path, 0) or ""
-            if self.hostfile or ended.asked or port == PORTS - 1 or not last.startswith(CANNOT_MEET):
+            if not seen or ended.asked or port == PORTS - 1 or not last.startswith(CANNOT_MEET):
                 break
         return ended
 
-    def _group(self, stops: Stops) -> Group:
-        """Start the ranks: by DeepSpeed's launcher, or as tasks of the job that this process runs in."""
+    def _started(self, stops: Stops) -> Launched:
+        """The ranks, started: on this machine, on hosts, or as tasks of the job that this process runs in.
+
+        Errors: `CrashedError` where a host cannot be used.
+        """
         path, world, more = self.run.path, self.run.world_size, ((self.lock,), self.output, stops.wakes)
         if in_job.inside():
             return in_job.launch(path, world, *more)
-        command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, self.hostfile)
+        if self.hosts and self.hosts.own:
+            return self.hosts.launch(path, world, self.stop_seconds, *more)
+        where = self.hosts.words() if self.hosts else None
+        command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, where)
         return launch(command, local.environment(world), path, world, *more)
 
     def _status_of(self, ended: Ended, stops: Stops) -> int | None:
@@ -137,31 +154,46 @@ class Supervisor:
             time.sleep(min(0.1, seconds))
         (path / "status.json").unlink(missing_ok=True)
         write_json(path / "start.json", {**read_object(path / "start.json"), "resumed": True, "changes": []})
-        self._fit_gpus()
+        self._fit()
         facts = {"failures": count, "waited": seconds, "checkpoint": self.saved, "ranks": self.run.world_size}
         events.note(path, "restart", **facts)
         events.note(path, "phase", phase="imports")
         self.care.tell(path, "restart", **facts)
 
-    def _fit_gpus(self) -> None:
-        """Go on with the most ranks for which this machine still has GPUs. Errors: `GaveUpError` where none goes."""
-        elsewhere = self.hostfile is not None or in_job.inside()
-        path, left = self.run.path, None if elsewhere else local.gpus_left()
+    def _fit(self) -> None:
+        """Go on with the most ranks that there is room for. Errors: `GaveUpError` where this machine has too few GPUs.
+
+        Hosts may come back until the next launch.
+        """
+        path, (left, told) = self.run.path, self._room()
         most = self.wanted if left is None else min(left, self.wanted)
         if most == self.run.world_size:
             return
         fewer = resize.on_at_most(self.run, most)
-        if fewer is None:
+        if fewer is None and not self.hosts:
             raise GaveUpError(
-                f"{left} of {self.wanted} GPUs are left here, and the run cannot go on with so few; go on with "
+                f"{left} of {self.wanted} {told}, and the run cannot go on with so few; go on with "
                 f"--resume --run-dir {path} where there are more"
             )
-        if fewer.world_size != self.run.world_size:
+        if fewer and fewer.world_size != self.run.world_size:
             self.run = fewer
             resize.write(fewer)
             sizes = [fewer.engine.json[key] for key in (MICRO, STEPS)]
-            line = f"{left} of {self.wanted} GPUs are left here: the run goes on with {fewer.world_size} ranks"
+            line = f"{left} of {self.wanted} {told}: the run goes on with {fewer.world_size} ranks"
             events.note(path, "said", line=f"{line}, micro-batch {sizes[0]} x accumulation {sizes[1]}")
+
+    def _room(self) -> tuple[int | None, str]:
+        """How many ranks there is room for, and what that counts; None where nobody can tell."""
+        if in_job.inside():
+            return None, ""
+        if self.hosts is None:
+            return local.gpus_left(), "GPUs are left here"
+        if not self.hosts.own:
+            return None, ""
+        room = self.hosts.look(self.run.path)
+        for host, why in self.hosts.left_out.items():
+            events.note(self.run.path, "said", line=f"host {host} is left out: {why}")
+        return room, "slots are left on the hosts"
 
     def _newest(self) -> str | None:
         """The newest checkpoint."""

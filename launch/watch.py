@@ -12,13 +12,11 @@ from functools import partial
 from launch.attempt import Fault
 from launch.care import Care
 from launch.death import signal_name
-from launch.group import Group, Rank
-from launch.progress import Watch
+from launch.group import Launched, Rank
 from planner.saving import saving
 from run import members, rank_logs
 from run.directory import Run
 from run.feed import Feed, is_step
-from run.members import stat_of
 from support.json_object import JsonObject
 from training import recorder
 from training.presence import STACKS
@@ -35,11 +33,12 @@ WAITS = ("torch/distributed/", "deepspeed/comm/")  # files that stand in the sta
 class HangWatch:
     """Watches one launch of a run. `seconds` takes the place of what a step may take at least.
 
-    `care`, where it is given, tells whoever is to be told of ranks that are slow.
+    `local` says whether all processes of the launch are seen from here. `care`, where it is given, tells whoever is to
+    be told of ranks that are slow.
     """
 
     def __init__(
-        self, run: Run, seconds: float | None, group: Group, local: bool = True, care: Care | None = None
+        self, run: Run, seconds: float | None, group: Launched, local: bool = True, care: Care | None = None
     ) -> None:
         self.care = care
         self.run, self.seconds, self.group = run, seconds or STEP_SECONDS, group
@@ -53,7 +52,7 @@ class HangWatch:
         planned = saving(run.recipe, run.world_size).write_seconds
         self.saved = SLOW_STORAGE * planned  # what a save takes
         self.saves = False  # whether training waits for one
-        self.starting = Watch(group.launcher.pid) if local else None
+        self.local = local
 
     def hangs(self) -> Fault | None:
         """Ask this now and then; a fault, where the run hangs."""
@@ -66,7 +65,7 @@ class HangWatch:
             self._take(happened)
         silent = now - self.moved
         if not self.training:
-            idle = self.starting is not None and self.starting.hangs()
+            idle = self.local and self.group.idle()
             return self._fault(silent, "start") if idle or silent > START_SECONDS else None
         return self._fault(silent, f"step {self.step + 1}") if silent > self._limit() else None
 
@@ -109,7 +108,9 @@ class HangWatch:
         while time.monotonic() < until and not all(map(self._stack, self.group.living)):
             time.sleep(0.1)
         named, why = self._silent()
-        who = "no rank stands out" if named is None else f"rank {named} of {self.group.world} {why}"
+        node = next((rank.node for rank in self.group.living if rank.number == named), "")
+        place = f" on node {node}" if node else ""
+        who = "no rank stands out" if named is None else f"rank {named} of {self.group.world}{place} {why}"
         for rank in self.group.living:  # the next launch has a file of its own
             file = rank_logs.stacks_of(self.run.path, rank.number)
             with suppress(OSError):
@@ -128,7 +129,7 @@ class HangWatch:
         """The rank that the others wait for, and what is known of it."""
         living = self.group.living
         for rank in living:
-            if (fields := stat_of(rank.pid)) and fields[0] in "Tt":
+            if rank.stopped:
                 self._dump(rank)
                 return rank.number, "is stopped (SIGSTOP, or a debugger)"
         stacks = {rank.number: self._stack(rank) for rank in living}
@@ -152,7 +153,7 @@ class HangWatch:
 
     def _dump(self, rank: Rank) -> None:
         """The stacks of a rank that cannot write them, where py-spy is there and may read them."""
-        if spy := shutil.which("py-spy"):
+        if rank.pid and (spy := shutil.which("py-spy")):
             with (
                 suppress(OSError, subprocess.TimeoutExpired),
                 open(rank_logs.stacks_of(self.run.path, rank.number), "ab") as stream,

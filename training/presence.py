@@ -18,6 +18,7 @@ from support.errors import STOPPED
 
 STACKS = signal.SIGQUIT  # asks a rank for the stacks of its threads
 ALONE_SECONDS = 30.0  # that a rank without a launcher has to save and to end
+WATCHED = "STAGECRAFT_WATCHED"  # a process that is to live as long as this rank, beside its launcher
 OWN_LOG = "STAGECRAFT_OWN_LOG"  # set in a rank whose output goes to a file of its own
 
 
@@ -41,7 +42,9 @@ def enter(path: Path, rank: int) -> None:
     watched = [os.getppid()] if os.getsid(os.getppid()) == os.getsid(0) else []
     if local and members.began_at(local.pid) == local.began:
         watched.append(local.pid)
-    if len(watched) < (2 if local else 1):
+    if node := os.environ.get(WATCHED):
+        watched.append(int(node))
+    if len(watched) < 1 + bool(local) + bool(node):
         print("the launcher has ended: this rank does not begin")
         raise SystemExit(STOPPED)
     seconds = supervisor.stop_seconds if supervisor else ALONE_SECONDS

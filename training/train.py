@@ -34,6 +34,7 @@ from support.json_object import JsonObject
 from training import proof, recorder
 from training.device import device_name, memory_bytes
 from training.display import Display
+from training.launchers import check_meeting
 from training.log import Log
 from training.pace import Pace
 from training.rollback import MOST_SKIPPED, Position, position_of, roll_back
@@ -55,6 +56,7 @@ def train_launched(path: Path) -> None:
 def train_alone(recipe: Recipe, request: Request) -> None:
     """One rank that another launcher started with the flags of a recipe: rank 0 writes the run directory."""
     began = time.time()
+    check_meeting()
     start_process_group()
     run = plan_run(recipe, _same_path(recipe, request), torch.distributed.get_world_size())
     check_json(run.engine.json, run.recipe.layout, run.world_size)

@@ -12,6 +12,7 @@ from launch.clusters import network
 from launch.clusters.asked import Where, check_data, environment, job_of
 from launch.clusters.description import Cluster, read
 from launch.clusters.submit import is_secret, submitted
+from launch.hosts import hosts_of
 from launch.start import start
 from recipes.recipe import Recipe
 from run.request import Request, plan_run, run_path, settled
@@ -57,16 +58,19 @@ def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care
         request = settled(recipe, request)
         path = run_path(recipe, request)
         request = replace(request, run_dir=str(path))
-        world = local.world_size(hostfile, processes, recipe.cluster.world_size)
+        hosts = hosts_of(hostfile, cluster)
+        world = hosts.world_size if hosts else local.world_size(None, processes, recipe.cluster.world_size)
         run = plan_run(recipe, request, world)
         check_data(run, request, nodes, where)
         if where.dry_run:
-            command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, hostfile)
-            text = _shown(cluster, command, _changes(variables, world, cluster.secrets))
+            where_to = hosts.words() if hosts else None
+            command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, where_to)
+            commands = hosts.lines() if hosts and hosts.own else [shlex.join(command)]
+            text = _shown(cluster, commands, _changes(variables, world, cluster.secrets))
             print(text.rstrip("\n"))
             return {"run": str(path), "kind": cluster.kind, "file": None, "text": text, "id": None}
         with environment(_after(cluster.setup, where.file)):
-            return start(recipe, request, processes, hostfile, care)
+            return start(recipe, request, processes, hostfile, care, cluster)
 
 
 def _hosts(where: Where, cluster: Cluster) -> tuple[str | None, int]:
@@ -107,7 +111,12 @@ def _changes(variables: dict[str, str], world: int, secrets: tuple[str, ...]) ->
     return {name: "***" if is_secret(name, secrets) else theirs[name] for name in sorted(names)}
 
 
-def _shown(cluster: Cluster, command: list[str], variables: dict[str, str]) -> str:
-    """A start as one would type it: the lines of the setup, the variables, the command."""
+def _shown(cluster: Cluster, commands: list[str], variables: dict[str, str]) -> str:
+    """A start as one would type it: the lines of the setup, the variables, the command.
+
+    With several hosts there are as many commands, and the variables go through their input.
+    """
     assigned = [f"{name}={value if value == '***' else shlex.quote(value)}" for name, value in variables.items()]
-    return "\n".join([*cluster.setup, " \\\n".join([*assigned, shlex.join(command)])]) + "\n"
+    if cluster.kind == "hostfile":
+        return "\n".join([*(f"# {each}" for each in assigned), *commands]) + "\n"
+    return "\n".join([*cluster.setup, " \\\n".join([*assigned, *commands])]) + "\n"

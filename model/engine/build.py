@@ -16,7 +16,7 @@ from model.engine import inside
 from model.engine.baton import let_builds_end_with_their_process
 from model.engine.config import recomputed_blocks, zero_stage
 from model.engine.engine import Engine
-from model.engine.meeting import check_one_launch
+from model.engine.meeting import check_one_launch, choose_interface
 from model.engine.pipelined import PipelinedEngine
 from model.engine.sharded import ShardedEngine
 from model.engine.values import MONITORS
@@ -81,6 +81,7 @@ def start_process_group() -> None:
     quiet_deepspeed()
     import deepspeed
 
+    choose_interface()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:

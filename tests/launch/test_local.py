@@ -30,11 +30,22 @@ def test_a_hostfile_counts_its_slots(tmp_path: Path) -> None:
         ("a slots=1\na slots=1\n", "line 2: host a stands twice"),
         ("-oProxyCommand=x slots=1\n", "line 1: '-oProxyCommand=x' is no name of a host"),
         ("a;b slots=1\n", "is no name of a host"),
+        ("a:2222 slots=1\n", "line 1: 'a:2222' is no name of a host; write a, and its port into ~/.ssh/config"),
+        ("fe80::1 slots=1\n", "line 1: 'fe80::1' is no name of a host; give the IPv6 address a name"),
+        ("[fe80::1]:22 slots=1\n", "give the IPv6 address a name"),
+        ("\ufeffa slots=1\n", "begins with a byte order mark; save it as UTF-8 without one"),
     ],
 )
 def test_a_wrong_hostfile_says_the_line(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         local.read_hostfile(hostfile(tmp_path, text))
+
+
+def test_a_hostfile_in_another_encoding_says_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(b"a slots=1\nb slots=1 # gro\xdf\n")
+    with pytest.raises(ValueError, match=r"line 2: .* is not UTF-8; save the file as UTF-8"):
+        local.read_hostfile(path)
 
 
 def test_wrong_world_sizes_are_refused(tmp_path: Path) -> None:
@@ -109,7 +120,7 @@ def test_a_run_on_this_machine_reads_no_hostfile(monkeypatch: pytest.MonkeyPatch
     command = local.deepspeed_command("commands.rank", ["--run-dir", "x"], 2, None)
     alone, over = (
         runner.parse_args(line[3:])
-        for line in (command, local.deepspeed_command("commands.rank", [], 8, str(tmp_path / "hosts")))
+        for line in (command, local.deepspeed_command("commands.rank", [], 8, ["--hostfile", str(tmp_path / "hosts")]))
     )
     assert runner.fetch_hostfile(runner.parse_args(["x"]).hostfile) == {"worker-1": 8}
     assert runner.fetch_hostfile(alone.hostfile) is None and alone.num_gpus == 2

@@ -129,7 +129,7 @@ def test_a_local_cluster_starts_here_with_what_its_file_says(
     calls = started(monkeypatch)
     lines = ['kind = "local"', "gpus_per_node = 1", f'runs = "{tmp_path}/elsewhere"', 'setup = ["export LEFT=behind"]']
     begin(load("tiny"), request_of, Where(toml(tmp_path, *lines, "[environment]", 'OWN = "1 2"')), Care())
-    ((recipe, request, processes, hostfile, care, environment),) = calls
+    ((recipe, request, processes, hostfile, care, _, environment),) = calls
     assert (recipe.name, processes, hostfile, care) == ("gpt_tiny", 1, None, Care())
     assert environment["OWN"] == "1 2" and environment["LEFT"] == "behind" and "NCCL_NET" not in environment
     assert Path(request.run_dir).parent == tmp_path / "elsewhere" / "gpt_tiny"
@@ -147,7 +147,8 @@ def test_a_hostfile_of_several_nodes_gets_the_link_s_variables(
     (tmp_path / "hosts").write_text("worker-1 slots=1\nworker-2 slots=1\n")
     file = toml(tmp_path, 'kind = "hostfile"', "[hostfile]", f'path = "{tmp_path}/hosts"')
     begin(load("tiny"), request_of, Where(file), Care())
-    ((_, _, processes, hostfile, _, environment),) = calls
+    ((_, _, processes, hostfile, _, cluster, environment),) = calls
+    assert cluster.kind == "hostfile"
     assert (processes, hostfile) == (None, f"{tmp_path}/hosts")
     assert (environment["NCCL_NET"], environment["NCCL_IB_TIMEOUT"]) == ("IB", "23")
 
