@@ -67,22 +67,14 @@ def make_grid(layout: Layout) -> Grid:
     Errors: `UserError` where the layout does not divide the world.
     """
     world, rank = dist.get_world_size(), dist.get_rank()
-    dp, tp, pp, ulysses = layout.data_degree(world), layout.tp, layout.pp, layout.ulysses
-
-    def at(p: int, d: int, u: int, t: int) -> int:
-        return ((p * dp + d) * ulysses + u) * tp + t
-
-    stages, data, shares, slices = range(pp), range(dp), range(ulysses), range(tp)
-    tensor_groups = [[at(p, d, u, t) for t in slices] for p in stages for d in data for u in shares]
-    ulysses_groups = [[at(p, d, u, t) for u in shares] for p in stages for d in data for t in slices]
-    data_groups = [[at(p, d, u, t) for d in data for u in shares] for p in stages for t in slices]
+    groups = layout.groups(world)
     return Grid(
         layout=layout,
         world_size=world,
-        tp=_axis(tensor_groups, rank),
-        ulysses=_axis(ulysses_groups, rank),
-        data=_axis(data_groups, rank),
-        stage=rank // (dp * ulysses * tp),
+        tp=_axis(groups["tensor"], rank),
+        ulysses=_axis(groups["ulysses"], rank),
+        data=_axis(groups["data"], rank),
+        stage=rank // (world // layout.pp),
     )
 
 
