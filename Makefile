@@ -19,7 +19,7 @@ ENGINE  = $(call text,DS,--deepspeed_config)
 FLAGS   = $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check clean-corpus inspect watch \
+.PHONY: help setup demo test test-faults test-kills test-avx2 lint recipes rehearse check preflight clean-corpus inspect watch \
 	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data $(SIZES)
 
@@ -66,6 +66,11 @@ $(SIZES): setup
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(ENGINE) $(ARGS)
+
+preflight-%: setup  ## whether the machines are ready for a recipe: make preflight-13b HOSTFILE=hosts CLUSTER=mine.toml
+	@$(PY) -m commands preflight $* $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,CLUSTER,--cluster) $(ARGS)
+
+preflight: preflight-tiny  ## the same for the smallest recipe: what this machine is like
 
 check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to: make check DS=mine.json
 	@$(PY) -m commands check $(call text,DS) $(ARGS)
