@@ -39,7 +39,7 @@ REMEDIES = {
     "GPU": "take machines with the same GPUs, or leave these out",
     "CPU kernels": "take machines with the same CPUs: their numbers differ in the last bits",
 }
-HARMLESS = ("CUDA driver", "CPU kernels")  # training goes on with these
+HARMLESS = ("CUDA driver", "GPU", "CPU kernels")  # training goes on with these
 
 
 def different(everyone: Sequence[Facts]) -> list[Finding]:
@@ -138,7 +138,8 @@ def check(run: Run, log: Log) -> None:
 
     Collective. What costs is said. Errors: `UserError` on all ranks for what spoils the run.
     """
-    everyone = gathered(facts())
+    gpu = {"GPU": device_name()} if torch.cuda.is_available() else {}
+    everyone = gathered(facts(**gpu))
     hosts = told([each.host for each in everyone])
     found = different(everyone)
     if len(set(hosts)) > 1:

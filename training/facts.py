@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipes.registry import ROOT
-from training.device import device_name, kernels
+from training.device import kernels
 
 PACKAGES = ("torch", "deepspeed", "numpy")
 ROOMS = ("commands", "launch", "training", "inference", "run", "planner", "model", "data", "support")
@@ -40,7 +40,6 @@ def facts(**more: str) -> Facts:
     known |= {"python": platform.python_version(), "Stagecraft's sources": sources(), **more}
     if torch.cuda.is_available():
         known |= {"CUDA driver": driver(), "NCCL": ".".join(map(str, torch.cuda.nccl.version()))}
-        known["GPU"] = device_name()
     else:
         known["CPU kernels"] = kernels()
     return Facts(int(os.environ.get("RANK", "0")), host_name(), known)

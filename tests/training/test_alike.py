@@ -1,9 +1,11 @@
 """Machines that are not alike: hand-made facts of 2,240 ranks, and two real ranks that say they are two machines."""
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from recipes.registry import load
@@ -57,6 +59,25 @@ def test_another_driver_is_a_warning_and_thousands_of_ranks_are_one_line() -> No
 def test_a_fact_that_a_rank_lacks_is_a_difference() -> None:
     (found,) = different([Facts(0, "a", {"NCCL": "2.27"}), Facts(1, "a", {"NCCL": "2.27"}), Facts(2, "b", {})])
     assert found.line.startswith("NCCL is none on b (rank 2), and 2.27 elsewhere")
+
+
+def test_the_driver_is_read_without_asking_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "version"
+    monkeypatch.setattr(facts, "DRIVER", file)
+    assert facts.driver() == ""
+    file.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (a@b)\n")
+    assert facts.driver() == "570.86.15"
+
+
+def test_sources_are_those_of_every_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "a.py").write_text("1")
+    first = facts.sources()
+    (tmp_path / "launch" / "b.py").write_text("")
+    second = facts.sources()
+    (tmp_path / "launch" / "a.py").write_text("2")
+    assert len({first, second, facts.sources()}) == 3
 
 
 def test_clocks_are_bounded_by_a_barrier() -> None:
@@ -121,7 +142,7 @@ def begin(folders: tuple[Path, Path], layout: tuple[str, ...], torch_of_b: str =
     if rank and torch_of_b:
         mine.alike["torch"] = torch_of_b
     now, alike.LATE_SECONDS = time.time, 0.2
-    alike.facts = lambda: mine  # type: ignore[assignment]
+    alike.facts = lambda **_: mine  # type: ignore[assignment]
     alike.time.time = lambda: now() + (ahead if rank else 0.0)  # type: ignore[assignment]
     try:
         alike.check(run, log)  # type: ignore[arg-type]
@@ -133,9 +154,10 @@ def begin(folders: tuple[Path, Path], layout: tuple[str, ...], torch_of_b: str =
 def test_two_machines_begin_a_run(tmp_path: Path) -> None:
     """The lines of both: only rank 0's log writes them."""
     tensor = ("layout.tp=2", "model.hidden_size=64", "model.num_attention_heads=4")
-    (first, again) = run_ranks(2, begin, (tmp_path, tmp_path), tensor, ahead=5.0)
+    (first, again) = run_ranks(2, begin, (tmp_path, tmp_path), tensor, ahead=100.0)
     assert first == again and len(first) == 2
-    assert first[0].startswith("the clock of b is 5.0") and "ahead of the others'" in first[0]
+    said = re.match(r"the clock of b is (\S+) s ahead of the others' \(± (\S+) s\); run chronyd", first[0])
+    assert said and abs(float(said[1]) - 100) <= float(said[2]) + 0.02
     assert first[1].startswith("1 of 1 tensor groups lie on several hosts, such as ranks 0, 1 on a, b")
     assert list(tmp_path.iterdir()) == []
 
