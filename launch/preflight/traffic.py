@@ -46,9 +46,11 @@ def measure(axis: str, groups: Sequence[Sequence[int]], device: torch.device, se
     """
     rank = dist.get_rank()
     number = next((number for number, ranks in enumerate(groups) if rank in ranks), None)
-    if number is None:
-        return None
     limit = timedelta(seconds=seconds)
+    if number is None:
+        # torch names a group by its ranks and by how many groups a rank has: all have to make equally many.
+        dist.new_group([rank], limit, use_local_synchronization=True)
+        return None
     whole = len(groups[number]) == dist.get_world_size()
     group = None if whole else dist.new_group(list(groups[number]), limit, use_local_synchronization=True)
     large = GPU_BYTES if device.type == "cuda" else CPU_BYTES

@@ -28,12 +28,12 @@ HASTY = 2.0  # seconds that a broken stage gets; the stages before it are left i
 Does = Callable[[int], None]  # what a rank does to itself before it begins
 
 
-def two(folder: Path, does: Does, limits: Limits = PATIENT) -> list[Any]:
-    """Two ranks that say they are machines a and b: what the first said, and the status or the error of each."""
+def two(folder: Path, does: Does, limits: Limits = PATIENT, world: int = 2) -> list[Any]:
+    """Ranks that say they are machines a, b …: what the first said, and the status or the error of each."""
     port, pipes, processes = local.free_port(), [], []
-    for number in range(2):
+    for number in range(world):
         ours, theirs = context.Pipe(duplex=False)
-        processes.append(context.Process(target=_rank, args=(number, port, folder, does, limits, theirs)))
+        processes.append(context.Process(target=_rank, args=(number, world, port, folder, does, limits, theirs)))
         processes[-1].start()
         theirs.close()
         pipes.append(ours)
@@ -48,14 +48,17 @@ def two(folder: Path, does: Does, limits: Limits = PATIENT) -> list[Any]:
     return found
 
 
-def _rank(number: int, port: int, folder: Path, does: Does, limits: Limits, pipe: Connection) -> None:
-    os.environ.update(RANK=str(number), LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    rank.facts.host_name = lambda: "ab"[number]
+def _rank(number: int, world: int, port: int, folder: Path, does: Does, limits: Limits, pipe: Connection) -> None:
+    os.environ.update(RANK=str(number), LOCAL_RANK="0", WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    rank.facts.host_name = lambda: "abc"[number]
     node.addresses = lambda name: ("127.0.0.1" if name == "lo" else "10.0.0.1",)  # asks no server of names
     does(number)
     said: list[Values] = []
     try:
-        status = rank.be_rank(Asked(load("tiny"), run_dir=str(folder)), said.append, limits)
+        status = rank.be_rank(
+            Asked(load("tiny"), settings=("batch.global_batch=48",), run_dir=str(folder)), said.append, limits
+        )
         found: Any = (*said, status)
     except UserError as error:
         found = f"{error.status} {error}"
@@ -83,6 +86,27 @@ def test_two_machines_that_go_together(tmp_path: Path) -> None:
     assert [each["name"] for each in values["checks"]] == names
     assert [each["axis"] for each in values["speeds"]] == ["data"] and values["speeds"][0]["gb_per_second"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def slow(number: int) -> None:
+    """Machine c reduces 50 times as slowly as it does."""
+    real = rank.measure
+
+    def measured(*given: Any) -> Any:
+        timing = real(*given)
+        return timing and replace(timing, seconds=1.0 if number == 2 else 0.02)
+
+    rank.measure = measured
+
+
+def test_a_slow_machine_is_found_among_three(tmp_path: Path) -> None:
+    """Each machine has two neighbours: a and b are quick with each other."""
+    first, *others = two(tmp_path, slow, world=3)
+    axes = ["data", "neighbours", "other neighbours", "last neighbours"]
+    assert [each["axis"] for each in first[0]["speeds"]] == axes
+    assert others == [(WRONG_INPUT,)] * 2
+    (line,) = findings(first)["traffic"]
+    assert line.startswith("c reduces with its neighbours at ") and "the median of 3 machines is " in line
 
 
 def other_torch(number: int) -> None:
@@ -116,7 +140,7 @@ def test_a_rank_that_never_comes_keeps_nobody_waiting(tmp_path: Path) -> None:
     port = local.free_port()
     ours, theirs = context.Pipe(duplex=False)
     limits = Limits(meet=2.0, answer=2.0, total=30.0)
-    process = context.Process(target=_rank, args=(0, port, tmp_path, nothing, limits, theirs))
+    process = context.Process(target=_rank, args=(0, 2, port, tmp_path, nothing, limits, theirs))
     process.start()
     found = pickle.loads(ours.recv_bytes())
     process.join()
@@ -164,7 +188,7 @@ def test_a_collective_that_does_not_end_is_one_line(tmp_path: Path) -> None:
 def test_a_rank_that_does_not_reach_rank_0_says_so(tmp_path: Path) -> None:
     ours, theirs = context.Pipe(duplex=False)
     port = local.free_port()
-    process = context.Process(target=_rank, args=(1, port, tmp_path, nothing, replace(PATIENT, meet=1.0), theirs))
+    process = context.Process(target=_rank, args=(1, 2, port, tmp_path, nothing, replace(PATIENT, meet=1.0), theirs))
     process.start()
     found = pickle.loads(ours.recv_bytes())
     process.join()
