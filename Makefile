@@ -23,7 +23,8 @@ PLACE   = $(call text,CLUSTER,--cluster) $(call text,NODES,--nodes) $(if $(DRY_R
 FLAGS   = $(ENGINE) $(PLACE) $(call text,HOSTFILE,--hostfile) $(call text,NAME,--name) $(call text,FROM,--from) $(ARGS)
 RUNFLAG = $(call text,RUN,--run)
 
-.PHONY: clusters status logs stop help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clean-corpus inspect watch \
+.PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
+	status logs stop clean-corpus inspect watch \
 	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data $(SIZES)
 
@@ -74,6 +75,11 @@ $(SIZES): setup
 
 plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-345m ARGS="--search"
 	@$(PY) -m commands plan $* $(ENGINE) $(ARGS)
+
+preflight-%: setup  ## whether the machines are ready for a recipe: make preflight-13b HOSTFILE=hosts CLUSTER=mine.toml
+	@$(PY) -m commands preflight $* $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,CLUSTER,--cluster) $(ARGS)
+
+preflight: preflight-tiny  ## the same for the smallest recipe: what this machine is like
 
 check: setup  ## all that is wrong with a DeepSpeed JSON, or what it resolves to: make check DS=mine.json
 	@$(PY) -m commands check $(call text,DS) $(ARGS)

@@ -18,6 +18,7 @@ COMMANDS = {
     "diff": "what two recipes do not share",
     "check": "all that is wrong with a DeepSpeed JSON, or what it resolves to",
     "plan": "memory, time and cost of a recipe, without a GPU",
+    "preflight": "whether machines, storage and network are ready for a run",
     "watch": "a run while it goes, whoever started it",
     "rehearse": "walk a recipe narrow on this machine",
     "prepare": "fetch, clean and tokenise a recipe's data",

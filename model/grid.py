@@ -67,40 +67,16 @@ def make_grid(layout: Layout) -> Grid:
     Errors: `UserError` where the layout does not divide the world.
     """
     world, rank = dist.get_world_size(), dist.get_rank()
-    axes = axes_of(layout, world)
+    groups = layout.groups(world)
     return Grid(
         layout=layout,
         world_size=world,
-        tp=_axis(axes["tensor"], rank),
-        ulysses=_axis(axes["ulysses"], rank),
+        tp=_axis(groups["tensor"], rank),
+        ulysses=_axis(groups["ulysses"], rank),
         # DeepSpeed asks for the group of this axis, also where there is a single rank on it.
-        data=_axis(axes["data"], rank, always=True),
+        data=_axis(groups["data"], rank, always=True),
         stage=rank // (world // layout.pp),
     )
-
-
-def axes_of(layout: Layout, world: int) -> dict[str, list[list[int]]]:
-    """The groups of each axis of a world, those that DeepSpeed makes for a pipeline too; each holds every rank once.
-
-    `model` are the ranks of one replica, `pipe` those that hold the same slice of each stage, and `tied` the first and
-    the last of these, which share the embedding, beside the others. Errors: `UserError` where the layout does not
-    divide the world.
-    """
-    dp, tp, pp, ulysses = layout.data_degree(world), layout.tp, layout.pp, layout.ulysses
-
-    def at(p: int, d: int, u: int, t: int) -> int:
-        return ((p * dp + d) * ulysses + u) * tp + t
-
-    stages, data, shares, slices = range(pp), range(dp), range(ulysses), range(tp)
-    pipes = [[at(p, d, u, t) for p in stages] for d in data for u in shares for t in slices]
-    return {
-        "tensor": [[at(p, d, u, t) for t in slices] for p in stages for d in data for u in shares],
-        "ulysses": [[at(p, d, u, t) for u in shares] for p in stages for d in data for t in slices],
-        "data": [[at(p, d, u, t) for d in data for u in shares] for p in stages for t in slices],
-        "model": [[at(p, d, u, t) for p in stages for t in slices] for d in data for u in shares],
-        "pipe": pipes,
-        "tied": [some for ranks in pipes for some in ([ranks[0], ranks[-1]], ranks[1:-1]) if some],
-    }
 
 
 def _axis(groups: list[list[int]], rank: int, always: bool = False) -> Axis:

@@ -49,6 +49,24 @@ class Layout:
             )
         return world_size // each
 
+    def groups(self, world_size: int) -> dict[str, list[list[int]]]:
+        """The ranks of each group of every axis, in the order of `world_size` ranks; see the top of this file.
+
+        `data` spans data and Ulysses ranks. Errors: `UserError` where the layout does not divide the world.
+        """
+        dp = self.data_degree(world_size)
+
+        def at(p: int, d: int, u: int, t: int) -> int:
+            return ((p * dp + d) * self.ulysses + u) * self.tp + t
+
+        stages, data, shares, slices = range(self.pp), range(dp), range(self.ulysses), range(self.tp)
+        return {
+            "tensor": [[at(p, d, u, t) for t in slices] for p in stages for d in data for u in shares],
+            "ulysses": [[at(p, d, u, t) for u in shares] for p in stages for d in data for t in slices],
+            "data": [[at(p, d, u, t) for d in data for u in shares] for p in stages for t in slices],
+            "pipeline": [[at(p, d, u, t) for p in stages] for d in data for u in shares for t in slices],
+        }
+
     def check(self, model: GPTConfig) -> None:
         """Refuse a model that cannot be cut this way. Errors: `UserError` with the nearest degrees that can."""
         cuts = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.config import GPTConfig
 from model.engine.inside import cut_pipeline, groups_of
 from model.gpt import GPT, Block
-from model.grid import Grid, axes_of, make_grid, split
+from model.grid import Grid, make_grid, split
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
 from model.layout import Layout, stage_boundaries
 from model.loss import weighted_loss
@@ -24,7 +24,6 @@ from model.parallel import Parallel
 
 BEFORE_BLOCKS = 2  # the token embedding and the positions
 EMBED = "embed"
-SHARED = ("model", "data", "pipe", "tied", "tensor")  # the axes that DeepSpeed's pipeline sends over
 
 
 class GPTPipeline(PipelineModule):
@@ -50,8 +49,7 @@ class GPTPipeline(PipelineModule):
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, forward_fn=_logits, tied_weight_attr="weight"),
         ]
         topology = PipeModelDataParallelTopology(num_pp=layout.pp, num_mp=layout.tp, num_dp=data)
-        axes = {name: groups for name, groups in axes_of(layout, grid.world_size).items() if name in SHARED}
-        axes |= {"tensor": []} if layout.tp == 1 else {}
+        axes = axes_of(layout, grid.world_size)
         with groups_of(axes, {"data": grid.data.group, "tensor": grid.tp.group}, split):
             super().__init__(layers, topology=topology, loss_fn=partial(_loss, entries, parallel))
 
@@ -80,6 +78,19 @@ class GPTPipeline(PipelineModule):
             return "position"
         block = index - BEFORE_BLOCKS
         return f"blocks.{block}" if block < self.config.num_layers else "final_norm"
+
+
+def axes_of(layout: Layout, world_size: int) -> dict[str, list[list[int]]]:
+    """The axes that DeepSpeed's pipeline sends over; the groups of each hold every rank once.
+
+    `model` are the ranks of one replica, `tied` the first and the last stage, which share the embedding, beside the
+    others. Nothing is sent over a tensor axis of degree 1.
+    """
+    axes = {name: groups for name, groups in layout.groups(world_size).items() if name in ("data", "pipeline")}
+    replicas = world_size // (layout.tp * layout.pp)  # Ulysses ranks are replicas to DeepSpeed
+    axes["model"] = [[rank for rank in range(world_size) if rank // layout.tp % replicas == r] for r in range(replicas)]
+    axes["tied"] = [some for ranks in axes["pipeline"] for some in ([ranks[0], ranks[-1]], ranks[1:-1]) if some]
+    return axes | ({"tensor": layout.groups(world_size)["tensor"]} if layout.tp > 1 else {})
 
 
 def _logits(embed: TokenEmbedding, x_BSH: Tensor) -> Tensor:

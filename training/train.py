@@ -31,7 +31,7 @@ from run.request import Request, plan_run
 from support.errors import DONE, StoppedError, UserError, WeightsLostError
 from support.files import enough_room
 from support.json_object import JsonObject
-from training import proof, recorder
+from training import alike, proof, recorder
 from training.device import device_name, memory_bytes
 from training.display import Display
 from training.launchers import check_meeting
@@ -104,6 +104,7 @@ def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
     rank = torch.distributed.get_rank()
     check_device(run.engine.json)
     with Log(run, Display(run.path) if alone and rank == 0 else None) as log:
+        alike.check(run, log)
         if unexamined := unexamined_version():
             log.say(unexamined)
         if rank == 0:

@@ -161,6 +161,7 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
     ("runs tinny", "did you mean gpt_tiny"), ("note x y", "not a run"), ("clean-runs x", "not a run"),
+    ("preflight tinny", "did you mean gpt_tiny"),
     ("watch x", "not a run"), ("check x.json", "x.json does not exist"),
 ])  # fmt: skip
 def test_an_error_is_one_line_and_no_json(

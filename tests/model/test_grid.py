@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 
 from model.engine.build import quiet_deepspeed
-from model.grid import axes_of
 from model.layout import Layout
 from recipes.registry import load
 from tests.distributed import run_ranks
@@ -21,18 +20,17 @@ def made_groups() -> list[list[int]]:
 
 
 def test_every_axis_holds_every_rank_once() -> None:
+    from model.pipeline import axes_of
+
     layout, world = Layout(tp=2, pp=3, ulysses=2), 24
-    axes = axes_of(layout, world)
+    axes = {**layout.groups(world), **axes_of(layout, world)}
     for name, groups in axes.items():
         assert sorted(rank for ranks in groups for rank in ranks) == list(range(world)), name
     assert axes["tensor"][:2] == [[0, 1], [2, 3]]
     assert axes["ulysses"][:2] == [[0, 2], [1, 3]]
     assert axes["data"][:2] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert (
-        axes["model"][0] == [0, 1, 8, 9, 16, 17]
-        and axes["pipe"][0] == [0, 8, 16]
-        and axes["tied"][:2] == [[0, 16], [8]]
-    )
+    assert axes["model"][0] == [0, 1, 8, 9, 16, 17]
+    assert axes["pipeline"][0] == [0, 8, 16] and axes["tied"][:2] == [[0, 16], [8]]
 
 
 def test_deepspeed_has_a_rank_make_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
