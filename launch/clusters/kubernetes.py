@@ -50,6 +50,11 @@ def check(job: Job) -> None:
         raise UserError(f"{file}: gpus_per_node is {job.gpus_per_node}; a pod needs at least 1")
     if words.rdma_count < 1:
         raise UserError(f"{file}: kubernetes.rdma_count is {words.rdma_count}; it must be at least 1")
+    if job.nodes > 1 and job.cluster.link != "ethernet" and not words.rdma_resource:
+        raise UserError(
+            f"{file}: link is {job.cluster.link} and kubernetes.rdma_resource is empty, so pods would see no adapter; "
+            'name it, as kubectl describe node shows it, or set link = "ethernet"'
+        )
     _check_image(job)
     _check_environment(job)
     runs = job.cluster.runs

@@ -7,7 +7,7 @@ from launch.clusters.description import AzureML, Cluster, Kubernetes
 from launch.clusters.job import Job
 from recipes.registry import load
 
-KUBERNETES = Kubernetes(volume_claim="shared")
+KUBERNETES = Kubernetes(volume_claim="shared", rdma_resource="rdma/hca")
 
 
 def kubernetes_job(words: Kubernetes = KUBERNETES, /, **changes: object) -> Job:

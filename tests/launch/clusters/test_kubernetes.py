@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from launch.clusters import kubeflow, kubernetes
-from launch.clusters.description import Kubernetes
+from launch.clusters.description import Kubernetes, read
 from launch.clusters.time_limit import seconds_of
+from recipes.registry import ROOT
 from support.errors import UserError
 from tests.launch.clusters.jobs import KUBERNETES, kubernetes_job
 
-FULL = replace(KUBERNETES, secret="keys", rdma_resource="rdma/hca", rdma_count=8, namespace="nlp")
+FULL = replace(KUBERNETES, secret="keys", rdma_count=8, namespace="nlp")
+PAGE = ROOT / "docs" / "clusters" / "kubernetes.md"
 KINDS = {"TrainingRuntime": "TrainerV1alpha1TrainingRuntime", "TrainJob": "TrainerV1alpha1TrainJob"}
 
 
@@ -228,6 +230,7 @@ WORDS: list[tuple[dict[str, Any], str]] = [
     ({"shared_memory": "64 GB"}, "write a size such as 64Gi"),
     ({"rdma_resource": "hca"}, "kubernetes.rdma_resource is 'hca'"),
     ({"rdma_resource": "rdma/hca", "rdma_count": 0}, "rdma_count is 0; it must be at least 1"),
+    ({"rdma_resource": ""}, 'link is infiniband .* would see no adapter; name it, .* or set link = "ethernet"'),
     ({"secret": "My Keys"}, "name a Secret"),
     ({"queue": "a/b"}, "kubernetes.queue is 'a/b'"),
     ({"gang": "kueue"}, "kubernetes.queue is empty; name a LocalQueue"),
@@ -253,7 +256,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
 )
 def test_what_kubernetes_would_refuse_is_refused_before(bad: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        kubernetes.check(kubernetes_job(replace(FULL, **{"rdma_resource": "", **bad})))
+        kubernetes.check(kubernetes_job(replace(FULL, **bad)))
     assert str(error.value).startswith("mine.toml: ") and "\n" not in str(error.value)
 
 
@@ -261,6 +264,23 @@ def test_what_kubernetes_would_refuse_is_refused_before(bad: dict[str, Any], sai
 def test_what_a_job_cannot_do_is_refused_before(bad: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         kubernetes.check(kubernetes_job(FULL, **bad))
+
+
+def test_pods_without_an_adapter_can_be_meant() -> None:
+    bare = replace(FULL, rdma_resource="")
+    kubernetes.check(kubernetes_job(bare, link="ethernet"))
+    kubernetes.check(kubernetes_job(bare, nodes=1))
+    assert "IPC_LOCK" not in kubernetes.render(kubernetes_job(bare, link="ethernet"))
+
+
+def test_the_page_shows_the_job_of_the_file_that_it_shows(tmp_path: Path) -> None:
+    blocks = dict(re.findall(r"```(toml|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    file = tmp_path / "mine.toml"
+    file.write_text(blocks["toml"])
+    cluster = read(file)
+    job = replace(kubernetes_job(), cluster=cluster, words=())
+    kubernetes.check(job)
+    assert kubernetes.render(job).split("---\n")[1] == blocks["yaml"]
 
 
 def test_images_that_stay_the_same_are_taken() -> None:
