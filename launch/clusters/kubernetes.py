@@ -5,6 +5,7 @@ A job's id is `namespace/api/name`, such as `default/trainjob/gpt-13b-mine`.
 
 import json
 import re
+import time
 from pathlib import Path
 
 from launch.clusters import kubeflow, pod
@@ -18,6 +19,7 @@ from support.nearest import hint
 INSTALL = "install kubectl, and have it know the cluster (kubectl config current-context)"
 KINDS = {"trainjob": "trainjobs.trainer.kubeflow.org", "pytorchjob": "pytorchjobs.kubeflow.org"}
 RUNTIMES = "trainingruntimes.trainer.kubeflow.org"
+TOO_SOON, HEARD_SECONDS = "trainingRuntime must be created before", 2.0  # how Trainer 2.3 refuses a job then
 ENDED, UNKNOWN = ("Failed", "Complete", "Succeeded"), "Unknown"
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -123,11 +125,22 @@ def submit(job: Job, file: Path) -> str:
     if state in ENDED:
         said(delete, INSTALL)
     try:
-        said(["kubectl", "create", "-f", str(file)], INSTALL)
+        _create(file)
     except UserError:
         said(delete, INSTALL)  # the runtime may be there, and the job not
         raise
     return made
+
+
+def _create(file: Path) -> None:
+    """Create what a file has. The trainer may hear of the runtime after it is asked about the job; then once more."""
+    try:
+        said(["kubectl", "create", "-f", str(file)], INSTALL)
+    except UserError as error:
+        if TOO_SOON not in str(error):
+            raise
+        time.sleep(HEARD_SECONDS)
+        said(["kubectl", "apply", "-f", str(file)], INSTALL)
 
 
 def status(run: Path) -> JsonObject:

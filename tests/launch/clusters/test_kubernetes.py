@@ -345,6 +345,15 @@ def test_a_refusal_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> No
     assert cluster.asked() == ["get", "create", "delete"]
 
 
+def test_a_job_is_given_again_where_the_trainer_had_not_heard_of_its_runtime(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "HEARD_SECONDS", 0.0)
+    cluster.broken.write_text("Invalid value: specified trainingRuntime must be created before the TrainJob is created")
+    assert kubernetes.submit(kubernetes_job(), tmp_path / "job.yaml") == "default/trainjob/gpt-13b-mine"
+    assert cluster.asked() == ["get", "create", "apply"]
+
+
 def test_status_and_stop(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not submitted to kubernetes"):
         kubernetes.status(tmp_path)
