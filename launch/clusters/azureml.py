@@ -23,7 +23,6 @@ EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}")
 ENVIRONMENT = re.compile(r"azureml:(//\S+|[^\s:@]+(:[^\s:@]+|@latest))")
 DATASTORE = re.compile(r"azureml://(\S+/)?datastores/[^\s/]+/paths/\S+")
 IMAGE = re.compile(r"[^\s@]+:[^\s/@]+|\S+@sha256:[0-9a-f]{64}")
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENDED = ("Completed", "Failed", "Canceled", "NotResponding")
 BINDING = "${{"  # what Azure puts something in for, inside a command
 
@@ -42,17 +41,8 @@ def check(job: Job) -> None:
             raise UserError(f"{file}: {key} is {value!r}; {remedy}")
     if job.gpus_per_node < 1:
         raise UserError(f"{file}: gpus_per_node is {job.gpus_per_node}; a node needs at least 1")
-    for name in job.cluster.environment:
-        if not VARIABLE.fullmatch(name):
-            raise UserError(f"{file}: environment has {name!r}, which is no name of a variable; rename it")
-        if name in job.cluster.secrets:
-            raise UserError(
-                f"{file}: environment has {name}, which is secret, and Azure would show it with the job; read it from "
-                "a key vault in a line of setup"
-            )
     if found := next((word for word in (*job.words, job.run_dir.name) if BINDING in word), None):
         raise UserError(f"{found} holds {BINDING}, which Azure would put something in for; take it out")
-    seconds_of(job.cluster.time_limit)
 
 
 def command(job: Job) -> str:

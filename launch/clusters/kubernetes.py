@@ -24,8 +24,6 @@ ENDED, UNKNOWN = ("Failed", "Complete", "Succeeded"), "Unknown"
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[A-Za-z0-9][-A-Za-z0-9_.]*")
-QUANTITY = re.compile(r"[1-9]\d*(\.\d+)?(k|[KMGT]i?)?")
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 IMAGE = re.compile(r"[^\s:@]+(:\d+/[^\s:@]+)?(:[\w][\w.-]*)?(@sha256:[0-9a-f]{64})?")
 OPERATORS = re.compile(r"PET_\w+|RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT")
 
@@ -39,7 +37,6 @@ def check(job: Job) -> None:
         ("namespace", LABEL, words.namespace),
         ("volume_claim", NAME, words.volume_claim),
         ("gpu_resource", RESOURCE, words.gpu_resource),
-        ("shared_memory", QUANTITY, words.shared_memory),
         ("rdma_resource", RESOURCE, words.rdma_resource or "a/b"),
         ("secret", NAME, words.secret or "a"),
         ("queue", LABEL, words.queue or "a"),
@@ -50,8 +47,6 @@ def check(job: Job) -> None:
         raise UserError(f"{file}: kubernetes.gang is kueue and kubernetes.queue is empty; name a LocalQueue")
     if job.gpus_per_node < 1:
         raise UserError(f"{file}: gpus_per_node is {job.gpus_per_node}; a pod needs at least 1")
-    if words.rdma_count < 1:
-        raise UserError(f"{file}: kubernetes.rdma_count is {words.rdma_count}; it must be at least 1")
     if job.nodes > 1 and job.cluster.link != "ethernet" and not words.rdma_resource:
         raise UserError(
             f"{file}: link is {job.cluster.link} and kubernetes.rdma_resource is empty, so pods would see no adapter; "
@@ -71,7 +66,6 @@ REMEDIES = {
     "namespace": "write lower-case letters, digits and dashes",
     "volume_claim": "name a PersistentVolumeClaim that all nodes can write to (ReadWriteMany)",
     "gpu_resource": "write it as kubectl describe node shows it, such as nvidia.com/gpu",
-    "shared_memory": "write a size such as 64Gi",
     "rdma_resource": "write it as kubectl describe node shows it, such as rdma/hca_shared_devices_a",
     "secret": "name a Secret: lower-case letters, digits, dashes and dots",
     "queue": "name a queue: lower-case letters, digits and dashes",
@@ -88,17 +82,10 @@ def _check_image(job: Job) -> None:
 
 
 def _check_environment(job: Job) -> None:
-    """Errors: `UserError` for a variable that is none, that the operator sets, or that would show a secret."""
+    """Errors: `UserError` for a variable that the operator sets."""
     for name in job.cluster.environment:
-        if not VARIABLE.fullmatch(name):
-            raise UserError(f"{job.cluster_file}: environment has {name!r}, which is no name of a variable; rename it")
         if OPERATORS.fullmatch(name):
             raise UserError(f"{job.cluster_file}: environment has {name}, which the operator sets; take it out")
-        if name in job.cluster.secrets:
-            raise UserError(
-                f"{job.cluster_file}: environment has {name}, which is secret; put it into a Secret, and name that in "
-                "kubernetes.secret"
-            )
 
 
 def render(job: Job) -> str:

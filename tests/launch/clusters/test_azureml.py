@@ -78,14 +78,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"words": AzureML()}, "azureml.compute is ''; name a compute cluster"),
     ({"words": replace(WORDS, compute="a b")}, "azureml.compute is 'a b'"),
     ({"words": replace(WORDS, experiment="a/b")}, "azureml.experiment is 'a/b'"),
-    ({"words": replace(WORDS, datastore="/mnt/runs")}, "write azureml://datastores/NAME/paths/FOLDER"),
+    ({"words": replace(WORDS, datastore="azureml://mine")}, "write azureml://datastores/NAME/paths/FOLDER"),
     ({"words": replace(WORDS, environment="stagecraft")}, "write azureml:NAME:VERSION"),
     ({"image": ""}, "image is ''; name one with a tag, or set azureml.environment"),
     ({"image": "ghcr.io/me/it"}, "name one with a tag"),
     ({"gpus_per_node": 0}, "gpus_per_node is 0; a node needs at least 1"),
-    ({"environment": {"HF_TOKEN": "x"}}, "Azure would show it with the job; read it from a key vault"),
-    ({"environment": {"A-B": "x"}}, "no name of a variable"),
-    ({"time_limit": "1 day"}, "time_limit is '1 day'"),
     ({"words_": ("--name", "${{inputs.x}}")}, "which Azure would put something in for"),
 ]
 
