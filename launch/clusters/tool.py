@@ -1,5 +1,6 @@
 """What a scheduler's own command-line tool says, and which job a run was submitted as."""
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from support import json_lines
 from support.errors import UserError
 
+LOGGED = re.compile(r"[EWI]\d{4} \d\d:")  # lines of kubectl's log, which say at length what its last line says
 SECONDS = 120.0  # that a tool may take to answer
 
 
@@ -19,7 +21,8 @@ def said(command: Sequence[str], install: str) -> str:
     except subprocess.TimeoutExpired:
         raise UserError(f"{' '.join(command)} was silent for {SECONDS:.0f} s; see that the cluster answers") from None
     if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split()) or f"status {done.returncode} and no word"
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if not LOGGED.match(line)]
+        words = " ".join(" ".join(lines).split()) or f"status {done.returncode} and no word"
         raise UserError(f"{' '.join(command)}: {words}")
     return done.stdout
 

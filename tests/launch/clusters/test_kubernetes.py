@@ -377,6 +377,13 @@ def test_status_and_stop(cluster: Cluster, tmp_path: Path) -> None:
         kubernetes.stop(tmp_path)
 
 
+def test_the_log_of_kubectl_is_left_out_of_its_words(cluster: Cluster, tmp_path: Path) -> None:
+    log = 'E1128 20:51:58.479599    3186 memcache.go:265] "Unhandled Error" err="connection refused"'
+    cluster.broken.write_text(f"{log}\n{log}\nThe connection to the server localhost:8080 was refused\n")
+    with pytest.raises(UserError, match=r"job.yaml: The connection to the server localhost:8080 was refused$"):
+        kubernetes.submit(kubernetes_job(), tmp_path / "job.yaml")
+
+
 def test_a_missing_kubectl_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="kubectl is not on this machine; install kubectl"):
