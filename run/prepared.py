@@ -5,6 +5,7 @@ from typing import Any
 
 from data.cleaning import clean
 from data.cleaning.stages import Settings
+from data.corpus import corpora
 from data.corpus.sources import SPLITS
 from data.samples import blend, mixture
 from data.samples.mixture import Mixture, PreparedPart
@@ -121,6 +122,9 @@ def missing_data(recipe: Recipe) -> list[str]:
     """As `missing`, of a recipe."""
     data, root = recipe.data, runs_root() / "data"
     texts = {part.corpus: part.corpus for part in data.parts}
+    for corpus in texts:
+        if corpus not in corpora.CORPORA and corpora.hub_of(corpus) is None:
+            corpora.pieces(corpus)  # of local files, or it does not exist
     if data.clean:
         texts = {corpus: str(clean.folder_of(Settings(corpus, data.clean, None), root)) for corpus in texts}
         if lost := [corpus for corpus, folder in texts.items() if not Path(folder).exists()]:

@@ -10,7 +10,7 @@ import pytest
 
 from commands import cli, pretrain
 from commands.__main__ import COMMANDS, main
-from launch import start
+from launch.clusters import begin
 from recipes.registry import ROOT
 from run.request import Request
 from support.errors import CRASHED, STOPPED, WRONG_INPUT, UserError, before_traceback
@@ -128,8 +128,7 @@ def test_resume_takes_no_other_word_for_its_value(
 ) -> None:
     asked: list[Request] = []
     monkeypatch.setattr("sys.argv", ["stagecraft pretrain", *given])
-    monkeypatch.setattr(pretrain, "settled", lambda recipe, request: asked.append(request))
-    monkeypatch.setattr(start, "start", lambda *arguments: None)
+    monkeypatch.setattr(begin, "begin", lambda recipe, request, *more: asked.append(request))
     pretrain.main()
     assert (asked[0].resume, asked[0].auto) == (resume, auto)
 
