@@ -20,6 +20,7 @@ from launch.group import KILLED_SECONDS, LOOK_SECONDS, Rank
 from launch.host import BEAT_SECONDS
 from launch.talk import Talk
 from recipes.registry import ROOT
+from support.errors import CRASHED, DONE
 from support.json_object import JsonObject
 
 CONNECT_SECONDS = 10  # that a host may take to answer
@@ -141,7 +142,7 @@ class Nodes:
         if beats:
             self.beat_at = time.monotonic()
         if self.over and self.status is None:
-            self.status = next((node.status for node in self.nodes if node.status), 1 if self.broken else 0)
+            self.status = CRASHED if self.broken or any(node.status for node in self.nodes) else DONE
 
     def _hear(self, node: Node) -> None:
         for message in node.talk.heard():
@@ -232,7 +233,7 @@ class Nodes:
             self.look()
         for node in self.nodes:
             node.close()
-        self.status = 1 if self.status is None else self.status
+        self.status = CRASHED if self.status is None else self.status
 
 
 def _told(status: int) -> str:
