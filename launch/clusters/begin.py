@@ -12,7 +12,7 @@ from launch.clusters import network
 from launch.clusters.asked import Where, check_data, environment, job_of
 from launch.clusters.description import Cluster, read
 from launch.clusters.submit import is_secret, submitted
-from launch.hosts import hosts_of
+from launch.hosts import Hosts, hosts_of
 from launch.start import start
 from recipes.recipe import Recipe
 from run.request import Request, plan_run, run_path, settled
@@ -49,8 +49,9 @@ def begin(recipe: Recipe, request: Request, where: Where, care: Care) -> JsonObj
 
 def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care: Care) -> JsonObject:
     """Start from this machine, with what the cluster's file says."""
-    hostfile, nodes = _hosts(where, cluster)
-    processes = where.processes or (cluster.gpus_per_node or None if hostfile is None else None)
+    hosts = _hosts(where, cluster)
+    nodes = len(hosts.devices) if hosts else 1
+    processes = where.processes or (None if hosts else cluster.gpus_per_node or None)
     variables = network.environment(cluster, nodes)
     if cluster.runs:
         variables["STAGECRAFT_RUNS"] = cluster.runs
@@ -58,38 +59,37 @@ def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care
         request = settled(recipe, request)
         path = run_path(recipe, request)
         request = replace(request, run_dir=str(path))
-        hosts = hosts_of(hostfile, cluster)
         world = hosts.world_size if hosts else local.world_size(None, processes, recipe.cluster.world_size)
         run = plan_run(recipe, request, world)
         check_data(run, request, nodes, where)
         if where.dry_run:
-            where_to = hosts.words() if hosts else None
-            command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, where_to)
-            commands = hosts.lines() if hosts and hosts.own else [shlex.join(command)]
-            text = _shown(cluster, commands, _changes(variables, world, cluster.secrets))
+            text = _shown(cluster, hosts, path, world, _changes(variables, world, cluster.secrets))
             print(text.rstrip("\n"))
             return {"run": str(path), "kind": cluster.kind, "file": None, "text": text, "id": None}
-        with environment(_after(cluster.setup, where.file)):
-            return start(recipe, request, processes, hostfile, care, cluster)
+        setup = () if hosts and hosts.own else cluster.setup  # our own starter has each host run it
+        with environment(_after(setup, where.file)):
+            return start(recipe, request, processes, hosts.file.path if hosts else None, care, cluster)
 
 
-def _hosts(where: Where, cluster: Cluster) -> tuple[str | None, int]:
-    """The hostfile, if any, and how many nodes there are. Errors: `UserError` where that is not what was asked for."""
+def _hosts(where: Where, cluster: Cluster) -> Hosts | None:
+    """The hosts to start on, none of a local cluster. Errors: `UserError` where they are not what was asked for."""
     if cluster.kind == "local":
         if where.hostfile:
             raise UserError(f"--hostfile goes with a cluster of kind hostfile, and {where.file} is one machine")
         asked = where.nodes or cluster.nodes
         if asked > 1:
             raise UserError(f"{asked} nodes are more than this machine; give --cluster hostfile, or one of your own")
-        return None, 1
-    hostfile = where.hostfile or cluster.hostfile.path
-    if not hostfile:
+        return None
+    hosts = hosts_of(where.hostfile, cluster)
+    if hosts is None:
         raise UserError(f"{where.file} names no hosts; give --hostfile, or set hostfile.path there")
-    hosts = len(local.read_hostfile(Path(hostfile)))
-    asked = where.nodes or cluster.nodes or hosts
-    if asked != hosts and not (cluster.hostfile.include or cluster.hostfile.exclude):
-        raise UserError(f"{asked} nodes were asked for, and hostfile {hostfile} names {hosts}; let the two agree")
-    return hostfile, asked
+    if where.processes:
+        raise UserError("--processes and a hostfile exclude each other: the hostfile's slots count the processes")
+    there = len(hosts.devices)
+    asked = where.nodes or cluster.nodes or there
+    if asked != there:
+        raise UserError(f"{asked} nodes were asked for, and hostfile {hosts.file.path} names {there}; let them agree")
+    return hosts
 
 
 def _after(setup: tuple[str, ...], file: Path) -> dict[str, str]:
@@ -111,12 +111,11 @@ def _changes(variables: dict[str, str], world: int, secrets: tuple[str, ...]) ->
     return {name: "***" if is_secret(name, secrets) else theirs[name] for name in sorted(names)}
 
 
-def _shown(cluster: Cluster, commands: list[str], variables: dict[str, str]) -> str:
-    """A start as one would type it: the lines of the setup, the variables, the command.
-
-    With several hosts there are as many commands, and the variables go through their input.
-    """
+def _shown(cluster: Cluster, hosts: Hosts | None, path: Path, world: int, variables: dict[str, str]) -> str:
+    """A start as one would type it: setup, variables, command; over ssh the variables go through the connections."""
     assigned = [f"{name}={value if value == '***' else shlex.quote(value)}" for name, value in variables.items()]
-    if cluster.kind == "hostfile":
-        return "\n".join([*(f"# {each}" for each in assigned), *commands]) + "\n"
-    return "\n".join([*cluster.setup, " \\\n".join([*assigned, *commands])]) + "\n"
+    if hosts and hosts.own:
+        return "\n".join([*(f"# {line}" for line in assigned), *hosts.lines()]) + "\n"
+    words = hosts.words() if hosts else None
+    command = local.deepspeed_command("commands.rank", ["--run-dir", str(path)], world, words)
+    return "\n".join([*cluster.setup, " \\\n".join([*assigned, shlex.join(command)])]) + "\n"

@@ -148,8 +148,7 @@ def test_a_hostfile_of_several_nodes_gets_the_link_s_variables(
     file = toml(tmp_path, 'kind = "hostfile"', "[hostfile]", f'path = "{tmp_path}/hosts"')
     begin(load("tiny"), request_of, Where(file), Care())
     ((_, _, processes, hostfile, _, cluster, environment),) = calls
-    assert cluster.kind == "hostfile"
-    assert (processes, hostfile) == (None, f"{tmp_path}/hosts")
+    assert (processes, hostfile, cluster.kind) == (None, f"{tmp_path}/hosts", "hostfile")
     assert (environment["NCCL_NET"], environment["NCCL_IB_TIMEOUT"]) == ("IB", "23")
 
 
@@ -169,6 +168,18 @@ def test_a_dry_run_here_is_a_command_line_without_secrets(
     command = [word for word in typed if "=" not in word]
     assert command[1:4] == ["-m", "launch.runner", "--log_level"] and command[-2] == "--run-dir"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_over_ssh_shows_a_line_for_each_host(
+    request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "0123456789")
+    (tmp_path / "hosts").write_text("worker-1 slots=1\nworker-2 slots=1\n")
+    file = toml(tmp_path, 'kind = "hostfile"', 'setup = ["module load x"]', "[hostfile]", f'path = "{tmp_path}/hosts"')
+    begin(load("tiny"), request_of, Where(file, dry_run=True), Care())
+    out = capsys.readouterr().out
+    assert "# HF_TOKEN=***\n" in out and "# NCCL_NET=IB\n" in out and "0123456789" not in out
+    assert out.count("ssh -T") == 2 and " worker-2 " in out and out.count("module load x") == 2
 
 
 def test_a_secret_in_the_text_of_a_job_is_refused(
