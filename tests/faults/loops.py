@@ -25,7 +25,7 @@ from run.request import Request, plan_run
 from support.errors import UserError
 from tests.commands.running import metrics, small, write_corpus
 from tests.distributed import run_ranks
-from training import stop, train
+from training import loop, stop, train
 from training.saves import Saves
 from training.source import Source
 
@@ -144,7 +144,7 @@ def _spoilt(fault: Fault) -> Iterator[None]:
         mock.patch.object(ShardedEngine, "_train", step),
         mock.patch.object(ShardedEngine, "_loss", computed),
         mock.patch.object(train, "load_newest", loaded),
-        mock.patch.object(train, "MOST_SKIPPED", fault.most_skipped),
+        mock.patch.object(loop, "MOST_SKIPPED", fault.most_skipped),
         mock.patch.object(time, "time", lambda: now() - back[0]),
     ):
         yield

@@ -16,10 +16,10 @@ from run import save_request
 from tests.distributed import run_ranks
 from training import stop
 from training.device import kernels
+from training.loop import Loop
 from training.pace import Pace
 from training.rollback import Position
 from training.saves import Saves
-from training.train import Loop
 
 Signals = tuple[tuple[int, signal.Signals], ...]
 NONE: Signals = ()
