@@ -1,4 +1,4 @@
-"""The processes of a launch, together: the launcher, and the ranks of this machine. `launch/nodes.py` has several.
+"""The processes of a launch, together: the launcher, and the ranks of this machine. `launch/hosts/far.py` has several.
 
 The launcher ends its ranks one after another, half a minute each, and says of none how it ended. So the ranks are
 watched from here by their process descriptors, and ended all at once.
@@ -188,7 +188,8 @@ class Group:
     def close(self) -> None:
         """End what is left, and let go of it."""
         self.kill()
-        self.status = self.launcher.wait()
+        ended = self.launcher.wait()
+        self.status = ended if self.status is None else self.status
         until = time.monotonic() + KILLED_SECONDS
         while members.group_lives(self.launcher.pid) and time.monotonic() < until:
             time.sleep(0.02)

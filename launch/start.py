@@ -9,7 +9,7 @@ from launch.care import Care
 from launch.clusters import in_job
 from launch.clusters.description import Cluster
 from launch.follow import following
-from launch.hosts import Hosts, hosts_of
+from launch.hosts.hosts import Hosts, hosts_of
 from planner import planning
 from planner.show import show
 from recipes.recipe import Recipe

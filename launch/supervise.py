@@ -8,8 +8,8 @@ from launch.care import Care
 from launch.clusters import in_job
 from launch.death import told
 from launch.group import Launched
-from launch.hosts import Hosts
-from launch.nodes import Nodes
+from launch.hosts.far import Nodes
+from launch.hosts.hosts import Hosts
 from launch.stops import Stops, listening
 from launch.watch import HangWatch
 from model.checkpoint.format import completed

@@ -12,7 +12,7 @@ from launch.clusters import network
 from launch.clusters.asked import Where, check_data, environment, job_of
 from launch.clusters.description import Cluster, read
 from launch.clusters.submit import is_secret, submitted
-from launch.hosts import Hosts, hosts_of
+from launch.hosts.hosts import Hosts, hosts_of
 from launch.start import start
 from recipes.recipe import Recipe
 from run.request import Request, plan_run, run_path, settled

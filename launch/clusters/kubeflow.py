@@ -1,7 +1,8 @@
 """A job as Kubeflow's operators take it.
 
 A TrainJob is Kubeflow Trainer's (v2, trainer.kubeflow.org/v1alpha1), a PyTorchJob the training operator's (v1). Both
-start one process a node and tell it by `PET_*` who it is; `launch/node.py` starts the ranks and ends as they do.
+start one process a node and tell it by `PET_*` who it is; `launch/clusters/node.py` starts the ranks and ends as they
+do.
 """
 
 import hashlib
@@ -10,8 +11,8 @@ import re
 
 from launch.clusters import pod
 from launch.clusters.job import Job
+from launch.clusters.node import FOR_GOOD
 from launch.clusters.time_limit import seconds_of
-from launch.node import FOR_GOOD
 from planner.saving import FAILURE_HOURS
 from support.errors import STOPPED
 from support.json_object import JsonObject

@@ -23,7 +23,7 @@ def command(job: Job, again: int | None = None) -> list[str]:
     """
     how = ["--run-dir", str(job.run_dir), "--stop-seconds", str(stop_seconds(job))]
     how += [] if again is None else ["--again", str(again)]
-    words = ["python", "-m", "launch.node", *how, f"recipes.{job.recipe.name}", *job.words]
+    words = ["python", "-m", "launch.clusters.node", *how, f"recipes.{job.recipe.name}", *job.words]
     if job.cluster.setup:
         words = ["bash", "-c", "\n".join(["set -e", *job.cluster.setup, 'exec "$@"']), "bash", *words]
     return [word.replace("$", "$$") for word in words]

@@ -102,7 +102,7 @@ def test_a_train_job_asks_for_what_the_recipe_needs() -> None:
 
 def test_the_command_reaches_the_ranks_as_it_was_typed() -> None:
     command = objects()[1]["spec"]["trainer"]["command"]
-    assert command[:3] == ["python", "-m", "launch.node"]
+    assert command[:3] == ["python", "-m", "launch.clusters.node"]
     assert command[command.index("--run-dir") + 1] == "/runs/gpt_13b/mine"
     # Kubernetes makes one dollar of two and acts upon $(NAME).
     assert command[-5:] == ["recipes.gpt_13b", "--max-steps", "100", "--set", "data.corpus=$$HOME/my texts"]

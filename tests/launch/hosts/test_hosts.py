@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import hosts, nodes
 from launch.clusters.description import Cluster, Hostfile
-from launch.host import Start, versions
-from launch.hosts import Hosts, chosen, hosts_of
-from launch.talk import Talk
+from launch.hosts import far, hosts
+from launch.hosts.agent import Start, versions
+from launch.hosts.hosts import Hosts, chosen, hosts_of
+from launch.hosts.talk import Talk
 from run import events, members
 from run.metrics import read_steps
 from support.errors import UserError
@@ -110,9 +110,9 @@ def test_what_ssh_says_becomes_a_line_with_a_remedy(tmp_path: Path, monkeypatch:
         "typo": ("ssh: Could not resolve hostname typo: Name or service not known", 255),
         "closed": ("ssh: connect to host closed port 22: Connection refused", 255),
         "down": ("ssh: connect to host down port 22: Connection timed out", 255),
-        "empty": ("sh: 1: cd: can't cd to /x", nodes.NO_PROJECT),
+        "empty": ("sh: 1: cd: can't cd to /x", far.NO_PROJECT),
         "bare": ("sh: 1: exec: python: not found", 127),
-        "old": ("python: No module named launch.host", 1),
+        "old": ("python: No module named launch.hosts.agent", 1),
         "odd": ("something else", 255),
     }
     tool = tmp_path / "ssh"

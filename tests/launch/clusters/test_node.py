@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import node
+from launch.clusters import node
 
 RANK = """
 import json, os, signal, sys, time

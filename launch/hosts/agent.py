@@ -1,4 +1,4 @@
-"""The ranks of one host of several: `python -m launch.host`, which our command starts on each, by ssh.
+"""The ranks of one host of several: `python -m launch.hosts.agent`, which our command starts on each, by ssh.
 
 Orders come as lines of JSON on standard input, and what happens goes to standard output; so nothing secret stands on a
 command line. The ranks are started by DeepSpeed's launcher of a node, watched from here, and ended with the command.
@@ -21,7 +21,7 @@ from launch import local
 from launch.attempt import launch
 from launch.death import kills_for_memory
 from launch.group import Group
-from launch.talk import Talk
+from launch.hosts.talk import Talk
 from recipes.registry import ROOT
 from support.json_object import JsonObject
 from training.presence import WATCHED

@@ -1,4 +1,4 @@
-"""The ranks of one node, where a cluster's operator starts one process a node: `python -m launch.node`.
+"""The ranks of one node, where a cluster's operator starts one process a node: `python -m launch.clusters.node`.
 
 torchrun starts them, as the operator's `PET_*` variables say. It ends with 1 whatever a rank ended with (torch 2.13,
 elastic/multiprocessing/errors), and the operator is to know that a run saved, or that another try is of no use.
