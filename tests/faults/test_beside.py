@@ -44,9 +44,16 @@ def test_saves_beside_training_change_no_number(tmp_path: Path) -> None:
 
 def test_a_save_that_is_written_gets_its_name_after_the_step(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert run_steps(path, 5, "intervals.save_every=1000", fault=Fault(save=1, holds=3)) == ["", ""]
+    assert run_steps(path, 5, "intervals.save_every=1000", fault=Fault(save=(1,), holds=3)) == ["", ""]
     assert saved(path) == [1, 5] and saved(path, "saving") == [5]
     assert [line["step"] for line in read_steps(path / "metrics.jsonl") if "save_seconds" in line] == [4]
+
+
+def test_training_does_not_wait_for_a_signal_to_save(tmp_path: Path) -> None:
+    """What comes while a save is written is heard when that is whole, once."""
+    path = tmp_path / "run"
+    assert run_steps(path, 7, "intervals.save_every=1000", fault=Fault(save=(1, 2, 3), holds=4)) == ["", ""]
+    assert saved(path) == [1, 5, 7] and saved(path, "saving") == [5, 7]  # the last step waits, for both
 
 
 def test_a_stop_finishes_what_is_written_and_saves(tmp_path: Path) -> None:
