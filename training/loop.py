@@ -96,6 +96,7 @@ class Loop:
             result = self.trainer.train_step(batches)
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
+            self.saves.finish()  # all ranks are here: the scale is one for all
             good = completed(self.run.checkpoints)
             raise WeightsLostError(
                 f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
