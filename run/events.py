@@ -24,7 +24,7 @@ KINDS = {
     "fault": "a launch of the ranks broke: rank (null: not known), code (minus the signal), reason, log (last lines)",
     "restart": "the ranks are launched again: failures (in a row, without a new checkpoint), waited (seconds), ranks",
     "slow": "a rank is slower than the others for long: rank, host (null: not known), what (computing, waiting for "
-    "data), times (null: it is as fast again), since (seconds since 1970)",
+    "data, standing still), times (null: it is as fast again), since (seconds since 1970)",
     "bad_node": "the run ends on a node that is to be kept out: node, reason",
     "queued": "a job of a scheduler ended and was queued again: job, status (of the command), without (a node), reason",
     "stop": "the run was asked to stop: signal (null: another rank than the first got it)",

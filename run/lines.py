@@ -79,6 +79,8 @@ def slow(event: JsonObject) -> str:
         return f"as fast as the others again: {rank}, {event['what']}, since {since}"
     if event["what"] == "computing":
         return f"slow: {rank} takes {event['times']:.1f} times the others' time to compute, since {since}"
+    if event["what"] == "standing still":
+        return f"slow: {rank} stands still over and over: its time is {event['times']:.1f} times as long, since {since}"
     return f"slow: {rank} waits for its data, which makes steps {event['times']:.1f} times as long, since {since}"
 
 

@@ -96,6 +96,7 @@ class Loop:
             result = self.trainer.train_step(batches)
         except LossScaleFloorError as error:
             norms = ", ".join(f"{norm:.3g}" for norm in self.last_norms) or "none"
+            self.saves.finish()  # all ranks are here: the scale is one for all
             good = completed(self.run.checkpoints)
             raise WeightsLostError(
                 f"{error}; last gradient norms: {norms}; last good checkpoint: {good[-1] if good else 'none'}"
@@ -154,13 +155,13 @@ class Loop:
     def _agreed(self) -> tuple[bool, bool, list[int]]:
         """Whether to stop, whether to save, and the memory of each rank, the same on all ranks: one all-reduce.
 
-        Any rank may ask to stop or to save. A save is due by the count of steps, or by rank 0's clock where none is
-        written; but not while steps are skipped: a rollback needs what was saved before. `writing` tells as well how
-        many ranks still write.
+        Any rank may ask to stop, or to save; who asks while a checkpoint is written is heard when that is whole. A save
+        is due by the count of steps, or by rank 0's clock where none is written; but not while steps are skipped: a
+        rollback needs what was saved before. `writing` tells as well how many ranks still write.
         """
-        every = self.run.recipe.intervals.save_every
-        due = self.rank == 0 and not self.saves.pending and time.monotonic() - self.saved_at >= self.save_seconds
-        wanted, writes = save_asked() or self.saves.is_asked(), self.saves.writes
+        every, free = self.run.recipe.intervals.save_every, self.saves.pending is None
+        due = free and self.rank == 0 and time.monotonic() - self.saved_at >= self.save_seconds
+        wanted, writes = free and (save_asked() or self.saves.is_asked()), self.saves.writes
         memory = [0] * self.world
         memory[self.rank] = memory_bytes()
         flags = [asked() is not None, wanted, due, writes]

@@ -1,10 +1,12 @@
 """Find ranks that are slower than the others for long, while the run goes on.
 
 All ranks of a step wait for the slowest, so the time of a step does not say which that is. So now and then each rank
-times a small piece of work by itself, and how long it has waited for its data since the last time.
+times a small piece of work by itself, and how long it has waited for its data since the last time. The piece is too
+short to meet a process that stands still for tens of milliseconds over and over: a thread looks out for that.
 """
 
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +24,14 @@ EXCEPTIONS = 1  # between them: a probe may be disturbed; with more, noise alone
 LONG_SECONDS = 60.0  # that they have to span at least: a page cache that is written out, or a hot minute, is no fault
 COMPUTES = 1.5  # times the median rank's time for the same work: GPUs of one kind differ by a tenth
 WAITS = 1.1  # times as long as without its waits for data a rank's steps take: data come ahead, so it should be 1
+STANDS = 1.3  # times as long as without its standing still a rank's time is: a host or a limit that is shared unevenly
+REST_SECONDS, TICKS, TICK_SECONDS = 9.0, 100, 0.01  # a second of short sleeps in ten
+SWITCH_SECONDS = 0.005  # that Python may keep a thread waiting for another one
 PIECES = 5  # of a probe, of which the median counts
 TINY_OPERATIONS = 100  # of a piece: they show a slow processor or Python, the products a slow device
 PRODUCTS = 2
 SIDE = {"cpu": 256, "cuda": 2048}  # of the matrices: most of a millisecond a piece with the tiny operations
-COMPUTING, DATA = "computing", "waiting for data"
+COMPUTING, DATA, STANDING = "computing", "waiting for data", "standing still"
 
 
 @dataclass
@@ -61,8 +66,8 @@ class Streak:
 class Change:
     """A rank counts as slow from now on, or does not any more.
 
-    `times`: computing, its time as a multiple of the median rank's; waiting for data, by how much its waits lengthen a
-    step. It is the median since `since`, when this began.
+    `times`: computing, its time as a multiple of the median rank's; else by how much its waits for data lengthen a
+    step, or its standing still its time. It is the median since `since`, when this began.
     """
 
     rank: int
@@ -76,20 +81,25 @@ class Judge:
     """Says which of `world` ranks are slow. It has no clock of its own."""
 
     def __init__(self, world: int) -> None:
-        self.streaks = [{COMPUTING: Streak(), DATA: Streak()} for _ in range(world)]
+        self.streaks = [{what: Streak() for what in (COMPUTING, DATA, STANDING)} for _ in range(world)]
 
-    def take(self, at: float, elapsed: float, computing: Sequence[float], waiting: Sequence[float]) -> list[Change]:
-        """Note a probe: seconds of the same work and seconds of waiting for data within `elapsed`, of each rank.
+    def take(
+        self, at: float, elapsed: float, computing: Sequence[float], waiting: Sequence[float], standing: Sequence[float]
+    ) -> list[Change]:
+        """Note a probe, of each rank: seconds of the same work, seconds of waiting for data within `elapsed`, and the
+        share of its time that it stood still.
 
         Of an even number of ranks the faster half is the measure, so that a slow one of two is found.
         """
-        usual, wait = statistics.median_low(computing), statistics.median_low(waiting)
+        usual, wait, still = map(statistics.median_low, (computing, waiting, standing))
         changes = []
         for rank, streaks in enumerate(self.streaks):
             more = min(max(0.0, waiting[rank] - wait), 0.99 * elapsed)
+            stood = min(max(0.0, standing[rank] - still), 0.99)
             for what, times, limit in (
                 (COMPUTING, computing[rank] / usual, COMPUTES),
                 (DATA, elapsed / (elapsed - more), WAITS),
+                (STANDING, 1 / (1 - stood), STANDS),
             ):
                 if (streak := streaks[what]).take(at, times, limit):
                     middle = statistics.median(streak.times)
@@ -125,6 +135,30 @@ class Work:
         return statistics.median(took[1:])  # the first one waits for what training left in the queue
 
 
+class Lookout:
+    """Looks out, in a thread, for times in which this process stands still: stopped, throttled, or without a processor.
+
+    It wakes late from a short sleep then. `share` is the part of the last second of such sleeps that it was late.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        threading.Thread(target=self._look, name="pace", daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(REST_SECONDS)
+            began = now = time.monotonic()
+            late = 0.0
+            for _ in range(TICKS):
+                slept = now
+                time.sleep(TICK_SECONDS)
+                now = time.monotonic()
+                over = now - slept - TICK_SECONDS
+                late += over if over > SWITCH_SECONDS else 0.0
+            self.share = late / (now - began)
+
+
 class Pace:
     """A rank's part in it. What it has to tell travels in an all-reduce of the loop, so nothing waits for it.
 
@@ -133,32 +167,35 @@ class Pace:
 
     def __init__(self, device: torch.device, rank: int, world: int, log: Log) -> None:
         self.device, self.rank, self.world, self.log = device, rank, world, log
-        self.judge, self.work = Judge(world), Work(device) if world > 1 else None
+        self.judge = Judge(world)
+        self.work, self.lookout = (Work(device) if world > 1 else None), (Lookout() if world > 1 else None)
         self.probed_at = time.monotonic()
         self.waited = 0.0  # seconds for data since the last probe
-        self.mine: tuple[int, int, int] | None = None  # nanoseconds of the last probe: elapsed, computing, waiting
+        # Of the last probe: nanoseconds elapsed, computing and waiting, and billionths of standing still.
+        self.mine: tuple[int, ...] | None = None
 
     def told(self) -> list[int]:
-        """Whether a probe is due, and after a probe two numbers for each rank, and rank 0's time between two probes."""
+        """Whether a probe is due, and after a probe three numbers for each rank, and rank 0's time between probes."""
         due = self.work is not None and self.rank == 0 and time.monotonic() - self.probed_at >= PROBE_SECONDS
         if self.mine is None:
             return [due]
         elapsed, *mine = self.mine
-        numbers = [0] * (2 * self.world)
-        numbers[2 * self.rank : 2 * self.rank + 2] = mine
+        numbers = [0] * (3 * self.world)
+        numbers[3 * self.rank : 3 * self.rank + 3] = mine
         return [due, elapsed if self.rank == 0 else 0, *numbers]
 
     def take(self, told: list[int]) -> None:
         """Act upon what all ranks told: judge the last probe, and make the next one where it is due."""
         due, *numbers = told
         if numbers and self.rank == 0:
-            elapsed, *both = (number / 1e9 for number in numbers)
-            for change in self.judge.take(self.probed_at, elapsed, both[::2], both[1::2]):
+            elapsed, *rest = (number / 1e9 for number in numbers)
+            for change in self.judge.take(self.probed_at, elapsed, rest[::3], rest[1::3], rest[2::3]):
                 self._note(change)
         self.mine = None
-        if due and self.work:
+        if due and self.work and self.lookout:
             computing, now = self.work.seconds(), time.monotonic()
-            self.mine = (int((now - self.probed_at) * 1e9), int(computing * 1e9), int(self.waited * 1e9))
+            measured = (now - self.probed_at, computing, self.waited, self.lookout.share)
+            self.mine = tuple(int(each * 1e9) for each in measured)
             self.probed_at, self.waited = now, 0.0
 
     def _note(self, change: Change) -> None:

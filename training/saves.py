@@ -34,8 +34,8 @@ class Saves:
         return self.pending is not None and not self.pending.written
 
     def is_asked(self) -> bool:
-        """Whether somebody asks for a save. Rank 0 looks; what is asked meanwhile waits for the pending one."""
-        return self.rank == 0 and self.pending is None and save_request.asked(self.run.path) is not None
+        """Whether somebody asks for a save by the file. Rank 0 looks."""
+        return self.rank == 0 and save_request.asked(self.run.path) is not None
 
     def begin(self, position: Position, since: float | None = None) -> None:
         """Begin a checkpoint of this moment; `since` is when training stopped for it. One is pending at most."""

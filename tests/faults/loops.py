@@ -36,14 +36,14 @@ BATCH = 8  # samples a step, of the small run
 class Fault:
     """What happens to a run: losses of NaN from the first of these steps to the second, a signal, a spoilt weight.
 
-    Rank 1 reads the samples, gets SIGUSR2 in step `save` and SIGTERM in step `stop`, and `loads` a weight that is not
-    what was saved. After step `breaks` its weights are NaN. It is killed in the second micro-batch of step `dies`.
-    Where step `holds` is given, it writes its checkpoints in that step, or when training waits for them. Up to step
-    `scarce` there is no memory for copies. After each step the clock of all ranks is set back by `clock` seconds.
+    Rank 1 reads the samples, gets SIGUSR2 in each step of `save` and SIGTERM in step `stop`, and `loads` a weight that
+    is not what was saved. After step `breaks` its weights are NaN. It is killed in the second micro-batch of step
+    `dies`. Where step `holds` is given, it writes its checkpoints in that step, or when training waits for them. Up to
+    step `scarce` there is no memory for copies. After each step the clock of all ranks is set back by `clock` seconds.
     """
 
     bad: tuple[int, int] = (0, -1)
-    save: int = -1
+    save: tuple[int, ...] = ()
     stop: int = -1
     holds: int = 0
     scarce: int = -1
@@ -102,8 +102,8 @@ def _spoilt(fault: Fault) -> Iterator[None]:
         result = trained(self, batches)
         back[0] += fault.clock
         reached[0] = self.deepspeed.global_steps
-        for number, at in ((signal.SIGUSR2, fault.save), (signal.SIGTERM, fault.stop)):
-            if rank == 1 and self.deepspeed.global_steps == at:
+        for number, at in ((signal.SIGUSR2, fault.save), (signal.SIGTERM, (fault.stop,))):
+            if rank == 1 and self.deepspeed.global_steps in at:
                 os.kill(os.getpid(), number)
         if self.deepspeed.global_steps == fault.holds:
             release.set()

@@ -1,11 +1,13 @@
 """Checkpoints that are written while the loop trains on: it ends with the same numbers, whatever comes meanwhile."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.checkpoint.format import manifest
+from recipes.registry import ROOT
 from run import save_request
 from run.metrics import read_steps
 from tests.faults.loops import Fault, happened, run_steps, steps, tensors
@@ -44,9 +46,16 @@ def test_saves_beside_training_change_no_number(tmp_path: Path) -> None:
 
 def test_a_save_that_is_written_gets_its_name_after_the_step(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert run_steps(path, 5, "intervals.save_every=1000", fault=Fault(save=1, holds=3)) == ["", ""]
+    assert run_steps(path, 5, "intervals.save_every=1000", fault=Fault(save=(1,), holds=3)) == ["", ""]
     assert saved(path) == [1, 5] and saved(path, "saving") == [5]
     assert [line["step"] for line in read_steps(path / "metrics.jsonl") if "save_seconds" in line] == [4]
+
+
+def test_training_does_not_wait_for_a_signal_to_save(tmp_path: Path) -> None:
+    """What comes while a save is written is heard when that is whole, once."""
+    path = tmp_path / "run"
+    assert run_steps(path, 7, "intervals.save_every=1000", fault=Fault(save=(1, 2, 3), holds=4)) == ["", ""]
+    assert saved(path) == [1, 5, 7] and saved(path, "saving") == [5, 7]  # the last step waits, for both
 
 
 def test_a_stop_finishes_what_is_written_and_saves(tmp_path: Path) -> None:
@@ -69,6 +78,18 @@ def test_a_rollback_goes_back_to_what_was_being_written(tmp_path: Path) -> None:
     assert saved(path) == [3, 5, 6, 7]
     third, fifth = (tensors(path / "checkpoints" / f"step-0000000{step}") for step in (3, 5))
     assert third == fifth
+
+
+def test_a_loss_scale_at_its_floor_keeps_what_was_being_written(tmp_path: Path) -> None:
+    """The fourth step and all after it overflow: the scale falls from 4 to 1, and step 6 cannot make it fall."""
+    config = json.loads((ROOT / "ds_configs" / "zero1_fp16.json").read_text())
+    config["fp16"] |= {"initial_scale_power": 2, "hysteresis": 1, "min_loss_scale": 1}
+    (tmp_path / "floor.json").write_text(json.dumps(config))
+    path, floor = tmp_path / "run", str(tmp_path / "floor")
+    ends = run_steps(path, 9, engine=floor, fault=Fault(bad=(4, 9), holds=99))
+    good = path / "checkpoints" / "step-00000003"
+    assert all(end.startswith("3: ") and end.endswith(f"last good checkpoint: {good}") for end in ends), ends
+    assert saved(path) == [3] and not list(good.parent.glob("*.partial"))
 
 
 def test_training_waits_where_memory_has_no_room(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_skips_in_a_row_roll_back_past_the_samples(tmp_path: Path) -> None:
     """Step 4 is taken and its weights are given up; steps 5 to 14 read samples 32 to 111 and are skipped."""
-    whole, broken, fault = tmp_path / "whole", tmp_path / "broken", Fault(bad=(5, 14), save=2)
+    whole, broken, fault = tmp_path / "whole", tmp_path / "broken", Fault(bad=(5, 14), save=(2,))
     assert run_steps(whole, 18, fault=fault) == ["", ""]
     rolled = {"event": "rollback", "from_step": 14, "to_step": 3, "first_sample": 24, "last_sample": 111}
     assert happened(whole, "rollback") == [rolled]

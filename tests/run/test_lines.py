@@ -97,10 +97,11 @@ def test_a_rollback_says_what_is_given_up(path: Path) -> None:
 def test_a_slow_rank_is_named_with_its_machine_and_what_it_is_slow_at(path: Path) -> None:
     slow = {"rank": 3, "host": "worker-2", "what": "computing", "times": 1.84, "since": 0.0}
     write(path, [event("slow", 20.0, **slow), event("slow", 30.0, **slow | {"times": None, "host": None})])
-    write(path, [event("slow", 40.0, **slow | {"what": "waiting for data"})])
+    write(path, [event("slow", 40.0, **slow | {"what": what}) for what in ("waiting for data", "standing still")])
     said = [line.rpartition(", since ")[0] for line in told(Lines(path), Feed(path))]
     assert said == [
         "slow: rank 3 on worker-2 takes 1.8 times the others' time to compute",
         "as fast as the others again: rank 3, computing",
         "slow: rank 3 on worker-2 waits for its data, which makes steps 1.8 times as long",
+        "slow: rank 3 on worker-2 stands still over and over: its time is 1.8 times as long",
     ]

@@ -1,6 +1,10 @@
 """Ranks that are slower than the others for long are named, and nobody else."""
 
+import os
 import random
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -8,10 +12,11 @@ from unittest import mock
 import pytest
 import torch
 
+from tests.distributed import run_ranks
 from tests.faults import loops
 from tests.faults.loops import Fault, happened, run_steps, steps, tensors
 from training import pace
-from training.pace import COMPUTING, DATA, Change, Judge, Pace, Work
+from training.pace import COMPUTING, DATA, STANDING, Change, Judge, Lookout, Pace, Work
 
 USUAL = [1.0, 1.0, 1.0, 1.0]
 Probe = tuple[list[float], list[float]]
@@ -22,7 +27,7 @@ def judged(probes: list[Probe], every: float = 10.0) -> list[tuple[float, Change
     judge, said = Judge(len(probes[0][0])), []
     for number, (computing, waiting) in enumerate(probes):
         at = 100.0 + number * every
-        said += [(at, change) for change in judge.take(at, every, computing, waiting)]
+        said += [(at, change) for change in judge.take(at, every, computing, waiting, [0.0] * len(computing))]
     return said
 
 
@@ -94,6 +99,44 @@ def test_a_rank_that_waits_for_its_data_is_named_for_that() -> None:
     assert said == [(160.0, Change(1, DATA, True, 2.0, 100.0))]
     assert judged([(USUAL, [5.0] * 4)] * 7) == []  # the storage is slow for all
     assert judged([(USUAL, [0.0, 10.0, 0.0, 0.0])] * 7)[0][1].times == pytest.approx(100)
+
+
+def test_a_rank_that_stands_still_is_named_for_that() -> None:
+    """Its time has a half of standing still, and the others' a tenth: that is 1 / (1 - 0.4) times as long."""
+    judge, still = Judge(4), [0.1, 0.1, 0.5, 0.1]
+    said = [judge.take(10.0 * probe, 10.0, USUAL, [0.0] * 4, still) for probe in range(7)]
+    assert said == [[]] * 6 + [[Change(2, STANDING, True, pytest.approx(1 / 0.6), 0.0)]]
+
+
+def share(path: Path) -> float:
+    """The share of its time that this process stands still, in a second."""
+    (path / "pid").write_text(str(os.getpid()))
+    with mock.patch.object(pace, "REST_SECONDS", 0.05):
+        lookout = Lookout()
+        until = time.monotonic() + 30
+        while not lookout.share and time.monotonic() < until:
+            time.sleep(0.05)
+    (path / "over").touch()
+    return lookout.share
+
+
+def test_a_process_that_is_stopped_over_and_over_stands_still(tmp_path: Path) -> None:
+    """Of 60 ms 30. A sleep of 10 ms that ends meanwhile is 20 to 30 late: 0.4 of its time."""
+
+    def pulse() -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        pid = int((tmp_path / "pid").read_text())
+        while not (tmp_path / "over").exists():
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                os.kill(pid, number)
+                time.sleep(0.03)
+
+    pulses = threading.Thread(target=pulse)
+    pulses.start()
+    (stood,) = run_ranks(1, share, tmp_path)
+    pulses.join()
+    assert 1 / (1 - stood) > pace.STANDS
 
 
 def test_one_rank_is_compared_with_nobody() -> None:
