@@ -16,6 +16,7 @@ from launch.clusters.job import Job
 from planner import planning
 from planner.hardware import find
 from planner.resolve import data_degree
+from planner.saving import saving
 from planner.work import work
 from recipes import recipe as recipes
 from recipes.recipe import Recipe
@@ -76,7 +77,7 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
             check_data(run, request, machines.nodes, where)
         else:
             remark("the storage of the nodes is not here: whether the data is prepared there shows when the job runs")
-    save_seconds, seconds = _planned(run, machines)
+    seconds = _planned(run, machines)
     variables = {"STAGECRAFT_RUNS": str(root), **network.environment(cluster, machines.nodes)}
     sized = replace(cluster, nodes=machines.nodes, gpus_per_node=machines.gpus_per_node, gpu=machines.gpu)
     return Job(
@@ -87,7 +88,7 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
         nodes=machines.nodes,
         gpus_per_node=machines.gpus_per_node,
         run_dir=path,
-        save_seconds=save_seconds,
+        stop_seconds=saving(run.recipe, run.world_size).stop_seconds,
         seconds=seconds,
     )
 
@@ -167,21 +168,21 @@ def _check_json(run: Run) -> None:
         check_json(run.engine.json, run.recipe.layout, run.world_size)
 
 
-def _planned(run: Run, machines: recipes.Cluster) -> tuple[float, float]:
-    """Seconds of a save and of the whole run, 0 where the planner does not know; says where the plan was another."""
+def _planned(run: Run, machines: recipes.Cluster) -> float:
+    """Seconds of the whole run, 0 where the planner does not know; says where the plan was another."""
     recipe, planned = run.recipe, run.recipe.cluster
     machine = planning.cluster_machine(machines)
-    seconds = step_seconds = 0.0
+    seconds = 0.0
     if machine:
         planning.check_precision(machine.gpu, run.engine.dtype)
         step = work(recipe.model, recipe.layout, run.engine.json, data_degree(recipe, run.world_size))
         time, memory = planning.plan_time(recipe, step, machine), planning.plan_memory(step, machine.gpu)
         part = min(1.0, (run.max_steps or recipe.train_steps) / recipe.train_steps)
-        seconds, step_seconds = time["run_seconds"] * part, time["step_seconds"]
+        seconds = time["run_seconds"] * part
         see = f"stagecraft plan {short_name(recipe.name)} --gpu {machine.gpu.name} --nodes {machines.nodes}"
         if not memory["fits"]:
             need, room = memory["peak_bytes"] / 1e9, memory["usable_bytes"] / 1e9
             remark(f"by the plan it does not fit: {need:.0f} GB of a rank, and {room:.0f} GB are there; see {see}")
         elif planned.gpu == "cpu" or find(planned.gpu) != machine.gpu:
             remark(f"{recipe.name} was planned for {planned.gpu}, and here are {machine.gpu.name}; see {see}")
-    return planning.saves(recipe, run.world_size, step_seconds)["write_seconds"], seconds
+    return seconds

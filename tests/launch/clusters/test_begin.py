@@ -59,7 +59,7 @@ def test_a_job_is_submitted_and_noted(
     (job,) = slurm.jobs
     assert (job.nodes, job.gpus_per_node, job.world_size, job.cluster.gpu) == (1, 2, 2, "cpu")
     assert job.words == ("--restarts", "0", "--set", *request_of.settings)
-    assert job.run_dir.parent == tmp_path / "runs" / "gpt_tiny" and job.save_seconds > 0 == job.seconds
+    assert job.run_dir.parent == tmp_path / "runs" / "gpt_tiny" and (job.stop_seconds, job.seconds) == (30.0, 0.0)
     assert value["id"] == "41" and (job.run_dir / "job.sh").read_text() == value["text"]
     noted = json_lines.read(job.run_dir / "jobs.jsonl")
     assert [(line["kind"], line["id"], line["cluster"]) for line in noted] == [
