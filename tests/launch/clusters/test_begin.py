@@ -11,6 +11,7 @@ from launch.care import Care
 from launch.clusters import begin as beginning
 from launch.clusters.asked import Where, words
 from launch.clusters.begin import begin
+from launch.clusters.data import prepared_there
 from launch.clusters.description import built_in
 from launch.clusters.submit import last_job
 from recipes.registry import load
@@ -189,6 +190,26 @@ def test_a_secret_in_the_text_of_a_job_is_refused(
     file = toml(tmp_path, 'kind = "slurm"', "[environment]", 'OTHER = "0123456789"')
     with pytest.raises(UserError, match=r"the value of \$WANDB_API_KEY would stand in the job's text"):
         begin(load("tiny"), request_of, Where(file, dry_run=True), Care())
+    monkeypatch.setenv("MY_TOKEN", "abcdefghij")
+    monkeypatch.setenv("KEYBOARD_TOKEN", str(tmp_path / "runs"))  # a path is none
+    for where, care, said in [
+        (Where("slurm"), Care(notify="tell abcdefghij"), r"the value of \$MY_TOKEN would stand in the job's text"),
+        (Where("slurm"), Care(notify="curl https://hooks/T0/B0/x"), "--notify calls an address, .* give --notify its"),
+        (
+            Where("slurm"),
+            Care(notify="tell ftp://me:pass@x/"),
+            r"password of ftp://me:\*\*\*@ would stand in the job's",
+        ),
+    ]:
+        with pytest.raises(UserError, match=said) as refused:
+            begin(load("tiny"), request_of, where, care)
+        assert "pass@" not in str(refused.value) and not (tmp_path / "runs").exists()
+
+
+def test_a_secret_in_the_text_of_a_data_job_is_refused(tmp_path: Path) -> None:
+    proxy = toml(tmp_path, 'kind = "slurm"', "[environment]", 'https_proxy = "http://me:pass@proxy:80"')
+    with pytest.raises(UserError, match="would stand in the job's text"):
+        prepared_there("gpt_tiny", {"node": 0}, [], proxy, 1, True)
 
 
 def test_a_run_that_goes_on_is_not_submitted_again(
