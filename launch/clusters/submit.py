@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Protocol, cast
@@ -24,7 +25,12 @@ LETTERS = 8  # of a secret, at least: "1" is no secret and stands everywhere
 
 
 class Scheduler(Protocol):
-    """What a module of a kind (`launch.clusters.slurm` …) can do. Errors: `UserError`."""
+    """What a module of a kind (`launch.clusters.slurm` …) can do. Errors: `UserError`.
+
+    `ENDED` are the states, in the scheduler's words, of a job that comes to nothing more.
+    """
+
+    ENDED: tuple[str, ...]
 
     def check(self, job: Job) -> None:
         """Refuse what can be known to fail before anything starts."""
@@ -64,6 +70,7 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
         return value
     if found := members.others(folder):
         raise UserError(f"{folder} is trained in by pid {found[0].pid} on {found[0].host}; wait for its end or stop it")
+    _check_queue(job, module, folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +90,20 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
     noted = {"time": time.time(), "kind": job.cluster.kind, "id": value["id"], "cluster": str(job.cluster_file)}
     json_lines.add(folder / record.JOBS, {**noted, "name": _name_of(job)})
     return value
+
+
+def _check_queue(job: Job, module: Scheduler, folder: Path) -> None:
+    """Errors: `UserError` where a job of the run waits or runs: one of the two would come to nothing."""
+    last = last_job(folder)
+    if last is None or last["kind"] != job.cluster.kind:
+        return
+    try:
+        state = module.status(folder)["state"]
+    except UserError:
+        return  # a scheduler that is silent says so when it is given the job
+    if state not in module.ENDED:
+        stop = f"stagecraft stop --run {shlex.quote(str(folder))}"
+        raise UserError(f"job {last['id']} of {folder} is {state.lower()} already; stop it first: {stop}")
 
 
 def record_folder(job: Job) -> Path:

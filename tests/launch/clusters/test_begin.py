@@ -223,6 +223,16 @@ def test_a_run_that_goes_on_is_not_submitted_again(
         begin(load("tiny"), Request(run_dir="mine", resume=True), Where("slurm"), Care())
 
 
+def test_a_run_whose_job_waits_is_not_submitted_again(request_of: Request, slurm: Fake, tmp_path: Path) -> None:
+    path = directories.run(tmp_path / "runs", "x", name="mine")
+    again = Request(run_dir="mine", resume=True)
+    begin(load("tiny"), again, Where("slurm"), Care())
+    with pytest.raises(UserError, match=f"job 41 of {path} is pending already; stop it first: stagecraft stop --run"):
+        begin(load("tiny"), again, Where("slurm"), Care())
+    slurm.state = "FAILED"
+    assert begin(load("tiny"), again, Where("slurm"), Care())["id"] == "42" == str(len(slurm.jobs) + 40)
+
+
 def test_words_are_those_that_were_typed() -> None:
     request = Request("ds_configs/zero2_bf16.json", ("a.b=1", "c.d=2"), 5, "x", seed=3, name="n", allow_change=True)
     typed = "--deepspeed_config ds_configs/zero2_bf16.json --max-steps 5 --seed 3 --name n --hang-seconds 7.0"
