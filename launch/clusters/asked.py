@@ -13,6 +13,7 @@ from launch.care import RESTARTS, Care
 from launch.clusters import network
 from launch.clusters.description import Cluster, file_of, label
 from launch.clusters.job import Job
+from launch.clusters.submit import last_job
 from planner import planning
 from planner.hardware import find
 from planner.resolve import data_degree
@@ -22,6 +23,7 @@ from recipes import recipe as recipes
 from recipes.recipe import Recipe
 from recipes.registry import ROOT, short_name
 from recipes.settings import override
+from run import select
 from run.directory import Run, runs_root
 from run.prepared import missing
 from run.request import Request, plan_run, run_path, settled
@@ -68,8 +70,9 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
     machines = reference(cluster, override(recipe, list(request.settings)), where.nodes)
     root = Path(cluster.runs) if cluster.runs else runs_root().absolute()
     here = cluster.kind == "slurm" or (cluster.kind == "kubernetes" and root.is_dir())  # whether the storage is
+    asked = _known_by_its_job(recipe, request, root, here)
     with environment({"STAGECRAFT_RUNS": str(root)}):
-        settled_request = settled(recipe, request)
+        settled_request = settled(recipe, asked)
         path = run_path(recipe, settled_request).absolute()
         run = plan_run(recipe, replace(settled_request, run_dir=str(path)), machines.world_size)
         _check_json(run)
@@ -91,6 +94,30 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
         stop_seconds=saving(run.recipe, run.world_size).stop_seconds,
         seconds=seconds,
     )
+
+
+def _known_by_its_job(recipe: Recipe, request: Request, root: Path, here: bool) -> Request:
+    """The request; where it goes on with a run that lies below `root`, on storage that is not `here`, by its place.
+
+    This machine has a record of its jobs at most. The ranks see whether it goes on or begins. Errors: `UserError` for a
+    run here that never began: what its job was given besides is not known.
+    """
+    named = request.run_dir or request.name
+    if named is None or not (request.resume or request.auto):
+        return request
+    try:
+        path = select.find(named)
+    except UserError:
+        return request
+    known = last_job(path) is not None and not (path / "recipe.json").is_file()
+    if here and known and request.resume:
+        raise UserError(
+            f"{path} has not begun yet; give the first command again, with --run-dir {shlex.quote(str(path))}"
+        )
+    if here or not (known or path.is_relative_to(root)):
+        return request
+    place = path if path.is_relative_to(root) else root / recipe.name / path.name
+    return replace(request, run_dir=str(place), resume=False, auto=False, name=None)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,22 @@ def test_storage_that_is_not_here_keeps_its_record_here(
     assert job.cluster.environment["STAGECRAFT_RUNS"] == f"{tmp_path}/in-the-pods"
     assert job.cluster.environment["NCCL_IB_DISABLE"] == "1"  # without an RDMA adapter pods have Ethernet alone
     assert "shows when the job runs" in capsys.readouterr().err
+    kube.state = "FAILED"
+    for which in (job.run_dir.name, value["run"], str(job.run_dir)):
+        begin(load("tiny"), replace(request_of, run_dir=which, resume=True), Where(file, nodes=2), Care())
+        assert kube.jobs[-1].run_dir == job.run_dir and kube.jobs[-1].words == job.words
+    assert len(json_lines.read(Path(value["run"]) / "jobs.jsonl")) == 4
+
+
+def test_a_run_whose_job_never_began_is_given_again_as_before(request_of: Request, slurm: Fake) -> None:
+    path = begin(load("tiny"), replace(request_of, name="mine"), Where("slurm"), Care())["run"]
+    slurm.state = "FAILED"
+    with pytest.raises(
+        UserError, match=f"{path} has not begun yet; give the first command again, with --run-dir {path}"
+    ):
+        begin(load("tiny"), replace(request_of, run_dir="mine", resume=True), Where("slurm"), Care())
+    again = begin(load("tiny"), replace(request_of, run_dir=str(path)), Where("slurm"), Care())
+    assert (again["run"], again["id"]) == (path, "42")
 
 
 def test_another_gpu_and_too_little_memory_are_said(
