@@ -22,8 +22,6 @@ from support.errors import CRASHED, STOPPED, WEIGHTS_LOST, WRONG_INPUT, CrashedE
 from support.files import write_json
 from training import recorder
 
-STOP_SECONDS = 30.0  # that a stop on request may take, at least
-STOP_WRITES = 4  # of checkpoints that it may take: what is written in that moment, one more, and as much again
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the ranks are launched again; doubled each time
 FORGOTTEN_SECONDS = 4 * members.BEAT_SECONDS  # until ranks of other machines have seen that nobody wants them
 PORTS = 3  # that are tried, where another process takes the one that was free
@@ -35,8 +33,7 @@ class Supervisor:
 
     def __init__(self, run: Run, care: Care, hosts: Hosts | None, lock: int, output: int | None) -> None:
         self.run, self.care, self.hosts, self.lock, self.output = run, care, hosts, lock, output
-        planned = saving(run.recipe, run.world_size).write_seconds
-        self.stop_seconds = max(STOP_SECONDS, STOP_WRITES * planned)
+        self.stop_seconds = saving(run.recipe, run.world_size).stop_seconds
         self.saved = self._newest()
         self.failures: list[str] = []  # without a new checkpoint in between
         self.wanted = run.world_size  # ranks, where there is room for all of them

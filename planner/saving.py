@@ -18,6 +18,8 @@ CHECKPOINT_BYTES = 12  # of one parameter: fp32 weights and two moments
 STORAGE_GB_S = 20.0  # that all ranks together write with: an assumption
 COPY_GB_S = 5.0  # that each rank copies with from its GPU into memory that is not pinned: an assumption
 PROOF_TFLOPS = 100.0  # that a GPU computes with in the proof's forward pass: an assumption
+STOP_SECONDS = 30.0  # that a stop on request may take, at least
+STOP_WRITES = 4  # of checkpoints that it may take: what is written in that moment, one more, and as much again
 WRITES_APART = 2  # an interval has at least the time of so many writes
 # Hours that one GPU runs between two failures: 419 unexpected interruptions in 54 days of Llama 3's 16,384 H100
 # (arXiv:2407.21783, section 3.3.4) are one in 50,700.
@@ -34,6 +36,11 @@ class Saving:
     write_seconds: float
     interval_seconds: float
     failure_seconds: float
+
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that ranks have to save and to end when they are asked to."""
+        return max(STOP_SECONDS, STOP_WRITES * self.write_seconds)
 
     @property
     def save_share(self) -> float:

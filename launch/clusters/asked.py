@@ -13,14 +13,17 @@ from launch.care import RESTARTS, Care
 from launch.clusters import network
 from launch.clusters.description import Cluster, file_of, label
 from launch.clusters.job import Job
+from launch.clusters.submit import last_job
 from planner import planning
 from planner.hardware import find
 from planner.resolve import data_degree
+from planner.saving import saving
 from planner.work import work
 from recipes import recipe as recipes
 from recipes.recipe import Recipe
 from recipes.registry import ROOT, short_name
 from recipes.settings import override
+from run import select
 from run.directory import Run, runs_root
 from run.prepared import missing
 from run.request import Request, plan_run, run_path, settled
@@ -67,8 +70,9 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
     machines = reference(cluster, override(recipe, list(request.settings)), where.nodes)
     root = Path(cluster.runs) if cluster.runs else runs_root().absolute()
     here = cluster.kind == "slurm" or (cluster.kind == "kubernetes" and root.is_dir())  # whether the storage is
+    asked = _known_by_its_job(recipe, request, root, here)
     with environment({"STAGECRAFT_RUNS": str(root)}):
-        settled_request = settled(recipe, request)
+        settled_request = settled(recipe, asked)
         path = run_path(recipe, settled_request).absolute()
         run = plan_run(recipe, replace(settled_request, run_dir=str(path)), machines.world_size)
         _check_json(run)
@@ -76,7 +80,7 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
             check_data(run, request, machines.nodes, where)
         else:
             remark("the storage of the nodes is not here: whether the data is prepared there shows when the job runs")
-    save_seconds, seconds = _planned(run, machines)
+    seconds = _planned(run, machines)
     variables = {"STAGECRAFT_RUNS": str(root), **network.environment(cluster, machines.nodes)}
     sized = replace(cluster, nodes=machines.nodes, gpus_per_node=machines.gpus_per_node, gpu=machines.gpu)
     return Job(
@@ -87,9 +91,33 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
         nodes=machines.nodes,
         gpus_per_node=machines.gpus_per_node,
         run_dir=path,
-        save_seconds=save_seconds,
+        stop_seconds=saving(run.recipe, run.world_size).stop_seconds,
         seconds=seconds,
     )
+
+
+def _known_by_its_job(recipe: Recipe, request: Request, root: Path, here: bool) -> Request:
+    """The request; where it goes on with a run that lies below `root`, on storage that is not `here`, by its place.
+
+    This machine has a record of its jobs at most. The ranks see whether it goes on or begins. Errors: `UserError` for a
+    run here that never began: what its job was given besides is not known.
+    """
+    named = request.run_dir or request.name
+    if named is None or not (request.resume or request.auto):
+        return request
+    try:
+        path = select.find(named)
+    except UserError:
+        return request
+    known = last_job(path) is not None and not (path / "recipe.json").is_file()
+    if here and known and request.resume:
+        raise UserError(
+            f"{path} has not begun yet; give the first command again, with --run-dir {shlex.quote(str(path))}"
+        )
+    if here or not (known or path.is_relative_to(root)):
+        return request
+    place = path if path.is_relative_to(root) else root / recipe.name / path.name
+    return replace(request, run_dir=str(place), resume=False, auto=False, name=None)
 
 
 @contextmanager
@@ -167,21 +195,21 @@ def _check_json(run: Run) -> None:
         check_json(run.engine.json, run.recipe.layout, run.world_size)
 
 
-def _planned(run: Run, machines: recipes.Cluster) -> tuple[float, float]:
-    """Seconds of a save and of the whole run, 0 where the planner does not know; says where the plan was another."""
+def _planned(run: Run, machines: recipes.Cluster) -> float:
+    """Seconds of the whole run, 0 where the planner does not know; says where the plan was another."""
     recipe, planned = run.recipe, run.recipe.cluster
     machine = planning.cluster_machine(machines)
-    seconds = step_seconds = 0.0
+    seconds = 0.0
     if machine:
         planning.check_precision(machine.gpu, run.engine.dtype)
         step = work(recipe.model, recipe.layout, run.engine.json, data_degree(recipe, run.world_size))
         time, memory = planning.plan_time(recipe, step, machine), planning.plan_memory(step, machine.gpu)
         part = min(1.0, (run.max_steps or recipe.train_steps) / recipe.train_steps)
-        seconds, step_seconds = time["run_seconds"] * part, time["step_seconds"]
+        seconds = time["run_seconds"] * part
         see = f"stagecraft plan {short_name(recipe.name)} --gpu {machine.gpu.name} --nodes {machines.nodes}"
         if not memory["fits"]:
             need, room = memory["peak_bytes"] / 1e9, memory["usable_bytes"] / 1e9
             remark(f"by the plan it does not fit: {need:.0f} GB of a rank, and {room:.0f} GB are there; see {see}")
         elif planned.gpu == "cpu" or find(planned.gpu) != machine.gpu:
             remark(f"{recipe.name} was planned for {planned.gpu}, and here are {machine.gpu.name}; see {see}")
-    return planning.saves(recipe, run.world_size, step_seconds)["write_seconds"], seconds
+    return seconds

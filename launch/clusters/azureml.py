@@ -4,14 +4,13 @@ Azure starts the ranks itself, as PyTorch wants them (`RANK`, `WORLD_SIZE`, `MAS
 It acts upon no exit status: a job that ended is submitted again, and goes on.
 """
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 from launch.clusters.job import Job
 from launch.clusters.time_limit import seconds_of
-from launch.clusters.tool import job_of, said
+from launch.clusters.tool import check_goes_on, job_of, read_answer, said
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -80,8 +79,8 @@ def render(job: Job) -> str:
 
 def submit(job: Job, file: Path) -> str:
     """Hand the rendered file to Azure; returns the name that it gave the job. Errors: `UserError` with az's words."""
-    text = said(["az", "ml", "job", "create", "--file", str(file), "--output", "json"], INSTALL)
-    return str(json.loads(text)["name"])
+    command = ["az", "ml", "job", "create", "--file", str(file), "--output", "json"]
+    return str(read_answer(command, said(command, INSTALL), "name")["name"])
 
 
 def status(run: Path) -> JsonObject:
@@ -90,14 +89,14 @@ def status(run: Path) -> JsonObject:
     Errors: `UserError` where it was not submitted, or Azure is silent.
     """
     name = job_of(run, "azureml")
-    seen = json.loads(said(["az", "ml", "job", "show", "--name", name, "--output", "json"], INSTALL))
+    command = ["az", "ml", "job", "show", "--name", name, "--output", "json"]
+    seen = read_answer(command, said(command, INSTALL), "status")
     return {"id": name, "state": str(seen["status"]), "reason": str((seen.get("error") or {}).get("message", ""))}
 
 
 def stop(run: Path) -> str:
     """Have Azure cancel the last job of a run. Errors: `UserError` where there is nothing to stop."""
     now = status(run)
-    if now["state"] in ENDED:
-        raise UserError(f"job {now['id']} of {run} is {now['state'].lower()}: there is nothing to stop")
+    check_goes_on(run, now, ENDED)
     said(["az", "ml", "job", "cancel", "--name", now["id"]], INSTALL)
     return f"job {now['id']} is cancelled; what it did since its last save is lost where Azure gives it no time"

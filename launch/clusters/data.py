@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from launch.clusters.description import Cluster, file_of, read
-from launch.clusters.submit import is_secret, scheduler
+from launch.clusters.submit import check_secrets, is_secret, scheduler
 from run.directory import runs_root
 from support.errors import UserError
 from support.files import write
@@ -57,6 +57,7 @@ def prepared_there(
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; it must be at least 1")
     text = module.render_data(recipe, tuple(words), cluster, nodes)
+    check_secrets(text, cluster.secrets, file)
     script, jobs = root / f"data-{recipe}.sh", tuple[str, ...]()
     if dry_run:
         print(text.rstrip("\n"))

@@ -4,6 +4,7 @@ A file of TOML says it, one of ours or of the user's own. The recipe says what i
 there is. The texts below the fields are those of the editors' schema (`launch.clusters.schema`).
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HOSTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:\d+(,\d+)*)?(@[A-Za-z0-9][A-Za-z0-9._-]*(:\d+(,\d+)*)?)*")
 QUANTITY = re.compile(r"[1-9]\d*(Ki|Mi|Gi|Ti)")
 MOUNT = re.compile(r"/[^:\s]*:/[^:\s]*(:[a-z,]+)?")
-ASSIGNED = re.compile(r"(?:^|[\s;&(])([A-Za-z_][A-Za-z0-9_]*)=")  # in a line of shell
+ASSIGNED = re.compile(r"""(?:^|[\s;&(])([A-Za-z_]\w*)=(?!["']?\$)""")  # in a line of shell, but from elsewhere
 SECRET = re.compile(r"(.*_)?(KEY|TOKEN|SECRET|PASSWORD)S?")
 
 
@@ -186,10 +187,26 @@ class Cluster:
         for name, text in _texts(self):
             if not text.isprintable():
                 raise UserError(f"{name} is {text!r}, which holds the end of a line or a sign like it; take it out")
+        self._check_use()
+
+    def _check_use(self) -> None:
+        """What a kind of cluster would not act upon was meant otherwise."""
+        for kinds, name, remedy in (
+            (("local", "hostfile"), "time_limit", "no scheduler ends a run there"),
+            (("local", "hostfile"), "image", "ranks run in this project's .venv there"),
+            (("hostfile",), "gpus_per_node", "the slots of the hostfile count them"),
+            (("azureml",), "runs", "azureml.datastore says where runs lie"),
+        ):
+            if self.kind in kinds and getattr(self, name):
+                raise UserError(f"{name} means nothing to a cluster of kind {self.kind}: {remedy}; take it out")
+        if self.kind == "slurm" and self.image and not self.slurm.container:
+            raise UserError(f"image is {self.image!r}, and nothing runs it; set slurm.container, or take it out")
 
     def _check_variables(self) -> None:
         for key, names in (("environment", self.environment), ("secrets", self.secrets)):
             for name in names:
+                if name in Cluster.__dataclass_fields__:
+                    raise UserError(f"{key} names {name!r}; write {name} above the first [section]")
                 if not VARIABLE.fullmatch(name):
                     raise UserError(f"{key} names {name!r}; a variable has letters, digits and _, and no digit first")
         set_here = [(f"environment.{name}", name) for name in self.environment]
@@ -238,7 +255,7 @@ def read(path: Path) -> Cluster:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}; write TOML, as in {HERE / 'slurm.toml'}") from None
     except OSError as error:
@@ -248,8 +265,13 @@ def read(path: Path) -> Cluster:
     _check_keys(values, Cluster, path)
     if "kind" not in values:
         raise UserError(f"{path}: kind is missing; there are {', '.join(get_args(Kind))}")
+    if values["kind"] in get_args(Kind):
+        for other in get_args(Kind):
+            if other != values["kind"] and other in values:
+                raise UserError(f"{path}: [{other}] says nothing to kind = {values['kind']!r}; take it out")
     try:
-        return TypeAdapter(Cluster).validate_python(values)
+        # Strict, so that "4" and true are no numbers; of JSON, where a list may be a tuple and 01:30:00 is a text
+        return TypeAdapter(Cluster).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
@@ -257,21 +279,26 @@ def read(path: Path) -> Cluster:
             known = filter(None, re.findall(r"'([^']*)'", first["ctx"]["expected"]))
             message = f"{place} is {first['input']!r}; {hint(str(first['input']), known)}"
         elif first["type"] != "value_error":
-            message = f"{place} is {first['input']!r}: {message[0].lower()}{message[1:]}".replace("tuple", "list")
+            message = f"{place} is {first['input']!r}: {message[0].lower()}{message[1:]}"
         raise UserError(f"{path}: {message}") from None
+
+
+def _remedy(key: str, known: list[str], prefix: str) -> str:
+    """Where a key stands that is not known there, or which one is near."""
+    types, top = get_type_hints(Cluster), [each.name for each in fields(Cluster)]
+    if prefix and key in top:
+        return f"write {key} above the first [section]"
+    below = [f"{name}.{each.name}" for name in top if is_dataclass(types[name]) for each in fields(types[name])]
+    if there := [name for name in below if name.partition(".")[2] == key]:
+        return f"did you mean {' or '.join(there)}?"
+    return hint(key, known if prefix else [*known, *below], otherwise=f"there are {', '.join(known)}")
 
 
 def _check_keys(values: JsonObject, kind: Any, path: Path, prefix: str = "") -> None:
     """Errors: `UserError` for a key that is not known, with the nearest that is."""
     types, known = get_type_hints(kind), [each.name for each in fields(kind)]
-    otherwise = f"there are {', '.join(known)}"
     for key, value in values.items():
         if key not in known:
-            below = [
-                f"{name}.{each.name}" for name in known if is_dataclass(types[name]) for each in fields(types[name])
-            ]
-            raise UserError(
-                f"{path}: there is no key {prefix}{key}; {hint(key, [*known, *below], otherwise=otherwise)}"
-            )
+            raise UserError(f"{path}: there is no key {prefix}{key}; {_remedy(key, known, prefix)}")
         if is_dataclass(types[key]) and isinstance(value, dict):
             _check_keys(value, types[key], path, f"{prefix}{key}.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.clusters.description import Cluster
+from planner.saving import STOP_SECONDS
 from recipes.recipe import Recipe
 
 
@@ -12,8 +13,8 @@ class Job:
     """A start of a recipe on a cluster.
 
     `words` are the flags that `stagecraft pretrain RECIPE` gets there, without those that say where (`--cluster`,
-    `--nodes`, `--run-dir`, `--resume`). `save_seconds` is what a save on request takes, `seconds` the whole run, both
-    by the planner; 0 where it does not know.
+    `--nodes`, `--run-dir`, `--resume`). `stop_seconds` is what ranks have to save and to end when they are asked to,
+    `seconds` the whole run, both by the planner; of the whole run 0 where it does not know.
     """
 
     recipe: Recipe
@@ -23,7 +24,7 @@ class Job:
     nodes: int
     gpus_per_node: int
     run_dir: Path
-    save_seconds: float = 0.0
+    stop_seconds: float = STOP_SECONDS
     seconds: float = 0.0
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from launch.clusters import kubeflow, pod
 from launch.clusters.job import Job
 from launch.clusters.time_limit import seconds_of
-from launch.clusters.tool import job_of, said
+from launch.clusters.tool import check_goes_on, job_of, read_answer, said
 from support.errors import UserError
 from support.json_object import JsonObject
 from support.nearest import hint
@@ -20,7 +20,8 @@ INSTALL = "install kubectl, and have it know the cluster (kubectl config current
 KINDS = {"trainjob": "trainjobs.trainer.kubeflow.org", "pytorchjob": "pytorchjobs.kubeflow.org"}
 RUNTIMES = "trainingruntimes.trainer.kubeflow.org"
 TOO_SOON, HEARD_SECONDS = "trainingRuntime must be created before", 2.0  # how Trainer 2.3 refuses a job then
-ENDED, UNKNOWN = ("Failed", "Complete", "Succeeded"), "Unknown"
+UNKNOWN = "Unknown"
+ENDED = ("Failed", "Complete", "Succeeded", UNKNOWN)
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[A-Za-z0-9][-A-Za-z0-9_.]*")
@@ -106,10 +107,10 @@ def submit(job: Job, file: Path) -> str:
     words = job.cluster.kubernetes
     made = f"{words.namespace}/{words.api}/{kubeflow.name_of(job)}"
     state = _look(made)["state"]
-    if state not in (*ENDED, UNKNOWN):
+    if state not in ENDED:
         raise UserError(f"{made} is {state.lower()} already; stop it, or give another --name")
     delete = ["kubectl", "delete", "-f", str(file), "--ignore-not-found"]
-    if state in ENDED:
+    if state != UNKNOWN:
         said(delete, INSTALL)
     try:
         _create(file)
@@ -144,8 +145,7 @@ def stop(run: Path) -> str:
     Errors: `UserError` where there is nothing to stop.
     """
     now = status(run)
-    if now["state"] in (*ENDED, UNKNOWN):
-        raise UserError(f"job {now['id']} of {run} is {now['state'].lower()}: there is nothing to stop")
+    check_goes_on(run, now, ENDED)
     namespace, api, name = now["id"].split("/")
     parts = [f"{KINDS[api]}/{name}", *([f"{RUNTIMES}/{name}"] if api == "trainjob" else [])]
     said(["kubectl", "delete", *parts, "--namespace", namespace, "--wait=false"], INSTALL)
@@ -159,7 +159,7 @@ def _look(made: str) -> JsonObject:
     text = said(command, INSTALL).strip()
     if not text:
         return {"id": made, "state": UNKNOWN, "reason": "the cluster has no such job"}
-    seen = json.loads(text).get("status", {})
+    seen = read_answer(command, text).get("status", {})
     true = {each["type"]: each for each in seen.get("conditions", []) if each["status"] == "True"}
     found: JsonObject = next(
         (true[state] for state in (*ENDED, "Suspended", "Restarting", "Running") if state in true), {}

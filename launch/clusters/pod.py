@@ -6,14 +6,13 @@ from pathlib import PurePosixPath
 from launch.clusters.job import Job
 from support.json_object import JsonObject
 
-STOP_SECONDS = 30.0  # a stop on request may take, at least; twice the planned save where that is more
 STEP_SECONDS, END_SECONDS = 60, 30  # for the step in hand; for the container to end after its ranks
 USER_RETRY = 138  # Kubeflow's PyTorchJob restarts a pod for 128 and more, and for nothing below
 
 
 def stop_seconds(job: Job) -> int:
     """Seconds that ranks have between SIGTERM and their end: the step in hand, and the save."""
-    return STEP_SECONDS + math.ceil(max(STOP_SECONDS, 2 * job.save_seconds))
+    return STEP_SECONDS + math.ceil(job.stop_seconds)
 
 
 def command(job: Job, again: int | None = None) -> list[str]:

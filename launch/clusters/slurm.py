@@ -7,14 +7,13 @@ The script passes on what asks it to stop, and ends with `launch/clusters/requeu
 import math
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 from launch.clusters.description import Cluster
 from launch.clusters.job import Job
-from launch.clusters.submit import last_job
 from launch.clusters.time_limit import seconds_of
+from launch.clusters.tool import check_goes_on, job_of, said
 from recipes.registry import ROOT
 from run.directory import runs_root
 from support.errors import UserError
@@ -24,8 +23,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@,-]*")  # of a partition, an accoun
 CONSTRAINT = re.compile(r"[A-Za-z0-9._&|,*()\[\]!:-]+")
 IMAGE = re.compile(r"[A-Za-z0-9._/:@#+-]+")
 UNQUOTABLE = re.compile(r"[\n\r\0\"\\%]")  # in a path of an #SBATCH line: % begins a pattern there
-STOP_SECONDS, MARGIN_SECONDS = 30.0, 30.0  # a stop on request takes the first at least; for the step in hand and Slurm
-SCHEDULER_SECONDS = 60.0  # that sbatch and its like may take
+MARGIN_SECONDS = 30.0  # for the step in hand and Slurm
+STATE = re.compile(r"[A-Z_]+")
+INSTALL = "give the command on a login node of the cluster"
+ENDED = (  # states of a job that comes to nothing more; Slurm forgets jobs after a while
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED"),
+    *("TIMEOUT", "UNKNOWN"),
+)
 SRUN = ("srun", "--kill-on-bad-exit=0", "--wait=120", "--cpu-bind=none", "--distribution=block", "--label")
 
 
@@ -58,7 +62,7 @@ def check(job: Job) -> None:
 
 def warning_seconds(job: Job) -> int:
     """How long before the time limit the job is warned: what a stop may take, and a margin."""
-    return math.ceil(max(STOP_SECONDS, 2 * job.save_seconds) + MARGIN_SECONDS)
+    return math.ceil(job.stop_seconds + MARGIN_SECONDS)
 
 
 def jobs_in_chain(job: Job) -> int:
@@ -154,43 +158,37 @@ def submit(job: Job, file: Path) -> str:
 
 
 def _submitted(file: Path, *flags: str) -> str:
-    return _said("sbatch", "--parsable", *flags, str(file)).partition(";")[0]
-
-
-def _said(*command: str) -> str:
-    """What a command of Slurm prints. Errors: `UserError` where there is none, or with its words."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SCHEDULER_SECONDS)
-    except FileNotFoundError:
-        raise UserError(f"there is no {command[0]} here; give the command on a login node of the cluster") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} has not answered for {SCHEDULER_SECONDS:.0f} s; try again later") from None
-    if done.returncode:
-        raise UserError("; ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or command[0])
-    return done.stdout.strip()
+    told = said(["sbatch", "--parsable", *flags, str(file)], INSTALL)
+    number = told.strip().partition(";")[0]
+    if not number.isdigit():
+        raise UserError(f"sbatch said {told.strip()[:60]!r} and no number of a job; see with squeue --me what it did")
+    return number
 
 
 def status(run: Path) -> JsonObject:
     """What Slurm says of the last job of a run. Errors: `UserError` where it was not submitted, or Slurm is silent.
 
-    `state` is Slurm's word, `UNKNOWN` where Slurm has forgotten the job.
+    `id` is its number; `state` is Slurm's word, `UNKNOWN` where Slurm has forgotten the job.
     """
-    job = _job(run)
+    job = job_of(run, "slurm")
     keys: tuple[str, ...] = ("state", "reason", "elapsed", "left", "nodes", "start")
-    said = _listed("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r|%M|%L|%N|%S")
-    if not said:
+    listed = _listed("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r|%M|%L|%N|%S")
+    if not listed:
         keys = ("state", "reason", "elapsed", "nodes", "start")
         columns = "State,Reason,Elapsed,NodeList,Start"
-        said = _listed("sacct", "-X", "--noheader", "--parsable2", f"--jobs={job}", f"--format={columns}")
-    values = said.splitlines()[-1].split("|") if said else ["UNKNOWN"]
+        listed = _listed("sacct", "-X", "--noheader", "--parsable2", f"--jobs={job}", f"--format={columns}")
+    values = listed.splitlines()[-1].split("|") if listed else ["UNKNOWN"]
     known = {key: value for key, value in zip(keys, values, strict=False) if value not in ("None", "")}
-    return {**dict.fromkeys(keys), **known}
+    state = known.get("state", "").partition(" ")[0]  # sacct: CANCELLED by 1000
+    if not STATE.fullmatch(state):
+        raise UserError(f"Slurm said {listed[:60]!r} of job {job}, which is no state; look with squeue --jobs={job}")
+    return {"id": job, **dict.fromkeys(keys), **known, "state": state}
 
 
 def _listed(*command: str) -> str:
-    """As `_said`; nothing where the job is not known, or nobody keeps accounts."""
+    """What a command of Slurm prints; nothing where the job is not known, or nobody keeps accounts."""
     try:
-        return _said(*command)
+        return said(command, INSTALL).strip()
     except UserError as error:
         if "Invalid job id" in str(error) or command[0] == "sacct":
             return ""
@@ -199,21 +197,13 @@ def _listed(*command: str) -> str:
 
 def stop(run: Path) -> str:
     """Have the last job of a run save and end, and not be queued again. Errors: `UserError` where there is none."""
-    job, state = _job(run), status(run)["state"]
-    if state == "PENDING":
-        _said("scancel", job)
-        return f"job {job} had not begun; it is cancelled"
-    if state != "RUNNING":
-        raise UserError(f"job {job} of {run} is {state.lower()}: there is nothing to stop")
-    _said("scancel", "--batch", "--signal=TERM", job)
-    return f"job {job} was asked to save and to end"
-
-
-def _job(run: Path) -> str:
-    job = last_job(run)
-    if job is None or job["kind"] != "slurm":
-        raise UserError(f"{run} was not submitted to Slurm; give a run that pretrain --cluster began")
-    return str(job["id"])
+    now = status(run)
+    check_goes_on(run, now, ENDED)
+    if now["state"] == "RUNNING":
+        said(["scancel", "--batch", "--signal=TERM", now["id"]], INSTALL)
+        return f"job {now['id']} was asked to save and to end"
+    said(["scancel", now["id"]], INSTALL)  # waiting, also to be begun again
+    return f"job {now['id']} was {now['state'].lower()}; it is cancelled"
 
 
 def render_data(recipe: str, words: tuple[str, ...], cluster: Cluster, nodes: int) -> str:

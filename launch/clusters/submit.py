@@ -3,10 +3,12 @@
 import importlib
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Protocol, cast
 
+from launch.clusters.description import SECRET as NAMED_SECRET
 from launch.clusters.description import Kind
 from launch.clusters.job import Job
 from run import members, record
@@ -15,6 +17,7 @@ from support import json_lines
 from support.errors import UserError
 from support.files import write
 from support.json_object import JsonObject
+from support.secrets import ADDRESS, without_passwords
 
 SUFFIX: dict[str, str] = {"slurm": ".sh", "kubernetes": ".yaml", "azureml": ".yaml"}  # of the rendered file
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
@@ -22,7 +25,12 @@ LETTERS = 8  # of a secret, at least: "1" is no secret and stands everywhere
 
 
 class Scheduler(Protocol):
-    """What a module of a kind (`launch.clusters.slurm` …) can do. Errors: `UserError`."""
+    """What a module of a kind (`launch.clusters.slurm` …) can do. Errors: `UserError`.
+
+    `ENDED` are the states, in the scheduler's words, of a job that comes to nothing more.
+    """
+
+    ENDED: tuple[str, ...]
 
     def check(self, job: Job) -> None:
         """Refuse what can be known to fail before anything starts."""
@@ -53,7 +61,8 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
     module = scheduler(job.cluster.kind)
     module.check(job)
     text = module.render(job)
-    _check_secrets(job, text)
+    check_secrets(text, job.cluster.secrets, job.cluster_file)
+    _check_notify(job)
     folder = record_folder(job)
     file = folder / f"job{SUFFIX[job.cluster.kind]}"
     value = {"run": str(folder), "kind": job.cluster.kind, "file": str(file), "text": text, "id": None}
@@ -61,6 +70,7 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
         return value
     if found := members.others(folder):
         raise UserError(f"{folder} is trained in by pid {found[0].pid} on {found[0].host}; wait for its end or stop it")
+    _check_queue(job, module, folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +90,20 @@ def submitted(job: Job, dry_run: bool) -> JsonObject:
     noted = {"time": time.time(), "kind": job.cluster.kind, "id": value["id"], "cluster": str(job.cluster_file)}
     json_lines.add(folder / record.JOBS, {**noted, "name": _name_of(job)})
     return value
+
+
+def _check_queue(job: Job, module: Scheduler, folder: Path) -> None:
+    """Errors: `UserError` where a job of the run waits or runs: one of the two would come to nothing."""
+    last = last_job(folder)
+    if last is None or last["kind"] != job.cluster.kind:
+        return
+    try:
+        state = module.status(folder)["state"]
+    except UserError:
+        return  # a scheduler that is silent says so when it is given the job
+    if state not in module.ENDED:
+        stop = f"stagecraft stop --run {shlex.quote(str(folder))}"
+        raise UserError(f"job {last['id']} of {folder} is {state.lower()} already; stop it first: {stop}")
 
 
 def record_folder(job: Job) -> Path:
@@ -105,9 +129,26 @@ def is_secret(name: str, secrets: tuple[str, ...]) -> bool:
     return name in secrets or SECRET.search(name.upper()) is not None
 
 
-def _check_secrets(job: Job, text: str) -> None:
-    """The text lies in a file that others may read. Errors: `UserError` where it holds a secret."""
-    for name in job.cluster.secrets:
-        value = os.environ.get(name, "")
-        if len(value) >= LETTERS and value in text:
-            raise UserError(f"the value of ${name} would stand in the job's text; take it out of {job.cluster_file}")
+def check_secrets(text: str, secrets: tuple[str, ...], file: Path) -> None:
+    """A job's text lies in a file that others may read. Errors: `UserError` where it holds a secret."""
+    for name, value in os.environ.items():
+        hidden = name in secrets or NAMED_SECRET.fullmatch(name.upper())
+        if hidden and len(value) >= LETTERS and not value.startswith("/") and value in text:
+            raise UserError(
+                f"the value of ${name} would stand in the job's text, which others may read; take it out of the "
+                f"command line or of {file}"
+            )
+    if (found := ADDRESS.search(text)) and found[0] != without_passwords(found[0]):
+        raise UserError(
+            f"the password of {without_passwords(found[0])} would stand in the job's text, which others may read; "
+            "have a variable of your shell or a file on the nodes give it"
+        )
+
+
+def _check_notify(job: Job) -> None:
+    """Errors: `UserError` where the command of `--notify` calls an address, which is as good as a key."""
+    if any(flag == "--notify" and "://" in word for flag, word in zip(job.words, job.words[1:], strict=False)):
+        raise UserError(
+            "--notify calls an address, which would stand in the job's text, and others may read that; write the "
+            "command into a script that the nodes see, and give --notify its path"
+        )

@@ -63,7 +63,7 @@ def test_a_run_that_loses_a_rank_and_its_time_and_its_place_has_the_numbers_of_a
 def test_a_job_that_has_not_begun_is_cancelled(submit: Submit) -> None:
     run = submit("waiting", nodes=3).submit()  # more nodes than there are: refused at once, or never begun
     assert slurm.status(run.path)["state"] == "PENDING"
-    assert slurm.stop(run.path) == f"job {run.id} had not begun; it is cancelled"
+    assert slurm.stop(run.path) == f"job {run.id} was pending; it is cancelled"
     run.at_end("CANCELLED")
 
 

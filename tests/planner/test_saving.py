@@ -31,6 +31,12 @@ def test_530b_by_hand() -> None:
     assert planned.new_share(605) >= 0.97
 
 
+def test_a_stop_may_take_four_saves() -> None:
+    recipe = load("530b")
+    assert saving(recipe, 2240).stop_seconds == pytest.approx(4 * 12 * 529.6e9 / 20e9, rel=1e-3)
+    assert saving(load("tiny"), 2).stop_seconds == 30.0
+
+
 def test_a_slow_storage_rests_half_of_the_time() -> None:
     assert saving(RECIPE, 2240, storage_gb_s=5.0).interval_seconds == pytest.approx(2 * 4 * 317.76, abs=0.1)
 

@@ -14,10 +14,13 @@ from support.json_object import JsonObject
 class Fake(ModuleType):
     """Stands for the module of a kind of cluster."""
 
+    ENDED = ("FAILED",)
+
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.jobs: list[Job] = []
         self.refuses = ""
+        self.state = "PENDING"
         self.stopped: list[Path] = []
 
     def check(self, job: Job) -> None:
@@ -37,7 +40,7 @@ class Fake(ModuleType):
         return str(40 + len(self.jobs))
 
     def status(self, run: Path) -> JsonObject:
-        return {"state": "PENDING", "why": "Priority"}
+        return {"state": self.state, "why": "Priority"}
 
     def stop(self, run: Path) -> str:
         self.stopped.append(run)

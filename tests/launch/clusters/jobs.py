@@ -34,7 +34,7 @@ def _job(cluster: Cluster, run: Path, changes: dict[str, object]) -> Job:
         nodes=32,
         gpus_per_node=8,
         run_dir=run,
-        save_seconds=20.3,
+        stop_seconds=30.92,
         seconds=518400.0,
     )
     return replace(job, **of_job)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from launch.care import Care
 from launch.clusters import begin as beginning
 from launch.clusters.asked import Where, words
 from launch.clusters.begin import begin
+from launch.clusters.data import prepared_there
 from launch.clusters.description import built_in
 from launch.clusters.submit import last_job
 from recipes.registry import load
@@ -59,7 +61,7 @@ def test_a_job_is_submitted_and_noted(
     (job,) = slurm.jobs
     assert (job.nodes, job.gpus_per_node, job.world_size, job.cluster.gpu) == (1, 2, 2, "cpu")
     assert job.words == ("--restarts", "0", "--set", *request_of.settings)
-    assert job.run_dir.parent == tmp_path / "runs" / "gpt_tiny" and job.save_seconds > 0 == job.seconds
+    assert job.run_dir.parent == tmp_path / "runs" / "gpt_tiny" and (job.stop_seconds, job.seconds) == (30.0, 0.0)
     assert value["id"] == "41" and (job.run_dir / "job.sh").read_text() == value["text"]
     noted = json_lines.read(job.run_dir / "jobs.jsonl")
     assert [(line["kind"], line["id"], line["cluster"]) for line in noted] == [
@@ -189,6 +191,26 @@ def test_a_secret_in_the_text_of_a_job_is_refused(
     file = toml(tmp_path, 'kind = "slurm"', "[environment]", 'OTHER = "0123456789"')
     with pytest.raises(UserError, match=r"the value of \$WANDB_API_KEY would stand in the job's text"):
         begin(load("tiny"), request_of, Where(file, dry_run=True), Care())
+    monkeypatch.setenv("MY_TOKEN", "abcdefghij")
+    monkeypatch.setenv("KEYBOARD_TOKEN", str(tmp_path / "runs"))  # a path is none
+    for where, care, said in [
+        (Where("slurm"), Care(notify="tell abcdefghij"), r"the value of \$MY_TOKEN would stand in the job's text"),
+        (Where("slurm"), Care(notify="curl https://hooks/T0/B0/x"), "--notify calls an address, .* give --notify its"),
+        (
+            Where("slurm"),
+            Care(notify="tell ftp://me:pass@x/"),
+            r"password of ftp://me:\*\*\*@ would stand in the job's",
+        ),
+    ]:
+        with pytest.raises(UserError, match=said) as refused:
+            begin(load("tiny"), request_of, where, care)
+        assert "pass@" not in str(refused.value) and not (tmp_path / "runs").exists()
+
+
+def test_a_secret_in_the_text_of_a_data_job_is_refused(tmp_path: Path) -> None:
+    proxy = toml(tmp_path, 'kind = "slurm"', "[environment]", 'https_proxy = "http://me:pass@proxy:80"')
+    with pytest.raises(UserError, match="would stand in the job's text"):
+        prepared_there("gpt_tiny", {"node": 0}, [], proxy, 1, True)
 
 
 def test_a_run_that_goes_on_is_not_submitted_again(
@@ -200,6 +222,16 @@ def test_a_run_that_goes_on_is_not_submitted_again(
     monkeypatch.setattr(members, "others", lambda folder: [members.Member("supervisor", 7, "node-1", 0)])
     with pytest.raises(UserError, match="is trained in by pid 7 on node-1"):
         begin(load("tiny"), Request(run_dir="mine", resume=True), Where("slurm"), Care())
+
+
+def test_a_run_whose_job_waits_is_not_submitted_again(request_of: Request, slurm: Fake, tmp_path: Path) -> None:
+    path = directories.run(tmp_path / "runs", "x", name="mine")
+    again = Request(run_dir="mine", resume=True)
+    begin(load("tiny"), again, Where("slurm"), Care())
+    with pytest.raises(UserError, match=f"job 41 of {path} is pending already; stop it first: stagecraft stop --run"):
+        begin(load("tiny"), again, Where("slurm"), Care())
+    slurm.state = "FAILED"
+    assert begin(load("tiny"), again, Where("slurm"), Care())["id"] == "42" == str(len(slurm.jobs) + 40)
 
 
 def test_words_are_those_that_were_typed() -> None:
@@ -221,6 +253,22 @@ def test_storage_that_is_not_here_keeps_its_record_here(
     assert job.cluster.environment["STAGECRAFT_RUNS"] == f"{tmp_path}/in-the-pods"
     assert job.cluster.environment["NCCL_IB_DISABLE"] == "1"  # without an RDMA adapter pods have Ethernet alone
     assert "shows when the job runs" in capsys.readouterr().err
+    kube.state = "FAILED"
+    for which in (job.run_dir.name, value["run"], str(job.run_dir)):
+        begin(load("tiny"), replace(request_of, run_dir=which, resume=True), Where(file, nodes=2), Care())
+        assert kube.jobs[-1].run_dir == job.run_dir and kube.jobs[-1].words == job.words
+    assert len(json_lines.read(Path(value["run"]) / "jobs.jsonl")) == 4
+
+
+def test_a_run_whose_job_never_began_is_given_again_as_before(request_of: Request, slurm: Fake) -> None:
+    path = begin(load("tiny"), replace(request_of, name="mine"), Where("slurm"), Care())["run"]
+    slurm.state = "FAILED"
+    with pytest.raises(
+        UserError, match=f"{path} has not begun yet; give the first command again, with --run-dir {path}"
+    ):
+        begin(load("tiny"), replace(request_of, run_dir="mine", resume=True), Where("slurm"), Care())
+    again = begin(load("tiny"), replace(request_of, run_dir=str(path)), Where("slurm"), Care())
+    assert (again["run"], again["id"]) == (path, "42")
 
 
 def test_another_gpu_and_too_little_memory_are_said(

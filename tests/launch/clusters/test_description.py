@@ -68,7 +68,7 @@ def test_a_link_s_variables_and_who_wins() -> None:
     ('kind = "slurm"\ntime_limit = "1 day"', "time_limit is '1 day'; write [days-]hours:minutes:seconds"),
     ('kind = "slurm"\nruns = "runs"', "runs is 'runs'; write a path from / on"),
     ('kind = "slurm"\nimage = "a\\nb"', "image is 'a\\nb', which holds the end of a line"),
-    ('kind = "slurm"\nsetup = "module load"', "setup is 'module load': input should be a valid list"),
+    ('kind = "slurm"\nsetup = "module load"', "setup is 'module load': input should be a valid array"),
     ('kind = "slurm"\nslurm = 3', "slurm is 3: input should be"),
     ('kind = "slurm"\n[slurm]\nmounts = ["data"]', "slurm.mounts has 'data'; write /source:/target"),
     ('kind = "slurm"\n[slurm]\ncontainer = "docker"', "slurm.container is 'docker'; there are pyxis, apptainer"),
@@ -82,6 +82,16 @@ def test_a_link_s_variables_and_who_wins() -> None:
     ('kind = "hostfile"\n[hostfile]\nssh_port = 70000', "hostfile.ssh_port is 70000; it must be from 1 to 65535"),
     ('kind = "kubernetes"\n[kubernetes]\nshared_memory = "big"', "kubernetes.shared_memory is 'big'; write a size"),
     ('kind = "azureml"\n[azureml]\ndatastore = "blob"', "azureml.datastore is 'blob'; write azureml://"),
+    ('kind = "slurm"\n[slurm]\nnodes = 3', "there is no key slurm.nodes; write nodes above the first [section]"),
+    ('kind = "slurm"\n[slurm]\nqueue = "a"', "there is no key slurm.queue; did you mean kubernetes.queue?"),
+    ('kind = "slurm"\n[environment]\nruns = "/a"', "environment names 'runs'; write runs above the first [section]"),
+    ('kind = "slurm"\n[kubernetes]\nqueue = "a"', "[kubernetes] says nothing to kind = 'slurm'; take it out"),
+    ('kind = "slurm"\nnodes = "4"', "nodes is '4': input should be a valid integer"),
+    ('kind = "slurm"\nnodes = true', "nodes is True: input should be a valid integer"),
+    ('kind = "slurm"\nimage = "a"', "image is 'a', and nothing runs it; set slurm.container, or take it out"),
+    ('kind = "local"\ntime_limit = "1:00:00"', "time_limit means nothing to a cluster of kind local"),
+    ('kind = "hostfile"\ngpus_per_node = 8', "gpus_per_node means nothing to a cluster of kind hostfile: the slots"),
+    ('kind = "azureml"\nruns = "/runs"', "runs means nothing to a cluster of kind azureml: azureml.datastore says"),
     ("kind = slurm", "Invalid value (at line 1, column 8); write TOML, as in"),
 ], ids=lambda value: value.split("\n")[-1][:40])  # fmt: skip
 def test_a_wrong_file_is_one_line_with_its_key(lines: str, said: str, tmp_path: Path) -> None:
@@ -101,6 +111,18 @@ def test_what_is_no_file_of_ours(tmp_path: Path) -> None:
         file_of(str(tmp_path))
     with pytest.raises(UserError, match="there is no cluster 'slrm'; did you mean slurm"):
         file_of("slrm")
+
+
+def test_a_byte_order_mark_and_a_time_of_toml_s_own_do_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b'\xef\xbb\xbfkind = "slurm"\ntime_limit = 01:30:00\nsetup = ["module load caf\xc3\xa9"]\n')
+    assert (read(file).time_limit, read(file).setup) == ("01:30:00", ("module load café",))
+
+
+def test_a_line_of_setup_may_read_a_secret_from_elsewhere(tmp_path: Path) -> None:
+    file, line = tmp_path / "mine.toml", 'export WANDB_API_KEY="$(az keyvault secret show --id x)" HF_TOKEN=$MINE'
+    file.write_text(f"kind = 'azureml'\nsetup = ['{line}']\n")
+    assert read(file).setup == (line,)
 
 
 def test_tokenizers_parallelism_is_no_secret(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ CLUSTER = Cluster(
     environment={"NCCL_IB_HCA": "mlx5_0,mlx5_1", "SAYS": "it's $HOME"},
     slurm=WORDS,
 )
-JOB = Job(load("345m"), ("--seed", "7"), CLUSTER, Path("mine.toml"), 4, 8, Path("/scratch/my runs/a"), 100.0, 200_000.0)
+JOB = Job(load("345m"), ("--seed", "7"), CLUSTER, Path("mine.toml"), 4, 8, Path("/scratch/my runs/a"), 200.0, 200_000.0)
 
 
 def text(job: Job) -> str:
@@ -114,7 +114,7 @@ def test_what_no_script_can_say_is_refused(job: Job, words: str) -> None:
 
 def test_without_slurm_a_job_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="there is no sbatch here"):
+    with pytest.raises(UserError, match="sbatch is not on this machine; give the command on a login node"):
         slurm.submit(JOB, tmp_path / "job.sh")
 
 
