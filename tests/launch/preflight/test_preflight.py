@@ -262,6 +262,7 @@ def test_a_slurm_cluster_gets_a_short_job(tmp_path: Path, capsys: pytest.Capture
     value = submit.submitted(
         Asked(load("tiny"), settings=("batch.global_batch=64",), run_dir=f"{tmp_path}/runs"), where
     )
+    check("preflight --cluster", value)
     lines = value["text"].splitlines()
     assert capsys.readouterr().out.splitlines() == lines and value["id"] is None and list(tmp_path.iterdir()) == [file]
     for word in ('--time="00:10:00"', "--nodes=2", "--ntasks=8", "--no-requeue"):
