@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -113,13 +114,13 @@ def test_a_preflight_is_a_short_job_of_slurm(submit: Submit, own_slurm: OwnSlurm
     assert [each.name for each in asked.folder.iterdir()] == [Path(value["output"]).name]
 
 
-def test_nodes_that_are_not_alike_end_a_job_for_good(submit: Submit, home: Path) -> None:
-    site = home / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(LIAR)
-    setup = (f'[ "$(hostname)" != n1 ] || export PYTHONPATH={site}:$PYTHONPATH',)
-    run = submit("unlike", setup=setup).submit().at_end("FAILED")
-    assert run.events("end")[-1]["status"] == WRONG_INPUT
+def test_a_node_with_a_folder_of_its_own_ends_a_job_for_good(submit: Submit, home: Path) -> None:
+    """Its storage looks as the others' does, and is a copy."""
+    path, copy = home / "unshared", home / "copied"
+    own = f'cp -a {path} {copy} && mount --bind {copy} {path} && exec "$0" "$@"'
+    setup = f'[ "$(hostname)" != n1 ] || exec unshare --mount sh -c {shlex.quote(own)} "$0" "$@"'
+    run = submit("unshared", setup=(setup,)).submit().at_end("FAILED")
+    assert run.events("end")[-1]["status"] == WRONG_INPUT, run.printed
     assert not [name for name in ("fault", "restart", "queued") if run.events(name)]
     (error,) = [each for each in run.printed.splitlines() if "error: " in each and "srun: error" not in each]
-    assert "numpy is 99.0 on n1 (rank 1), and " in error, run.printed
+    assert f"{path} on n1: " in error and "put it on storage that all machines mount there" in error
