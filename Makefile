@@ -77,7 +77,7 @@ plan-%: setup  ## memory, time and cost of a recipe, without a GPU: make plan-34
 	@$(PY) -m commands plan $* $(ENGINE) $(ARGS)
 
 preflight-%: setup  ## whether the machines are ready for a recipe: make preflight-13b HOSTFILE=hosts CLUSTER=mine.toml
-	@$(PY) -m commands preflight $* $(ENGINE) $(call text,HOSTFILE,--hostfile) $(call text,CLUSTER,--cluster) $(ARGS)
+	@$(PY) -m commands preflight $* $(ENGINE) $(call text,HOSTFILE,--hostfile) $(PLACE) $(ARGS)
 
 preflight: preflight-tiny  ## the same for the smallest recipe: what this machine is like
 

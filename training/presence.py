@@ -51,9 +51,10 @@ def enter(path: Path, rank: int) -> None:
     _watch(watched, max(seconds, ALONE_SECONDS), file)
 
 
-def watch_launcher() -> None:
-    """End with the process that started this one, whoever that is."""
-    _watch([os.getppid()], ALONE_SECONDS)
+def watch_launcher(seconds: float = ALONE_SECONDS) -> None:
+    """End with the process that started this one, whoever that is, after so many seconds at the latest."""
+    node = os.environ.get(WATCHED)
+    _watch([os.getppid(), *([int(node)] if node else [])], seconds)
 
 
 def _print_into(file: Path, header: str) -> None:

@@ -3,6 +3,8 @@
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,26 @@ def _here(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care
         setup = () if hosts and hosts.own else cluster.setup  # our own starter has each host run it
         with environment(_after(setup, where.file)):
             return start(recipe, request, processes, hosts.file.path if hosts else None, care, cluster)
+
+
+@contextmanager
+def placed(where: Where, cluster: Cluster | None) -> Iterator[tuple[Hosts | None, int | None]]:
+    """Have the environment of a start from this machine for a while; gives its hosts, or the ranks that are asked for.
+
+    Errors: `UserError` as `begin`.
+    """
+    if cluster is None:
+        hosts = hosts_of(where.hostfile)
+        if hosts and where.processes:
+            raise UserError("--processes and --hostfile exclude each other: the hostfile's slots count the processes")
+        yield hosts, where.processes
+        return
+    hosts = _hosts(where, cluster)
+    processes = where.processes or (None if hosts else cluster.gpus_per_node or None)
+    with environment(network.environment(cluster, len(hosts.devices) if hosts else 1)):
+        setup = () if hosts and hosts.own else cluster.setup
+        with environment(_after(setup, where.file)):
+            yield hosts and hosts_of(hosts.file.path, cluster), processes
 
 
 def _hosts(where: Where, cluster: Cluster) -> Hosts | None:

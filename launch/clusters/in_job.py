@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,13 +59,28 @@ def node_of(rank: int, world: int) -> str:
     return nodes()[rank // (world // int(os.environ["SLURM_JOB_NUM_NODES"]))]
 
 
-def launch(path: Path, world: int, inherited: tuple[int, ...], output: int | None, wakes: int | None) -> "Step":
-    """Start the ranks of the run in `path`. As `launch.attempt.launch`; what an earlier start left is ended before."""
+def launch(
+    path: Path,
+    world: int,
+    inherited: tuple[int, ...],
+    output: int | None,
+    wakes: int | None,
+    words: Sequence[str] = (),
+) -> "Step":
+    """Start the ranks of the run in `path`, or ranks that run `words`: a module and its arguments.
+
+    As `launch.attempt.launch`; what an earlier start left is ended before.
+    """
     clear()
     meet = {"MASTER_ADDR": os.environ["SLURMD_NODENAME"], "MASTER_PORT": str(local.free_port())}
     env = {**local.environment(ranks_per_node()), **meet}
     process = subprocess.Popen(
-        [*shlex.split(os.environ[SRUN]), "-m", "launch.clusters.task", "--run-dir", str(path)],
+        [
+            *shlex.split(os.environ[SRUN]),
+            "-m",
+            "launch.clusters.task",
+            *(words or ("commands.rank", "--run-dir", str(path))),
+        ],
         env=env,
         start_new_session=True,
         pass_fds=inherited,
@@ -72,7 +88,7 @@ def launch(path: Path, world: int, inherited: tuple[int, ...], output: int | Non
         stdout=output,
         stderr=subprocess.PIPE,
     )
-    return Step(process, path, world, wakes, output=output)
+    return Step(process, path, world, wakes, () if words else None, output=output)
 
 
 def clear() -> None:

@@ -30,6 +30,7 @@ ENDED = (  # states of a job that comes to nothing more; Slurm forgets jobs afte
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED"),
     *("TIMEOUT", "UNKNOWN"),
 )
+PREFLIGHT_OUTPUT = "slurm-preflight-%j.out"
 SRUN = ("srun", "--kill-on-bad-exit=0", "--wait=120", "--cpu-bind=none", "--distribution=block", "--label")
 
 
@@ -80,10 +81,7 @@ def render(job: Job) -> str:
     chain = f"; {count} jobs of {cluster.time_limit} one after another, by the planner" if count > 1 else ""
     head = [
         *_asked_for(cluster, job.recipe.name),
-        f"--nodes={job.nodes}",
-        f"--ntasks={job.world_size}",
-        f"--ntasks-per-node={job.gpus_per_node}",
-        f"--gpus-per-node={job.gpus_per_node}" if cluster.slurm.gpus else "--exclusive",
+        *_nodes(job),
         f"--signal=B:USR1@{warning_seconds(job)}",
         "--requeue",
         "--open-mode=append",
@@ -100,6 +98,25 @@ def render(job: Job) -> str:
             f"export STAGECRAFT_SRUN={shlex.quote(shlex.join(_srun(job)))}",
             f"{shlex.join([*command, '--run-dir', str(run), '--resume', 'auto'])} &",
             PASSED_ON.format(again=shlex.join(again)),
+        ]
+    )
+
+
+def render_preflight(job: Job) -> str:
+    """The batch script that looks at nodes before a run. `job.words` are flags of `preflight`. Errors: as `check`."""
+    check(job)
+    folder = job.run_dir.absolute()
+    command = [sys.executable, "-m", "commands", "preflight", job.recipe.name, *job.words, "--run-dir", str(folder)]
+    head = [*_asked_for(job.cluster, f"preflight-{job.recipe.name}"), *_nodes(job), "--no-requeue"]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# before {job.recipe.name} on {job.nodes} nodes x {job.gpus_per_node} ranks",
+            *(f"#SBATCH {word}" for word in [*head, f'--output="{folder}/{PREFLIGHT_OUTPUT}"']),
+            *_before(job.cluster),
+            f"export STAGECRAFT_SRUN={shlex.quote(shlex.join(_srun(job)))}",
+            f"exec {shlex.join(command)}",
+            "",
         ]
     )
 
@@ -121,6 +138,16 @@ def _asked_for(cluster: Cluster, name: str) -> list[str]:
     named = {key: getattr(words, key) for key in ("partition", "account", "qos", "constraint", "reservation")}
     given = [f'--{key}="{value}"' for key, value in {**named, "time": cluster.time_limit}.items() if value]
     return [f'--job-name="{name}"', *given, "--export=ALL"]
+
+
+def _nodes(job: Job) -> list[str]:
+    """The nodes that the scheduler is asked for, and the ranks on them."""
+    return [
+        f"--nodes={job.nodes}",
+        f"--ntasks={job.world_size}",
+        f"--ntasks-per-node={job.gpus_per_node}",
+        f"--gpus-per-node={job.gpus_per_node}" if job.cluster.slurm.gpus else "--exclusive",
+    ]
 
 
 def _before(cluster: Cluster) -> list[str]:

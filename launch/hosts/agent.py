@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch import local
@@ -35,7 +35,8 @@ ROOMS = ("commands", "launch", "training", "run", "planner", "recipes", "model",
 class Start:
     """What a node is to start: its part of the ranks of the run in `path`.
 
-    `world` names the devices of each host, in the order of the ranks. `variables` are added to the environment.
+    `world` names the devices of each host, in the order of the ranks. `variables` are added to the environment. `words`
+    are a module and its arguments, where the ranks belong to no run but run that.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Start:
     port: int
     variables: dict[str, str]
     stop_seconds: float
+    words: list[str] = field(default_factory=list)
 
     @property
     def world_size(self) -> int:
@@ -63,7 +65,8 @@ class Start:
         where = [f"--world_info={world}", f"--node_rank={self.node}"]
         meeting = [f"--master_addr={self.address}", f"--master_port={self.port}"]
         launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "critical"]
-        return [*launcher, *where, *meeting, "--no_local_rank", "--module", "commands.rank", "--run-dir", self.path]
+        words = self.words or ["commands.rank", "--run-dir", self.path]
+        return [*launcher, *where, *meeting, "--no_local_rank", "--module", *words]
 
 
 def facts(look: JsonObject) -> JsonObject:
@@ -94,7 +97,8 @@ class Node:
         self.talk, self.start = talk, start
         os.environ.update(start.variables)
         env = {**local.environment(len(start.numbers)), WATCHED: str(os.getpid())}
-        self.group: Group = launch(start.command(), env, Path(start.path), start.world_size, numbers=start.numbers)
+        numbers = () if start.words else start.numbers  # a run that lies in the same folder is another's
+        self.group: Group = launch(start.command(), env, Path(start.path), start.world_size, numbers=numbers)
         self.killed_for_memory = kills_for_memory()
         self.told: dict[int, str] = {}  # what was said last of a rank
         self.until: float | None = None  # when all is ended that is left

@@ -77,6 +77,7 @@ class Node:
         self.talk = Talk(self.process.stdout.fileno(), self.process.stdin.fileno())
         self.errors = self.process.stderr.fileno()
         os.set_blocking(self.errors, False)
+        self._begun = b""  # a line of which the end is to come
         self.said: deque[str] = deque(maxlen=20)  # on standard error, by ssh and by what runs there
         self.facts: JsonObject = {}
         self.status: int | None = None  # of the launcher there
@@ -89,11 +90,13 @@ class Node:
         return self.status is not None or self.lost is not None
 
     def printed(self) -> bytes:
-        """What was printed there since the last call."""
-        text = b""
+        """The lines that were printed there since the last call, whole, so that those of hosts do not mix."""
         with suppress(BlockingIOError):
             while read := os.read(self.errors, 2**16):
-                text += read
+                self._begun += read
+            self._begun += b"\n" if self._begun else b""  # nothing comes after it
+        lines, end, begun = self._begun.rpartition(b"\n")
+        text, self._begun = lines + end, begun
         self.said.extend(line for line in text.decode(errors="replace").splitlines() if line.strip())
         return text
 

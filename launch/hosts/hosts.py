@@ -110,8 +110,11 @@ class Hosts:
         inherited: tuple[int, ...] = (),
         output: int | None = None,
         wakes: int | None = None,
+        words: Sequence[str] = (),
     ) -> Nodes:
         """Start `world` ranks on the first hosts that have room for them, but for those that are left out.
+
+        They are those of the run in `path`, or run `words`: a module and its arguments.
 
         Errors: `CrashedError` where one of them cannot be used any more.
         """
@@ -124,7 +127,8 @@ class Hosts:
             raise CrashedError(f"{whys or 'too few hosts are left'}")
         meeting = _address(nodes), nodes[0].facts["port"]
         for number, node in enumerate(nodes):
-            start = Start(str(path.absolute()), chosen, number, *meeting, self.variables, stop_seconds)
+            place = (chosen, number, *meeting)
+            start = Start(str(path.absolute()), *place, self.variables, stop_seconds, list(words))
             node.talk.say(start=asdict(start), folder=str(Path.cwd()))
         return Nodes(nodes, path, world, output, wakes)
 

@@ -202,7 +202,8 @@ class Judge:
         layout = self.run.recipe.layout
         groups = groups_of(layout, self.hosts)
         self.speeds = speeds.speeds(groups, self.timings, layout, self.machine)
-        self.checks.append(speeds.check(groups, self.timings, self.hosts, self.speeds))
+        gpus = any(node.gpus.boards for node in self.nodes)
+        self.checks.append(speeds.check(groups, self.timings, self.hosts, self.speeds, gpus))
 
 
 def _offloaded(step: Work) -> float:

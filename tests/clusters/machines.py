@@ -27,6 +27,7 @@ PidFile {folder}/sshd.pid
 StrictModes no
 UsePAM no
 PasswordAuthentication no
+SetEnv PYTHONPATH={folder}/site
 """
 CLIENT = """
 IdentityFile {folder}/key

@@ -13,6 +13,7 @@ from launch.clusters.description import Cluster, Slurm
 from launch.clusters.job import Job
 from launch.clusters.requeue import reason_to_go_on
 from recipes.registry import ROOT, load
+from run import members
 from support.errors import BAD_NODE, DONE, GAVE_UP, STOPPED, WEIGHTS_LOST, WRONG_INPUT, BadNodeError, UserError
 from support.json_object import JsonObject
 from tests.patience import wait_until
@@ -166,6 +167,17 @@ def test_a_rank_of_another_node_is_known_by_what_srun_says(job: Path, monkeypatc
         step.close()
     assert [(rank.number, rank.code, rank.node) for rank in step.ended()] == [(3, -9, "n1"), (0, 1, "n0")]
     assert step.status == 1  # 143 is a rank's: nobody asked srun to end
+
+
+def test_tasks_may_run_another_module(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no ranks of the run that may lie in the same folder."""
+    members.join(job, "0")
+    monkeypatch.setenv(in_job.SRUN, "echo")
+    with open(job / "said", "w+") as said:
+        step = in_job.launch(job, 4, (), said.fileno(), None, ["commands.preflight", "tiny"])
+        wait_until(lambda: step.look() or step.over)
+        step.close()
+    assert (job / "said").read_text() == "-m launch.clusters.task commands.preflight tiny\n" and step.ranks == {}
 
 
 def test_a_node_is_kept_out_after_three_faults_in_a_row(job: Path) -> None:

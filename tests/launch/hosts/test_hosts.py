@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def test_what_cannot_be_chosen_is_refused(file: Hostfile, words: str) -> None:
 def test_ranks_are_counted_over_the_hosts() -> None:
     start = Start("/run", TWO, 1, "10.0.0.1", 29500, {}, 30.0)
     assert start.world_size == 5 and start.numbers == range(2, 5)
+    assert start.command()[-4:] == ["--module", "commands.rank", "--run-dir", "/run"]
+    assert replace(start, words=["commands.preflight", "tiny"]).command()[-2:] == ["commands.preflight", "tiny"]
     assert hosts._first(3, TWO) == {"a": [0, 1], "b": [0]} and hosts._first(2, TWO) == {"a": [0, 1]}
 
 
@@ -89,6 +92,20 @@ def test_two_ends_talk_whatever_the_size_and_whatever_else_is_printed() -> None:
     assert one.heard() == [] and one.over
     for descriptor in (there, ears, mouth):
         os.close(descriptor)
+
+
+def test_lines_of_hosts_do_not_mix() -> None:
+    node, (ears, mouth) = far.Node.__new__(far.Node), os.pipe()
+    os.set_blocking(ears, False)
+    node.errors, node.said, node._begun = ears, deque(), b""
+    os.write(mouth, b"whole\nbeg")
+    assert node.printed() == b"whole\n" and node.printed() == b""
+    os.write(mouth, b"un\nla")
+    assert node.printed() == b"begun\n"
+    os.write(mouth, b"st")
+    os.close(mouth)
+    assert node.printed() == b"last\n" and list(node.said) == ["whole", "begun", "last"]
+    os.close(ears)
 
 
 SSH = """#!{python}

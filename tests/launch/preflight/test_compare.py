@@ -121,6 +121,7 @@ def test_a_slow_machine_is_found_among_280() -> None:
     assert tensor.startswith("tensor ranks 56, 57, 58, 59 and 4 more on n007 reduce at 2.5 GB/s, the median of 280 ")
     measured = timings(groups, {"n007": 40.0})
     assert speeds.check(groups, measured, HOSTS, speeds.speeds(groups, measured, LAYOUT, None)).state == "fail"
+    assert speeds.check(groups, measured, HOSTS, [], gpus=False).state == "warn"  # a busy core, perhaps
 
 
 def test_what_another_version_tells_is_read_as_far_as_it_goes() -> None:
