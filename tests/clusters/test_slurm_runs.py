@@ -116,6 +116,7 @@ def test_data_are_prepared_by_an_array_and_put_together_by_a_last_job(submit: Su
     run = submit("data")
     (home / "more.jsonl").write_text((home / "corpus.jsonl").read_text())
     words = ("--set", f"data.corpus={home}/more.jsonl", "data.tokeniser=bpe:300", "model.vocab_size=300")
+    (home / "runs").mkdir(exist_ok=True)  # as `prepare --cluster` does: Slurm makes no folder for its output
     file = home / "data.sh"
     file.write_text(slurm.render_data("gpt_tiny", words, run.job.cluster, 2))
     array, last = slurm.submit_data(file, 2)
