@@ -16,11 +16,13 @@ from pathlib import Path
 
 from run.record import read_object
 from support.errors import UserError
+from support.files import is_locked
 
 BEAT_SECONDS = 5.0  # between two touches
 SILENT_SECONDS = 30.0  # after which a process of another machine counts as gone
 SUPERVISOR = "supervisor"
 WAIT_SECONDS = 30.0  # for the ranks of a start whose command was killed: they save and end
+LAUNCHER_SECONDS = 10.0  # for their launcher: it has the lock too, and looks for its ranks once a second
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,12 @@ def _lives(path: Path, member: Member) -> bool:
 
 
 def wait_alone(path: Path) -> None:
-    """Wait for the ranks of a start whose command was killed. Errors: `UserError` where the run goes on."""
+    """Wait for the ranks of a start whose command was killed, and for their launcher, which ends after them.
+
+    Errors: `UserError` where the run goes on.
+    """
     began, told = time.monotonic(), False
+    left = any((path / "ranks").glob("[!.]*.json"))  # by a start that did not end by itself
     while found := others(path):
         commanded = any(each.name == SUPERVISOR for each in found)
         if commanded or time.monotonic() - began > max(WAIT_SECONDS, *(each.stop_seconds for each in found)):
@@ -128,6 +134,9 @@ def wait_alone(path: Path) -> None:
         if not told:
             print(f"waiting for {len(found)} processes of an earlier start in {path} to end", flush=True)
             told = True
+        time.sleep(0.2)
+    until = time.monotonic() + LAUNCHER_SECONDS
+    while left and is_locked(path / ".lock") and time.monotonic() < until:
         time.sleep(0.2)
 
 

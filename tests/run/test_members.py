@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from run import members
 from run.members import Member
 from support.errors import UserError
+from support.files import is_locked, locked
 from tests.patience import wait_until
 
 
@@ -68,6 +70,16 @@ def test_ranks_without_a_command_are_waited_for(tmp_path: Path, monkeypatch: pyt
         members.wait_alone(tmp_path)
     monkeypatch.setattr(members.time, "sleep", lambda seconds: os.utime(file, (0, 0)))
     members.wait_alone(tmp_path)
+
+
+def test_the_launcher_of_ranks_that_have_ended_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the lock for a moment more: who resumes would be told that another process trains."""
+    os.utime(write(tmp_path, "0", 17, "elsewhere", 5), (0, 0))
+    with ExitStack() as launcher:
+        launcher.enter_context(locked(tmp_path / ".lock"))
+        monkeypatch.setattr(members.time, "sleep", lambda seconds: launcher.close())
+        members.wait_alone(tmp_path)
+        assert not is_locked(tmp_path / ".lock")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"name": "0"}'])
