@@ -45,7 +45,8 @@ class Where:
     @property
     def file(self) -> Path:
         """The cluster's file. Errors: `UserError`."""
-        return file_of(self.cluster or ("hostfile" if self.hostfile else "local"))
+        otherwise = "hostfile" if self.hostfile else "local"
+        return file_of(otherwise if self.cluster is None else self.cluster)
 
 
 def reference(cluster: Cluster, recipe: Recipe, nodes: int | None) -> recipes.Cluster:

@@ -152,6 +152,10 @@ def test_data_is_prepared_by_a_scheduler(
 ) -> None:
     line = refused(called, capfd, "prepare", "tiny", "--cluster", "slurm")
     assert "give stagecraft prepare gpt_tiny where its storage is mounted" in line
+    line = refused(called, capfd, "prepare", "tiny", "--cluster", "azureml")
+    assert "with STAGECRAFT_RUNS set to the folder of azureml://datastores/workspaceblobstore/" in line
+    line = refused(called, capfd, "prepare", "tiny", "--cluster", "k8s")
+    assert "with STAGECRAFT_RUNS set to what runs says in " in line
     given: list[Any] = []
     slurm.render_data = lambda *all: given.append(all) or "text\n"  # type: ignore[attr-defined]
     slurm.submit_data = lambda file, nodes: (given.append((file.read_text(), nodes)), ("1", "2"))[1]  # type: ignore

@@ -118,7 +118,9 @@ def test_flags_that_do_not_go_together(request_of: Request, tmp_path: Path) -> N
         (Where("hostfile"), "give --hostfile, or set hostfile.path"),
         (Where("hostfile", nodes=3, hostfile=str(hosts)), "names 2"),
         (Where("hostfile", hostfile=str(evil)), "is no name of a host"),
-        (Where("slrum"), "did you mean slurm"),
+        (Where("slrum"), "there is no cluster 'slrum'; did you mean slurm? or give a file such as mine.toml"),
+        (Where("xyz"), "there are azureml, hostfile, k8s, local, slurm, or give a file such as mine.toml"),
+        (Where(""), "--cluster is empty; there are azureml"),
     ]:
         with pytest.raises(UserError) as refused:
             begin(load("tiny"), request_of, where, Care())
