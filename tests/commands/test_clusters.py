@@ -98,6 +98,14 @@ def test_a_run_is_submitted_looked_at_and_stopped(called: Called, slurm: Fake, t
     assert stopped == {"run": str(run), "done": "asked job 41 to save and stop"} and slurm.stopped == [run]
 
 
+def test_a_start_whose_job_waits_is_not_cleaned_away(called: Called, slurm: Fake, tmp_path: Path) -> None:
+    path = directories.run(tmp_path / "runs", "x", steps=0, name="mine", status=None)
+    (path / "jobs.jsonl").write_text('{"time": 1.0, "kind": "slurm", "id": "7", "cluster": "c.toml", "name": null}\n')
+    assert value_of(called, "clean-runs", "--yes")["leftovers"] == [] and path.is_dir()
+    slurm.state = "FAILED"
+    assert value_of(called, "clean-runs", "--yes")["removed"] and not path.exists()
+
+
 def test_what_the_scheduler_cannot_say_is_said(called: Called, slurm: Fake, tmp_path: Path) -> None:
     from support.errors import UserError
 
