@@ -244,6 +244,8 @@ def file_of(text: str) -> Path:
         return path.resolve()
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a file such as {path / 'mine.toml'}")
+    if "/" in text or text.endswith(".toml"):
+        raise UserError(f"{text} does not exist; give the file of a cluster, or one of {', '.join(built_in())}")
     nearest = hint(text, built_in(), otherwise=f"there are {', '.join(built_in())},")
     raise UserError(f"there is no cluster {text!r}; {nearest} or give a file such as mine.toml")
 
