@@ -115,6 +115,8 @@ def _known_by_its_job(recipe: Recipe, request: Request, root: Path, here: bool) 
         raise UserError(
             f"{path} has not begun yet; give the first command again, with --run-dir {shlex.quote(str(path))}"
         )
+    if here and known:  # auto: in its own directory, and not in another one of the same name
+        return replace(request, run_dir=str(path))
     if here or not (known or path.is_relative_to(root)):
         return request
     place = path if path.is_relative_to(root) else root / recipe.name / path.name

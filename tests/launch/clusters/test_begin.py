@@ -271,6 +271,8 @@ def test_a_run_whose_job_never_began_is_given_again_as_before(request_of: Reques
         begin(load("tiny"), replace(request_of, run_dir="mine", resume=True), Where("slurm"), Care())
     again = begin(load("tiny"), replace(request_of, run_dir=str(path)), Where("slurm"), Care())
     assert (again["run"], again["id"]) == (path, "42")
+    again = begin(load("tiny"), replace(request_of, name="mine", auto=True), Where("slurm"), Care())
+    assert (again["run"], again["id"]) == (path, "43")
 
 
 def test_another_gpu_and_too_little_memory_are_said(
