@@ -1,9 +1,12 @@
 """`stagecraft clean-runs`: remove what runs left."""
 
+import argparse
 import sys
+from pathlib import Path
 
 from commands import cli
-from run.cleaning import leftovers, remove, show
+from launch.clusters.runs import waits
+from run.cleaning import Leftover, leftovers, remove, show
 from run.select import HELP, find
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -25,17 +28,22 @@ def main() -> None:
 
     def job() -> JsonObject:
         chosen = [find(text) for text in args.runs]
-        found = leftovers(chosen, args.keep, args.older)
+        found = _that_can_go(chosen, args)
         if not args.json:
             show(found)
         removes = bool(found) and (args.yes or (not args.json and _agreed()))
         if removes:
-            again = found if args.yes else leftovers(chosen, args.keep, args.older)  # an answer may take hours
+            again = found if args.yes else _that_can_go(chosen, args)  # an answer may take hours
             remove([each for each in again if each in found])
         told = [{"path": str(each.path), "bytes": each.size, "why": each.why} for each in found]
         return {"removed": removes, "bytes": sum(each.size for each in found), "leftovers": told}
 
     cli.run_job(job, args.json)
+
+
+def _that_can_go(chosen: list[Path], args: argparse.Namespace) -> list[Leftover]:
+    """What can go, but for starts whose job waits in a queue."""
+    return [each for each in leftovers(chosen, args.keep, args.older) if each.path != each.run or not waits(each.run)]
 
 
 def _agreed() -> bool:

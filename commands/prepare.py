@@ -57,7 +57,7 @@ def main() -> None:
         if not args.recipe:
             raise UserError("name a recipe, for example gpt_tiny, or give --corpora to see what there is to prepare")
         recipe = override(load(args.recipe), args.settings)
-        if args.cluster or args.dry_run:
+        if args.cluster is not None or args.dry_run:
             flags = {name: getattr(args, name) for name in ("workers", "on_error", "engine", "node")}
             if there := prepared_there(recipe.name, flags, args.settings, args.cluster, args.nodes, args.dry_run):
                 return there

@@ -14,6 +14,7 @@ from support.errors import UserError
 CPU_PROCESSES = 2  # without a GPU: the smallest world in which data parallelism is real
 # What a shell acts upon: in an argument, bare or in double quotes; in a variable's value, in double quotes.
 ACTIVE_IN_ARGUMENTS, ACTIVE_IN_VALUES = re.compile(r"[$`\"'\\;&|<>(){}\n]"), re.compile(r"[$`\"\\]")
+SLOTS = re.compile(r"[1-9][0-9]{0,3}")  # of a host: no machine has ten thousand
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SENT_ALONG = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")  # variables, by their beginnings
 CHOSEN = "CUDA_VISIBLE_DEVICES"
@@ -115,7 +116,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
         if not words:
             continue
         slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
-        if not slots.isdigit() or int(slots) < 1:
+        if not SLOTS.fullmatch(slots):
             raise UserError(f"hostfile {path} line {number}: {line!r}; write it as: worker-1 slots=8")
         if not HOST.fullmatch(words[0]):  # with a dash before it ssh takes it for an option, and may run it
             raise UserError(f"hostfile {path} line {number}: {words[0]!r} is no name of a host; {_host(words[0])}")

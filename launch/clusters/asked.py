@@ -45,7 +45,8 @@ class Where:
     @property
     def file(self) -> Path:
         """The cluster's file. Errors: `UserError`."""
-        return file_of(self.cluster or ("hostfile" if self.hostfile else "local"))
+        otherwise = "hostfile" if self.hostfile else "local"
+        return file_of(otherwise if self.cluster is None else self.cluster)
 
 
 def reference(cluster: Cluster, recipe: Recipe, nodes: int | None) -> recipes.Cluster:
@@ -114,6 +115,8 @@ def _known_by_its_job(recipe: Recipe, request: Request, root: Path, here: bool) 
         raise UserError(
             f"{path} has not begun yet; give the first command again, with --run-dir {shlex.quote(str(path))}"
         )
+    if here and known:  # auto: in its own directory, and not in another one of the same name
+        return replace(request, run_dir=str(path))
     if here or not (known or path.is_relative_to(root)):
         return request
     place = path if path.is_relative_to(root) else root / recipe.name / path.name

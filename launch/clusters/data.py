@@ -38,7 +38,7 @@ def prepared_there(
 
     None where this machine is to do it: its environment is then as the cluster's file says. Errors: `UserError`.
     """
-    file = file_of(cluster_name or "local")
+    file = file_of("local" if cluster_name is None else cluster_name)
     cluster = read(file)
     node = flags.pop("node")
     given = {name: value for name, value in flags.items() if value not in DEFAULTS}
@@ -50,9 +50,11 @@ def prepared_there(
     root = Path(cluster.runs or runs_root().absolute())
     module = cast(Preparing, scheduler(cluster.kind))
     if not hasattr(module, "render_data"):
+        azure = f"the folder of {cluster.azureml.datastore}"
+        place = azure if cluster.kind == "azureml" else cluster.runs or f"what runs says in {file}"
         raise UserError(
             f"a cluster of kind {cluster.kind} prepares no data; give stagecraft prepare {recipe} where its storage "
-            f"is mounted, with STAGECRAFT_RUNS={root}"
+            f"is mounted, with STAGECRAFT_RUNS set to {place}"
         )
     if nodes < 1:
         raise UserError(f"--nodes is {nodes}; it must be at least 1")

@@ -237,12 +237,17 @@ def built_in() -> dict[str, Path]:
 
 def file_of(text: str) -> Path:
     """The file that `--cluster` means: a built-in name, or a path. Errors: `UserError` that names the nearest."""
+    if not text.strip():
+        raise UserError(f"--cluster is empty; there are {', '.join(built_in())}, or give a file such as mine.toml")
     path = built_in().get(text) or Path(text)
     if path.is_file():
         return path.resolve()
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a file such as {path / 'mine.toml'}")
-    raise UserError(f"there is no cluster {text!r}; {hint(text, built_in())}, or give a file such as mine.toml")
+    if "/" in text or text.endswith(".toml"):
+        raise UserError(f"{text} does not exist; give the file of a cluster, or one of {', '.join(built_in())}")
+    nearest = hint(text, built_in(), otherwise=f"there are {', '.join(built_in())},")
+    raise UserError(f"there is no cluster {text!r}; {nearest} or give a file such as mine.toml")
 
 
 def label(path: Path) -> str:

@@ -34,6 +34,17 @@ def standing(path: Path) -> JsonObject:
     return {**value, "scheduler": said}
 
 
+def waits(path: Path) -> bool:
+    """Whether a job of a run waits or runs by its scheduler's word; also where that has none."""
+    if (job := last_job(path)) is None:
+        return False
+    module = scheduler(job["kind"])
+    try:
+        return module.status(path)["state"] not in module.ENDED
+    except UserError:
+        return True
+
+
 def show(value: JsonObject) -> None:
     """Print how a run is."""
     step = "-" if value["step"] is None else f"{value['step']:,}"

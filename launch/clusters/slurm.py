@@ -48,6 +48,9 @@ def check(job: Job) -> None:
             raise UserError(
                 f"{where}: slurm.mounts has {mount!r}, and commas stand between mounts; name each by itself"
             )
+    for place in _seen(job) if words.container else ():
+        if "," in place or ":" in place:
+            raise UserError(f"{place} holds a comma or a colon, and no container can be given it; rename it")
     for text in job.words:
         if "\n" in text or "\0" in text:
             raise UserError(f"{text!r} holds the end of a line, which a job cannot be given; take it out")
@@ -161,16 +164,21 @@ def _before(cluster: Cluster) -> list[str]:
     ]
 
 
+def _seen(job: Job) -> list[str]:
+    """The folders that a container sees where they are: project, runs, and where the command was given."""
+    runs = job.cluster.runs or str(runs_root().absolute())
+    return list(dict.fromkeys([str(ROOT), runs, str(job.run_dir.absolute().parent), str(Path.cwd())]))
+
+
 def _srun(job: Job) -> list[str]:
     """The words that start Python as every rank: `srun`, the container, and the cluster's own lines on each node."""
     cluster, words = job.cluster, job.cluster.slurm
     start = [*SRUN, f"--nodes={job.nodes}", f"--ntasks={job.world_size}", f"--ntasks-per-node={job.gpus_per_node}"]
-    runs = cluster.runs or str(runs_root().absolute())
-    places = dict.fromkeys(f"{each}:{each}" for each in (str(ROOT), runs, str(job.run_dir.absolute().parent)))
-    mounts = ",".join([*places, *words.mounts])
+    mounts = ",".join([*(f"{each}:{each}" for each in _seen(job)), *words.mounts])
     python = [sys.executable]
     if words.container == "pyxis":
         start += [f"--container-image={cluster.image}", f"--container-mounts={mounts}"]
+        start += [f"--container-workdir={Path.cwd()}"]  # else it is the image's, and a relative path means another file
         python = ["python3"]
     elif words.container == "apptainer":
         python = ["apptainer", "exec", "--nv", "--bind", mounts, cluster.image, "python3"]

@@ -98,6 +98,14 @@ def test_a_run_is_submitted_looked_at_and_stopped(called: Called, slurm: Fake, t
     assert stopped == {"run": str(run), "done": "asked job 41 to save and stop"} and slurm.stopped == [run]
 
 
+def test_a_start_whose_job_waits_is_not_cleaned_away(called: Called, slurm: Fake, tmp_path: Path) -> None:
+    path = directories.run(tmp_path / "runs", "x", steps=0, name="mine", status=None)
+    (path / "jobs.jsonl").write_text('{"time": 1.0, "kind": "slurm", "id": "7", "cluster": "c.toml", "name": null}\n')
+    assert value_of(called, "clean-runs", "--yes")["leftovers"] == [] and path.is_dir()
+    slurm.state = "FAILED"
+    assert value_of(called, "clean-runs", "--yes")["removed"] and not path.exists()
+
+
 def test_what_the_scheduler_cannot_say_is_said(called: Called, slurm: Fake, tmp_path: Path) -> None:
     from support.errors import UserError
 
@@ -152,6 +160,10 @@ def test_data_is_prepared_by_a_scheduler(
 ) -> None:
     line = refused(called, capfd, "prepare", "tiny", "--cluster", "slurm")
     assert "give stagecraft prepare gpt_tiny where its storage is mounted" in line
+    line = refused(called, capfd, "prepare", "tiny", "--cluster", "azureml")
+    assert "with STAGECRAFT_RUNS set to the folder of azureml://datastores/workspaceblobstore/" in line
+    line = refused(called, capfd, "prepare", "tiny", "--cluster", "k8s")
+    assert "with STAGECRAFT_RUNS set to what runs says in " in line
     given: list[Any] = []
     slurm.render_data = lambda *all: given.append(all) or "text\n"  # type: ignore[attr-defined]
     slurm.submit_data = lambda file, nodes: (given.append((file.read_text(), nodes)), ("1", "2"))[1]  # type: ignore

@@ -27,6 +27,8 @@ def test_a_hostfile_counts_its_slots(tmp_path: Path) -> None:
         ("worker-1\n", "line 1: 'worker-1'; write it as"),
         ("a slots=2\nb slots=x\n", "line 2"),
         ("a slots=0\n", "line 1"),
+        ("a slots=99999999999\n", "line 1: 'a slots=99999999999'; write it as"),
+        ("a slots=\u00b2\n", "line 1"),  # a digit, and no number
         ("a slots=1\na slots=1\n", "line 2: host a stands twice"),
         ("-oProxyCommand=x slots=1\n", "line 1: '-oProxyCommand=x' is no name of a host"),
         ("a;b slots=1\n", "is no name of a host"),

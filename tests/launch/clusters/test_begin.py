@@ -118,7 +118,9 @@ def test_flags_that_do_not_go_together(request_of: Request, tmp_path: Path) -> N
         (Where("hostfile"), "give --hostfile, or set hostfile.path"),
         (Where("hostfile", nodes=3, hostfile=str(hosts)), "names 2"),
         (Where("hostfile", hostfile=str(evil)), "is no name of a host"),
-        (Where("slrum"), "did you mean slurm"),
+        (Where("slrum"), "there is no cluster 'slrum'; did you mean slurm? or give a file such as mine.toml"),
+        (Where("xyz"), "there are azureml, hostfile, k8s, local, slurm, or give a file such as mine.toml"),
+        (Where(""), "--cluster is empty; there are azureml"),
     ]:
         with pytest.raises(UserError) as refused:
             begin(load("tiny"), request_of, where, Care())
@@ -269,6 +271,8 @@ def test_a_run_whose_job_never_began_is_given_again_as_before(request_of: Reques
         begin(load("tiny"), replace(request_of, run_dir="mine", resume=True), Where("slurm"), Care())
     again = begin(load("tiny"), replace(request_of, run_dir=str(path)), Where("slurm"), Care())
     assert (again["run"], again["id"]) == (path, "42")
+    again = begin(load("tiny"), replace(request_of, name="mine", auto=True), Where("slurm"), Care())
+    assert (again["run"], again["id"]) == (path, "43")
 
 
 def test_another_gpu_and_too_little_memory_are_said(

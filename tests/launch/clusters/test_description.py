@@ -111,6 +111,8 @@ def test_what_is_no_file_of_ours(tmp_path: Path) -> None:
         file_of(str(tmp_path))
     with pytest.raises(UserError, match="there is no cluster 'slrm'; did you mean slurm"):
         file_of("slrm")
+    with pytest.raises(UserError, match=r"^nosuch.toml does not exist; give the file of a cluster, or one of azureml"):
+        file_of("nosuch.toml")
 
 
 def test_a_byte_order_mark_and_a_time_of_toml_s_own_do_no_harm(tmp_path: Path) -> None:

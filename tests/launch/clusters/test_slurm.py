@@ -74,11 +74,18 @@ module load cuda/13
 @pytest.mark.parametrize(
     ("container", "words"),
     [
-        ("pyxis", "--container-image=/s/x.sqsh --container-mounts=PROJECT:PROJECT,/r:/r,/data:/data python3"),
-        ("apptainer", "apptainer exec --nv --bind PROJECT:PROJECT,/r:/r,/data:/data /s/x.sqsh python3"),
+        (
+            "pyxis",
+            "--container-image=/s/x.sqsh --container-mounts=PROJECT:PROJECT,/r:/r,/tmp:/tmp,/data:/data "
+            "--container-workdir=/tmp python3",
+        ),
+        ("apptainer", "apptainer exec --nv --bind PROJECT:PROJECT,/r:/r,/tmp:/tmp,/data:/data /s/x.sqsh python3"),
     ],
 )
-def test_a_container_gets_the_project_the_runs_and_what_is_mounted(container: str, words: str) -> None:
+def test_a_container_gets_the_project_the_runs_and_what_is_mounted(
+    container: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/tmp")
     inside = Slurm(container=container, mounts=("/data:/data",))  # type: ignore[arg-type]
     cluster = Cluster("slurm", runs="/r", image="/s/x.sqsh", slurm=inside)
     line = next(
@@ -103,6 +110,10 @@ def test_nodes_are_taken_whole_where_gpus_are_not_counted() -> None:
             r"container is pyxis, and image is ''",
         ),
         (replace(JOB, cluster=replace(CLUSTER, slurm=Slurm(mounts=("/a,b:/c",)))), r"slurm.mounts has '/a,b:/c'"),
+        (
+            replace(JOB, cluster=Cluster("slurm", image="x", runs="/a,b", slurm=Slurm(container="apptainer"))),
+            r"^/a,b holds a comma or a colon, and no container can be given it; rename it",
+        ),
         (replace(JOB, cluster=replace(CLUSTER, time_limit="00:03:00")), r"a save needs the last 230 s"),
         (replace(JOB, words=("--notify", "a\nb")), r"holds the end of a line"),
         (replace(JOB, run_dir=Path("/runs/%j")), r"--run-dir /runs/%j holds '%'"),
