@@ -11,7 +11,7 @@ from launch.death import kills_for_memory, told
 from launch.group import Group, Launched, Rank
 from launch.stops import Stops
 from run import events, members, rank_logs
-from support.errors import DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT
+from support.errors import CRASHED, DONE, STOPPED, WEIGHTS_LOST, WRONG_INPUT
 from training.stop import REQUESTS
 
 GRACE_SECONDS = 4.0  # that the others have to end by themselves when a rank died: they cannot save without it
@@ -105,7 +105,9 @@ class Attempt:
             rank = next((each for each in dead if each.code == -signal.SIGKILL and self._soon(each, dead[0])), dead[0])
             memory = rank.out_of_memory or kills_for_memory() > self.killed_for_memory
             who = f"rank {rank.number} of {self.group.world}" + (f" on node {rank.node}" if rank.node else "")
-            return Fault(f"{who} {told(rank.code, memory)}", rank.number, rank.code)
+            said = rank_logs.last_error(self.group.path, rank.number) if rank.code == CRASHED else None
+            why = f": {said.partition(';')[0]}" if said else ""  # a full disk, for example, without the remedy
+            return Fault(f"{who} {told(rank.code, memory)}{why}", rank.number, rank.code)
         if self.group.broken:
             return Fault(self.group.broken)
         if self.group.status is not None and self.group.living and not self._launcher_was_asked():

@@ -68,8 +68,8 @@ def test_a_rank_that_refuses_alone_ends_the_run_for_good(
 def test_a_port_that_is_taken_meanwhile_is_given_up_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CrashedError, match="rank 0 of 2 ended with status 1"):
-        play(monkeypatch, tmp_path, 0, "print('error: the ranks cannot meet: taken'); os._exit(1)")
+    with pytest.raises(CrashedError, match="rank 0 of 2 ended with status 1: the ranks cannot meet: taken; go on with"):
+        play(monkeypatch, tmp_path, 0, "print('error: the ranks cannot meet: taken; wait'); os._exit(1)")
     assert (tmp_path / "launches").read_text() == "xxx"
 
 
