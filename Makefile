@@ -128,7 +128,7 @@ evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt
 generate: setup  ## write text: RUN=… PROMPT="…"
 	$(PY) -m commands generate $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
 
-export: setup  ## a Hugging Face folder: RUN=…
+export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16"
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)
 
 report: setup  ## the summary and the curve of a run: RUN=…
