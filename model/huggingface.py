@@ -15,6 +15,7 @@ from model.gpt import GPT
 from model.layers import Norm
 from support.errors import UserError
 
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # transformers' names of one formula
 NAMES = {
     "embed.weight": "wte.weight",
     "position.weight": "wpe.weight",
@@ -106,27 +107,29 @@ def from_hf(hf: GPT2LMHeadModel, vocab_multiple: int = 128) -> GPT:
 
     Errors: `UserError` where it is a variant of GPT-2 that this model is not.
     """
-    config = _config_from_hf(hf.config, vocab_multiple)
+    config = config_from_hf(hf.config, vocab_multiple)
     model = GPT(config)
     source = hf.state_dict()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_from_hf_value(name, source[hf_name(name)], config))
+            value = from_hf_value(name, source[hf_name(name)], config)
+            parameter.zero_()[: len(value)].copy_(value)  # the embedding has more rows
     return model.eval()
 
 
-def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
-    wanted = {
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": Norm.EPSILON,
-        "tie_word_embeddings": True,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
+def config_from_hf(hf: Any, vocab_multiple: int = 128) -> GPTConfig:
+    """The shape of a GPT-2. Errors: `UserError` where it is a variant that this model is not."""
+    wanted: dict[str, tuple[object, ...]] = {
+        "activation_function": TANH_GELU,
+        "layer_norm_epsilon": (Norm.EPSILON,),
+        "tie_word_embeddings": (True,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
     }
-    for key, value in wanted.items():
-        if getattr(hf, key, value) != value:
-            raise UserError(f"cannot convert a GPT-2 with {key}={getattr(hf, key)!r}; this model has {value!r}")
+    for key, values in wanted.items():
+        if getattr(hf, key, values[0]) not in values:
+            raise UserError(f"cannot convert a GPT-2 with {key}={getattr(hf, key)!r}; this model has {values[0]!r}")
     return GPTConfig(
         num_layers=hf.n_layer,
         hidden_size=hf.n_embd,
@@ -140,10 +143,8 @@ def _config_from_hf(hf: Any, vocab_multiple: int) -> GPTConfig:
     )
 
 
-def _from_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
-    if name == "embed.weight":
-        padding = config.padded_vocab_size - config.vocab_size
-        return torch.cat((value, value.new_zeros(padding, config.hidden_size)))
+def from_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
+    """One of `GPT2LMHeadModel`'s parameters as ours, without the padding of the embedding."""
     value = _transposed(name, value)
     if ".qkv." in name:
         heads = (3, config.num_attention_heads, config.head_size)
