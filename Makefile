@@ -128,7 +128,7 @@ evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt
 generate: setup  ## write text: RUN=… PROMPT="…"
 	$(PY) -m commands generate $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
 
-export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16"
+export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16", ARGS="--format gguf"
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)
 
 import: setup  ## a model to train on from: FOLDER=gpt2 ARGS="--recipe 125m"

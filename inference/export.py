@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference import card, folder
+from inference import card, folder, gguf_file
 from inference.form import Form
 from inference.weights import Weights
 from run.checkpoints import Chosen, choose
@@ -56,7 +56,7 @@ def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) 
     """
     from data.tokens import tokenisers
 
-    folder.check(out)
+    (gguf_file if form.format == "gguf" else folder).check(out)
     checkpoint = choose(run, which)
     checkpoint.tell()
     weights, tokeniser = Weights(run, checkpoint), load_tokeniser(run)
@@ -66,5 +66,8 @@ def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) 
             "that the run was trained with; restore that"
         )
     with enough_room(out):
-        folder.write(out, weights, tokeniser, card.text(run, checkpoint, form), form)
+        if form.format == "gguf":
+            gguf_file.write(out, weights, tokeniser, read_recipe(run).name, form)
+        else:
+            folder.write(out, weights, tokeniser, card.text(run, checkpoint, form), form)
     return checkpoint

@@ -78,7 +78,7 @@ def hf_shape(name: str, shape: torch.Size, entries: int) -> torch.Size:
     """The shape that one of our parameters has in `GPT2LMHeadModel`."""
     if name == "embed.weight":
         return torch.Size((entries, *shape[1:]))
-    return torch.Size(reversed(shape)) if _is_block_matrix(name, len(shape)) else shape
+    return torch.Size(reversed(shape)) if is_block_matrix(name, len(shape)) else shape
 
 
 def to_hf_value(name: str, value: Tensor, config: GPTConfig, entries: int) -> Tensor:
@@ -154,8 +154,9 @@ def from_hf_value(name: str, value: Tensor, config: GPTConfig) -> Tensor:
 
 def _transposed(name: str, value: Tensor) -> Tensor:
     """GPT-2 keeps its block matrices as [in, out] (`Conv1D`)."""
-    return value.t().contiguous() if _is_block_matrix(name, value.dim()) else value
+    return value.t().contiguous() if is_block_matrix(name, value.dim()) else value
 
 
-def _is_block_matrix(name: str, dimensions: int) -> bool:
+def is_block_matrix(name: str, dimensions: int) -> bool:
+    """Whether a parameter is one of those that GPT-2 keeps as [in, out]."""
     return name.startswith("blocks.") and dimensions == 2

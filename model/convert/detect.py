@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from model.convert import folder, megatron
+from model.convert import folder, gguf_file, megatron
 from model.convert.foreign import Foreign
 from support.errors import UserError
 
 
 def opened(path: Path) -> Foreign:
-    """The model in a folder. Errors: `UserError` where there is none that can be taken."""
+    """The model in a folder, or in a GGUF. Errors: `UserError` where there is none that can be taken."""
+    if path.is_file() and path.suffix == gguf_file.SUFFIX:
+        return gguf_file.opened(path)
     if not path.is_dir():
-        raise UserError(f"{path} is no folder; give one that holds a model")
+        raise UserError(f"{path} is no folder and no GGUF; give one that holds a model")
     if (path / "config.json").exists():
         return folder.opened(path)
     if files := megatron.found(path):

@@ -108,7 +108,7 @@ def test_shards_hold_what_transformers_would_have_written(
         cut_over_two(run)
     tokeniser = export.load_tokeniser(run)
     whole = to_hf(model_of(run), len(tokeniser), 0, 0)
-    form = Form(dtype, shard)
+    form = Form(dtype=dtype, shard_size=shard)
     whole.to(getattr(torch, form.torch_dtype)).save_pretrained(run / "whole", max_shard_size=form.shard_bytes)
     export.export(run, run / "out", form=form)
     read = [{file.name: load_file(file) for file in (run / name).glob("*.safetensors")} for name in ("whole", "out")]
@@ -161,7 +161,7 @@ def test_the_card_says_what_the_run_says(run: Path) -> None:
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     start = {"world_size": 4, "device": "H100", "python": "3.11", "versions": {"torch": "9.9"}, "commit": "abc"}
     (run / "starts.jsonl").write_text(json.dumps(start) + "\n")
-    export.export(run, run / "out", form=Form("bf16"))
+    export.export(run, run / "out", form=Form(dtype="bf16"))
     card = (run / "out" / "README.md").read_text()
     for words in (
         "| trained on | 3,584 tokens, 7 steps |",

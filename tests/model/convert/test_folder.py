@@ -113,5 +113,5 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     refused("holds no weights")
     torch.save({"transformer.wte.weight": [1, 2]}, tmp_path / "pytorch_model.bin")
     refused("holds more than tensors by name")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is no folder and no GGUF"):
         detect.opened(tmp_path / "gone")
