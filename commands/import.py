@@ -10,7 +10,9 @@ from support.json_object import JsonObject
 
 
 def main() -> None:
-    parser = cli.Parser("Import a GPT-2 (a Hugging Face folder, a GGUF) or a GPT of Megatron-LM, to train on from it.")
+    parser = cli.Parser(
+        "Import a GPT-2 (a Hugging Face folder, a GGUF) or a GPT of Megatron-LM or DeepSpeed, to train on."
+    )
     parser.add_argument("folder", type=Path, help="what holds the model")
     parser.add_argument("--recipe", required=True, help="whose data, optimizer, schedule, batch and layout it gets")
     parser.add_argument("--tokeniser", help="gpt2, a folder or a hub id; by default the one in the folder")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from model.convert import folder, gguf_file, megatron
+from model.convert import folder, gguf_file, megatron, universal
 from model.convert.foreign import Foreign
 from support.errors import UserError
 
@@ -17,7 +17,9 @@ def opened(path: Path) -> Foreign:
         return folder.opened(path)
     if files := megatron.found(path):
         return megatron.opened(files)
+    if checkpoint := universal.found(path):
+        return universal.opened(checkpoint)
     raise UserError(
-        f"{path} holds no model that can be taken: no config.json of Hugging Face's form, and no "
-        f"mp_rank_00/{megatron.FILE} of Megatron-LM's"
+        f"{path} holds no model that can be taken: no config.json of Hugging Face's form, no "
+        f"mp_rank_00/{megatron.FILE} of Megatron-LM's, no universal checkpoint of DeepSpeed's"
     )

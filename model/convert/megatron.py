@@ -53,13 +53,16 @@ WANTED = {  # what an argument must be, where the checkpoint has it
     "norm_epsilon": Norm.EPSILON,
     "apply_layernorm_1p": False,
     "add_bias_linear": True,
+    "activation": "gelu",
     "swiglu": False,
     "squared_relu": False,
     "untie_embeddings_and_output_weights": False,
     "group_query_attention": False,
     "num_experts": None,
     "apply_residual_connection_post_layernorm": False,
+    "gpt_j_residual": False,
 }
+HEADS = ("output_layer.weight", "final_linear.weight")
 HEAD_SIZE = 64  # of GPT-2, where a checkpoint does not say how many heads there are
 
 
@@ -82,20 +85,31 @@ def opened(files: list[Path]) -> Foreign:
     held = [pickles.load(file) for file in files]
     if not all(isinstance(each, dict) and isinstance(each.get("model"), dict) for each in held):
         raise UserError(f"{files[0]} holds no model; give a checkpoint of Megatron-LM")
-    ranks = [dict(_flat(each["model"])) for each in held]
-    version, args = float(held[0].get("checkpoint_version", 0)), held[0].get("args")
+    args = held[0].get("args")
     asked = vars(args) if isinstance(args, Namespace) else {}
-    _check(files[0], asked, ranks[0], len(files))
-    config, notes = _config(files[0], ranks, asked)
+    if asked.get("tensor_model_parallel_size", asked.get("model_parallel_size", len(files))) != len(files):
+        raise UserError(f"{files[0]} is of several tensor ranks and {len(files)} are there; fetch all mp_rank folders")
+    version = float(held[0].get("checkpoint_version", 0))
+    ranks = [dict(_flat(each["model"])) for each in held]
+    return model_of(f"Megatron-LM checkpoint of version {version:g}", files[0], ranks, version, asked)
+
+
+def model_of(form: str, where: Path, ranks: list[dict[str, Tensor]], version: float, asked: dict[str, Any]) -> Foreign:
+    """The model in the tensors of all tensor ranks, by Megatron-LM's names, with its arguments.
+
+    Errors: `UserError` where it is a variant that we have not.
+    """
+    _check(where, asked, ranks[0])
+    config, notes = _config(where, ranks, asked)
 
     def read(name: str) -> Tensor:
-        parts = [rank[_name(files[0], name, rank)] for rank in ranks]
+        parts = [rank[_name(where, name, rank)] for rank in ranks]
         if ".qkv." in name and all(len(part) * len(ranks) == 3 * config.hidden_size for part in parts):
             parts = [grouped_by_head(part, version, config.head_size) for part in parts]
         dim = next((dim for end, dim in CUT.items() if name.endswith(end)), None)
         return parts[0] if dim is None or len(parts) == 1 else torch.cat(parts, dim)
 
-    return Foreign(f"Megatron-LM checkpoint of version {version:g}", config, read, notes)
+    return Foreign(form, config, read, notes)
 
 
 def grouped_by_head(value: Tensor, version: float, head_size: int) -> Tensor:
@@ -132,17 +146,15 @@ def _name(file: Path, name: str, rank: dict[str, Tensor]) -> str:
     return theirs
 
 
-def _check(file: Path, asked: dict[str, Any], rank: dict[str, Tensor], size: int) -> None:
+def _check(file: Path, asked: dict[str, Any], rank: dict[str, Tensor]) -> None:
     """Errors: `UserError` that names what the model has and ours has not."""
     for name, wanted in WANTED.items():
         if asked.get(name, wanted) != wanted:
             raise UserError(f"{file} has a model with {name}={asked[name]!r}; this model has {wanted!r}")
     if not asked.get("bias_gelu_fusion", True) and not asked.get("openai_gelu", False):
         raise UserError(f"{file} has a model with the exact GELU; this model has the tanh form")
-    if heads := [name for name in rank if "output_layer" in name and not name.endswith("_extra_state")]:
+    if heads := [name for name in rank if name.endswith(HEADS)]:
         raise UserError(f"{file} has a head ({heads[0]}) of its own; this model has one matrix for both")
-    if asked.get("tensor_model_parallel_size", asked.get("model_parallel_size", size)) != size:
-        raise UserError(f"{file} is one of several tensor ranks and {size} are there; fetch all mp_rank folders")
 
 
 def _config(file: Path, ranks: list[dict[str, Tensor]], asked: dict[str, Any]) -> tuple[GPTConfig, tuple[str, ...]]:

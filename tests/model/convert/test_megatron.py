@@ -1,18 +1,23 @@
 """Checkpoints of Megatron-LM built by hand from known weights, in each of its orders and over tensor ranks."""
 
 import argparse
+import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import GPTConfig
 from model.convert import detect, megatron
 from model.gpt import GPT
 from support.errors import UserError
-from tests.model.test_huggingface import randomise
+from tests.distributed import run_ranks
+from tests.model.test_huggingface import LOGIT_TOLERANCE, randomise
 
 CONFIG = GPTConfig(2, 128, 2, 16, 256, ffn_hidden_size=192)  # heads of 64, as are assumed where none are told
 STEMS = {
@@ -123,6 +128,42 @@ def test_the_names_of_megatron_core_are_read(tmp_path: Path) -> None:
     assert same(model, dict(detect.opened(tmp_path).weights()))
 
 
+def core_model(file: Path) -> tuple[Tensor, Tensor]:
+    """A model of megatron-core's, written as it writes it; tokens, and its logits. It meets itself on a CPU."""
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    parallel_state.initialize_model_parallel()
+    torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]
+    tensor_parallel.get_cuda_rng_tracker().fork = lambda *_: nullcontext()
+    config = TransformerConfig(
+        num_layers=2, hidden_size=32, num_attention_heads=4, ffn_hidden_size=96, hidden_dropout=0.0,
+        attention_dropout=0.0, use_cpu_initialization=True, masked_softmax_fusion=False, bias_dropout_fusion=False,
+        gradient_accumulation_fusion=False, activation_func=partial(F.gelu, approximate="tanh"),
+    )  # fmt: skip
+    how = {"position_embedding_type": "learned_absolute", "share_embeddings_and_output_weights": True}
+    model = GPTModel(config, get_gpt_layer_local_spec(), vocab_size=256, max_sequence_length=16, **how).eval()
+    randomise(model)
+    tokens, places = torch.randint(0, 256, (2, 16)), torch.arange(16).expand(2, 16)
+    with torch.no_grad():
+        logits = model(tokens, places, torch.ones(16, 16, dtype=torch.bool).triu(1)[None, None])
+    args = argparse.Namespace(**{**ARGS, "num_attention_heads": 4})
+    torch.save({"model": model.state_dict_for_save_checkpoint(), "checkpoint_version": 3.0, "args": args}, file)
+    return tokens, logits
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="megatron-core has no wheel for this Python")
+def test_megatron_core_and_the_import_of_its_model_have_the_same_logits(tmp_path: Path) -> None:
+    ((tokens, logits),) = run_ranks(1, core_model, tmp_path / megatron.FILE)
+    foreign = detect.opened(tmp_path)
+    model = GPT(foreign.config).eval()
+    model.load_state_dict(dict(foreign.weights()))
+    with torch.no_grad():
+        assert (model(tokens) - logits).abs().max() <= LOGIT_TOLERANCE
+
+
 def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     model = known()
 
@@ -136,7 +177,7 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     refused("position_embedding_type='rope'", position_embedding_type="rope")
     refused("exact GELU", bias_gelu_fusion=False)
     refused("untie_embeddings_and_output_weights=True", untie_embeddings_and_output_weights=True)
-    refused("one of several tensor ranks and 1 are there", tensor_model_parallel_size=4)
+    refused("of several tensor ranks and 1 are there", tensor_model_parallel_size=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.model.convert.test_megatron.STEMS", {**STEMS, "mlp.up": "mlp.experts"})
         refused(r"lacks the tensor language_model.transformer.layers.0.mlp.dense_h_to_4h.weight")
