@@ -49,7 +49,8 @@ def text(run: Path, checkpoint: Chosen, form: Form) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     lines = [
         f"---\n{header.to_yaml()}\n---",
-        f"# {recipe.name}\n\nA GPT trained with Stagecraft. It goes on with a text; it was not taught to answer.",
+        f"# {recipe.name}\n\nA GPT that Stagecraft {'trained' if samples else 'imported and did not train'}. "
+        "It goes on with a text; it was not taught to answer.",
         f"{USE}\n\nThe tokeniser pads on the left, as text that is gone on with needs it.",
         f"| | |\n| --- | --- |\n{table}",
         f"## Data\n\n{_data(parts)}",

@@ -71,7 +71,7 @@ def _write_shards(folder: Path, weights: Weights, entries: int, form: Form) -> N
     plan = split_torch_state_dict_into_shards(planned, max_shard_size=form.shard_bytes)
     for file, names in plan.filename_to_tensors.items():
         shard = {
-            theirs: to_hf_value(ours[theirs], weights.read(ours[theirs]), weights.config, entries).to(dtype)
+            theirs: to_hf_value(ours[theirs], weights.read(ours[theirs]).to(dtype), weights.config, entries)
             for theirs in names
         }
         save_file(shard, folder / file, metadata={"format": "pt"})

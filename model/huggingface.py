@@ -86,8 +86,9 @@ def to_hf_value(name: str, value: Tensor, config: GPTConfig, entries: int) -> Te
     if name == "embed.weight":
         return value[:entries]
     if ".qkv." in name:  # here the rows are grouped by head; there all queries come first, then keys, then values
-        heads = (config.num_attention_heads, 3, config.head_size)
-        value = value.view(*heads, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+        rest = value.shape[1:]
+        value = value.view(config.num_attention_heads, 3, config.head_size, *rest).transpose(0, 1)
+        return (value.movedim(-1, 0) if rest else value).reshape(*rest, -1).contiguous()  # one copy, transposed too
     return _transposed(name, value)
 
 

@@ -17,7 +17,7 @@ from recipes.registry import load
 from run import cleaning, record
 from run.checkpoints import choose
 from run.request import Request, plan_run
-from support.errors import CRASHED, WRONG_INPUT
+from support.errors import CRASHED, WRONG_INPUT, UserError
 from tests.commands.documented import check
 from tests.commands.running import succeed, write_corpus
 from tests.inference.conftest import WORDS
@@ -84,6 +84,11 @@ def test_an_import_is_a_run_to_other_commands(
     assert cleaning.leftovers([run]) == []
     command(monkeypatch, "runs")
     assert "theirs" in capfd.readouterr().out
+    (run / "text.txt").write_text(WORDS * 3)
+    command(monkeypatch, "evaluate", "--run", "theirs", "--data", str(run / "text.txt"), "--json")
+    assert 5 < json.loads(capfd.readouterr().out)["loss"] < 7  # of random weights: the logarithm of 287 entries
+    with pytest.raises(UserError, match="is an import, which nothing is written into; train on from it with --from"):
+        plan_run(load("tiny"), Request(run_dir=str(run), resume=True), 2)
     branch = plan_run(load("tiny"), Request(branch="theirs", settings=("optimizer.lr=0.5",)), 2)
     assert branch.parent and branch.parent.changes == ("optimizer.lr 0.003 -> 0.5",)
     assert branch.recipe.model.num_layers == 2 and branch.recipe.data.tokeniser == str(run.resolve() / "tokeniser")
