@@ -11,9 +11,9 @@ SIZES   := $(subst _,.,$(patsubst gpt_%,%,$(RECIPES)))
 # FROM=run@step  RUN=run  PROMPT="…"
 # Texts reach a command by way of the environment, letter by letter: neither make nor the shell acts upon what is in
 # them. ARGS holds words and flags, and the shell reads it as on any command line.
-TEXTS   := DS CLUSTER NODES HOSTFILE RUN PROMPT CORPUS OUT DATA NAME FROM NOTE A B
+TEXTS   := DS CLUSTER NODES HOSTFILE RUN PROMPT CORPUS OUT DATA NAME FROM FOLDER NOTE A B
 # Names that mean something else in an environment (WSL has NAME in everybody's) count on the command line only.
-$(foreach name,NAME FROM NOTE A B CLUSTER NODES DRY_RUN,$(if $(findstring environment,$(origin $(name))),$(eval $(name) :=)))
+$(foreach name,NAME FROM FOLDER NOTE A B CLUSTER NODES DRY_RUN,$(if $(findstring environment,$(origin $(name))),$(eval $(name) :=)))
 $(foreach name,$(TEXTS),$(if $(value $(name)),$(eval override export $(name) := $$(value $(name)))))
 text    = $(if $($(1)),$(2) "$$$(1)")
 ENGINE  = $(call text,DS,--deepspeed_config)
@@ -25,7 +25,7 @@ RUNFLAG = $(call text,RUN,--run)
 
 .PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
 	status logs stop clean-corpus inspect watch \
-	evaluate generate export report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
+	evaluate generate export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data $(SIZES)
 
 help:  ## this list
@@ -128,8 +128,11 @@ evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt
 generate: setup  ## write text: RUN=… PROMPT="…"
 	$(PY) -m commands generate $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
 
-export: setup  ## a Hugging Face folder: RUN=…
+export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16", ARGS="--format gguf"
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)
+
+import: setup  ## a model to train on from: FOLDER=gpt2 ARGS="--recipe 125m"
+	$(PY) -m commands import $(call text,FOLDER) $(call text,NAME,--name) $(ARGS)
 
 report: setup  ## the summary and the curve of a run: RUN=…
 	$(PY) -m commands report $(RUNFLAG) $(ARGS)

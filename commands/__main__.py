@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
     "export": "a run as a Hugging Face folder",
+    "import": "a model of somebody else's, to train on from",
     "runs": "list the runs",
     "note": "write a note into a run's record",
     "status": "how a run is, and what its scheduler says",

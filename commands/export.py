@@ -1,26 +1,34 @@
-"""`stagecraft export --run runs/gpt_tiny/…`: a run as a Hugging Face folder."""
+"""`stagecraft export --run runs/gpt_tiny/…`: a run as a Hugging Face folder or a GGUF."""
 
 from pathlib import Path
 
 from commands import cli
 from inference.export import export
+from inference.form import DTYPES, FORMATS, QUANTS, Form
 from run import checkpoints
 from run.select import HELP, find
 from support.json_object import JsonObject
 
 
 def main() -> None:
-    parser = cli.Parser("Export a run as a Hugging Face folder (GPT2LMHeadModel, fp32, with its tokeniser).")
+    parser = cli.Parser("Export a run as a Hugging Face folder (GPT2LMHeadModel, tokeniser, card) or as a GGUF.")
     parser.add_argument("--run", help=HELP)
     parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
-    parser.add_argument("--out", type=Path, help="folder to write; by default export/ in the run directory")
+    parser.add_argument(
+        "--out", type=Path, help="what to write; by default export/ or export.gguf in the run directory"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="hf", help="a folder, or one file for llama.cpp")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default fp32, as they were trained")
+    parser.add_argument("--shard-size", metavar="SIZE", help="the most bytes of a file of weights; by default 5GB")
+    parser.add_argument("--quantize", choices=QUANTS, help="of a GGUF: bits of its matrices; by default f32")
     parser.add_argument("--json", action="store_true", help="print where it lies as JSON")
     args = parser.parse_args()
 
     def job() -> JsonObject:
+        form = Form(args.format, args.dtype, args.shard_size, args.quantize)
         run = find(args.run)
-        folder = args.out or run / "export"
-        checkpoint = export(run, folder, args.checkpoint)
+        folder = args.out or run / ("export" if form.format == "hf" else "export.gguf")
+        checkpoint = export(run, folder, args.checkpoint, form)
         if not args.json:
             print(f"exported {run} to {folder}")
         return {"run": str(run), "folder": str(folder), **checkpoint.told}

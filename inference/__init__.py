@@ -1,1 +1,1 @@
-"""What a trained model is used for: evaluation, generation, export."""
+"""What a trained model is used for: evaluation, generation, export, import."""

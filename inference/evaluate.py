@@ -84,7 +84,8 @@ def _dtype(run: Path) -> "torch.dtype":
     from model.engine.config import parse, precision
     from model.engine.precision import DTYPES, software
 
-    config = parse(run / "ds_config.resolved.json")
+    resolved = run / "ds_config.resolved.json"  # an import was never started and has none
+    config = parse(resolved if resolved.exists() else run / "ds_config.json")
     if slow := software(config):
         print(f"evaluating in fp32: {slow}", file=sys.stderr)
         return torch.float32

@@ -1,26 +1,22 @@
-"""The weights and the tokeniser of a run, and its export as a Hugging Face folder."""
+"""The weights and the tokeniser of a run, and its export."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference import card, folder, gguf_file
+from inference.form import Form
+from inference.weights import Weights
 from run.checkpoints import Chosen, choose
 from run.directory import read_recipe
 from support.errors import UserError
-from support.files import whole_folder
+from support.files import enough_room
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from model.gpt import GPT
 
-
-EXPORTED_FILES = {
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
+FOLDER = Form()
 
 
 def load_model(run: Path, checkpoint: Chosen) -> "GPT":
@@ -51,24 +47,27 @@ def load_as_hf(run: Path, checkpoint: Chosen) -> "tuple[GPT2LMHeadModel, PreTrai
     return to_hf(model, entries, tokeniser.eos_token_id, tokeniser.pad_token_id), tokeniser
 
 
-def export(run: Path, folder: Path, which: str | None = None) -> Chosen:
-    """Write model and tokeniser so that `AutoModelForCausalLM` and `AutoTokenizer` load them from `folder`.
+def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) -> Chosen:
+    """Write model and tokeniser so that others load them from `out`: a folder or, as GGUF, a file.
 
-    `which` is a checkpoint, see `run/checkpoints.py`. The folder appears whole or not at all. Errors: `UserError` where
-    it holds something else already, or there is no such checkpoint.
+    `which` is a checkpoint, see `run/checkpoints.py`. What is written appears whole or not at all. Errors: `UserError`
+    where `out` holds something else already, there is no such checkpoint, or it is not one of this model or tokeniser;
+    `NoRoomError`.
     """
-    from transformers.utils import logging
+    from data.tokens import tokenisers
 
-    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= EXPORTED_FILES):
-        raise UserError(f"{folder} exists and is not an export; give another --out")
-    logging.disable_progress_bar()
+    (gguf_file if form.format == "gguf" else folder).check(out)
     checkpoint = choose(run, which)
     checkpoint.tell()
-    model, tokeniser = load_as_hf(run, checkpoint)
-    tokeniser.model_max_length = model.config.n_positions
-    with whole_folder(folder) as scratch:
-        model.save_pretrained(str(scratch))
-        tokeniser.save_pretrained(str(scratch))
-        for file in scratch.iterdir():  # safetensors gives its files to their owner alone
-            file.chmod(scratch.stat().st_mode & 0o666)
+    weights, tokeniser = Weights(run, checkpoint), load_tokeniser(run)
+    if (entries := tokenisers.entries(tokeniser)) > weights.config.vocab_size:
+        raise UserError(
+            f"{run / 'tokeniser'} has {entries} entries for a model of {weights.config.vocab_size}: it is not the one "
+            "that the run was trained with; restore that"
+        )
+    with enough_room(out):
+        if form.format == "gguf":
+            gguf_file.write(out, weights, tokeniser, read_recipe(run).name, form)
+        else:
+            folder.write(out, weights, tokeniser, card.text(run, checkpoint, form), form)
     return checkpoint

@@ -88,7 +88,7 @@ def with_parent(run: Run, point: Point) -> Run:
     differing = [
         *differences(settings.plain(before, DESCRIBED), settings.plain(after, DESCRIBED)),
         *differences(record.read_object(point.run / "ds_config.json"), run.engine_json),
-        *differences({"processes": asked.get("world_size")}, {"processes": run.world_size}),
+        *(differences({"processes": asked["world_size"]}, {"processes": run.world_size}) if asked else ()),
     ]
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in differing]
     goes_on = same_texts(before.data, after.data) and before.seed == after.seed
@@ -109,6 +109,8 @@ def parents_texts(run: Run) -> Path | None:
     if run.parent is None:
         return None
     parent = Path(run.parent.path)
+    if not run.parent.consumed_samples:  # an import: it has read none here
+        return None
     return parent if same_texts(read_recipe(parent).data, run.recipe.data) else None
 
 

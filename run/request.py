@@ -49,6 +49,8 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     """
     request = settled(recipe, request)
     path = run_path(recipe, request)
+    if request.resume:
+        resume.check_no_import(path)
     check_new(path, request.resume)
     name = _name(request)
     point = None if request.branch is None else branch.point_of(request.branch)

@@ -51,6 +51,12 @@ def check_can_go_on(path: Path) -> None:
     check_never_saved(path)
 
 
+def check_no_import(path: Path) -> None:
+    """An import has weights and was never started. Errors: `UserError` with the way to train on from it."""
+    if (path / "checkpoints" / "step-00000000").is_dir() and not (path / "start.json").exists():
+        raise UserError(f"{path} is an import, which nothing is written into; train on from it with --from {path}")
+
+
 def check_never_saved(path: Path) -> None:
     """A run without a checkpoint may begin again where it never had one. Errors: `UserError` where it had."""
     if any(event["event"] == "saved" for event in events.read(path)) or any(

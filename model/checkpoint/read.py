@@ -79,13 +79,15 @@ class Reader:
         if not places:
             raise self._another_shape(name, 0, 1)
         first = places[0].fragment
-        size = first.cut.size if first.cut else 1
-        parts = []
-        for rank in range(size):
-            cut = Slice(first.cut.dim, size, rank) if first.cut else None
-            everything = Fragment(name, 0, math.prod(first.shape), 0, first.shape, cut)
-            parts.append(self._range(everything, key).view(first.shape))
-        return torch.cat(parts, first.cut.dim) if first.cut else parts[0]
+        if not first.cut:
+            return self._range(Fragment(name, 0, math.prod(first.shape), 0, first.shape, None), key).view(first.shape)
+        dim, size = first.cut.dim, first.cut.size
+        share = first.shape[dim]
+        result = torch.empty(*first.shape[:dim], share * size, *first.shape[dim + 1 :])
+        for rank in range(size):  # part after part: a matrix of the largest models is gigabytes
+            everything = Fragment(name, 0, math.prod(first.shape), 0, first.shape, Slice(dim, size, rank))
+            result.narrow(dim, rank * share, share).copy_(self._range(everything, key).view(first.shape))
+        return result
 
     def _of(self, name: str) -> list[Place]:
         if name not in self._places:
@@ -128,14 +130,21 @@ class Reader:
 
     def weights(self, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         """All parameters, whole, fp32. Errors: `UserError` where the checkpoint is of another shape."""
+        self.check(shapes)
+        return {name: self.named(name, shapes) for name in shapes}
+
+    def check(self, shapes: dict[str, torch.Size]) -> None:
+        """Whether it has the parameters of such a model. Errors: `UserError` for one too many or too few."""
         strangers = sorted(set(self.names()) ^ set(shapes))
         if strangers:
             raise self._another_shape(strangers[0], 0, 1)
-        result = {name: self.whole(name) for name in shapes}
-        for name, shape in shapes.items():
-            if result[name].shape != shape:
-                raise self._another_shape(name, result[name].numel(), shape.numel())
-        return result
+
+    def named(self, name: str, shapes: dict[str, torch.Size]) -> Tensor:
+        """A parameter of such a model, whole, fp32. Errors: `UserError` where it has another shape."""
+        value = self.whole(name)
+        if value.shape != shapes[name]:
+            raise self._another_shape(name, value.numel(), shapes[name].numel())
+        return value
 
     def _another_shape(self, name: str, found: int, wanted: int) -> UserError:
         return UserError(

@@ -159,6 +159,7 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
+    ("import x --recipe tiny", "x is no folder and no GGUF"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
     ("runs tinny", "did you mean gpt_tiny"), ("note x y", "not a run"), ("clean-runs x", "not a run"),
     ("preflight tinny", "did you mean gpt_tiny"),

@@ -1,0 +1,46 @@
+"""A model of somebody else's, read a tensor at a time under the names of ours."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.config import GPTConfig
+from model.huggingface import shapes
+from support.errors import UserError
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What was found in a folder. `form` says what it is, `notes` what was assumed.
+
+    `read` gives a parameter by our name, whole, of any dtype. The embedding has `config.vocab_size` rows.
+    """
+
+    form: str
+    config: GPTConfig
+    read: Callable[[str], Tensor]
+    notes: tuple[str, ...] = ()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters of our model by name, fp32, each when it is asked for; padding rows are zeros.
+
+        Errors: `UserError` where one is missing, or has another shape than the configuration says.
+        """
+        for name, shape in shapes(self.config).items():
+            value = self.read(name).float()
+            if name == "embed.weight":
+                padding = self.config.padded_vocab_size - self.config.vocab_size
+                value = value if not padding else _padded(value, padding)
+            if value.shape != shape:
+                raise UserError(
+                    f"the {self.form} has {name} of shape {list(value.shape)} where its configuration says "
+                    f"{list(shape)}: the two do not belong together; fetch it again"
+                )
+            yield name, value.contiguous()
+
+
+def _padded(value: Tensor, rows: int) -> Tensor:
+    result = value.new_zeros(len(value) + rows, *value.shape[1:])
+    result[: len(value)] = value
+    return result

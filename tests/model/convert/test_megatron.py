@@ -1,0 +1,189 @@
+"""Checkpoints of Megatron-LM built by hand from known weights, in each of its orders and over tensor ranks."""
+
+import argparse
+import sys
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import GPTConfig
+from model.convert import detect, megatron
+from model.gpt import GPT
+from support.errors import UserError
+from tests.distributed import run_ranks
+from tests.model.test_huggingface import LOGIT_TOLERANCE, randomise
+
+CONFIG = GPTConfig(2, 128, 2, 16, 256, ffn_hidden_size=192)  # heads of 64, as are assumed where none are told
+STEMS = {
+    "norm1": "input_layernorm", "norm2": "post_attention_layernorm", "attention.qkv": "ATTENTION.query_key_value",
+    "attention.out": "ATTENTION.dense", "mlp.up": "mlp.dense_h_to_4h", "mlp.down": "mlp.dense_4h_to_h",
+}  # fmt: skip
+CORE = {
+    "norm1.": "self_attention.linear_qkv.layer_norm_", "norm2.": "mlp.linear_fc1.layer_norm_",
+    "attention.qkv.": "self_attention.linear_qkv.", "attention.out.": "self_attention.linear_proj.",
+    "mlp.up.": "mlp.linear_fc1.", "mlp.down.": "mlp.linear_fc2.",
+}  # fmt: skip
+ARGS = {
+    "num_attention_heads": 2, "hidden_dropout": 0.0, "bias_gelu_fusion": True, "layernorm_epsilon": 1e-5,
+    "position_embedding_type": "learned_absolute", "params_dtype": torch.float16, "tensor_model_parallel_size": 1,
+}  # fmt: skip
+
+
+def known() -> GPT:
+    model = GPT(CONFIG).eval()
+    randomise(model)
+    return model
+
+
+def ordered(qkv: Tensor, version: float) -> Tensor:
+    """Our rows, grouped by head, as a version has them: row by row."""
+    heads, width = len(qkv) // (3 * 64), 64
+    rows = [
+        (head, which, place)
+        for head, which, place in {
+            0: [(h, w, p) for w in range(3) for h in range(heads) for p in range(width)],
+            1: [(h, w, p) for h in range(heads) for p in range(width) for w in range(3)],
+            2: [(h, w, p) for h in range(heads) for w in range(3) for p in range(width)],
+        }[int(version)]
+    ]
+    return torch.stack([qkv[(head * 3 + which) * width + place] for head, which, place in rows])
+
+
+def nested(model: GPT, version: float, rank: int, ranks: int) -> dict[str, Any]:
+    """The `model` of a rank's file, as Megatron-LM nests it."""
+    layers: dict[str, Tensor] = {}
+    attention, encoder = ("attention", "transformer") if version < 2 else ("self_attention", "encoder")
+    outer: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        dim = next((dim for end, dim in megatron.CUT.items() if name.endswith(end)), None)
+        part = value if dim is None else value.chunk(ranks, dim)[rank].clone()
+        if ".qkv." in name:
+            part = ordered(part, version)
+        if name.startswith("blocks."):
+            _, number, inner = name.split(".", 2)
+            stem, _, kind = inner.rpartition(".")
+            layers[f"layers.{number}.{STEMS[stem].replace('ATTENTION', attention)}.{kind}"] = part
+        elif name.startswith("final_norm"):
+            layers[name.replace("final_norm", "final_layernorm")] = part
+        else:
+            outer[name] = part
+    embedding = {
+        "word_embeddings": {"weight": outer["embed.weight"]},
+        "position_embeddings": {"weight": outer["position.weight"]},
+    }
+    return {"language_model": {"embedding": embedding, encoder: layers}}
+
+
+def write(root: Path, model: GPT, version: float, ranks: int = 1, **args: Any) -> None:
+    """A checkpoint as `--load` takes it."""
+    (root / megatron.LATEST).write_text("release" if version < 2 else "1000")
+    folder = root / ("release" if version < 2 else "iter_0001000")
+    for rank in range(ranks):
+        content: dict[str, Any] = {"iteration": 1000, "model": nested(model, version, rank, ranks)}
+        if version:
+            told = {**ARGS, "tensor_model_parallel_size": ranks, **args}
+            content |= {"checkpoint_version": version, "args": argparse.Namespace(**told)}
+        (folder / f"mp_rank_{rank:02d}").mkdir(parents=True, exist_ok=True)
+        torch.save(content, folder / f"mp_rank_{rank:02d}" / megatron.FILE)
+
+
+def same(model: GPT, found: dict[str, Tensor]) -> bool:
+    theirs = model.state_dict()
+    return found.keys() == theirs.keys() and all(value.equal(theirs[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("version", [0, 1.0, 2.0])
+def test_each_version_is_read_to_the_bit(tmp_path: Path, version: float, ranks: int) -> None:
+    model = known()
+    write(tmp_path, model, version, ranks)
+    foreign = detect.opened(tmp_path)
+    assert same(model, dict(foreign.weights()))
+    assert (foreign.config.num_attention_heads, foreign.config.ffn_hidden_size) == (2, 192)
+    assert foreign.form == f"Megatron-LM checkpoint of version {version:g}"
+    assert foreign.notes == (() if version else ("2 heads of 64 are assumed: it says no number",))
+    folder = tmp_path / ("release" if version < 2 else "iter_0001000")
+    assert detect.opened(folder).config == foreign.config
+    assert ranks > 1 or same(model, dict(detect.opened(folder / "mp_rank_00").weights()))
+
+
+def test_the_names_of_megatron_core_are_read(tmp_path: Path) -> None:
+    model, flat = known(), {}
+    for name, value in model.state_dict().items():
+        theirs = name.replace("embed.", "embedding.word_embeddings.").replace(
+            "position.", "embedding.position_embeddings."
+        )
+        theirs = theirs.replace("blocks.", "decoder.layers.").replace("final_norm", "decoder.final_layernorm")
+        for old, new in CORE.items():
+            theirs = theirs.replace(old, new)
+        flat[theirs] = value
+    flat["decoder.layers.0.mlp.linear_fc1._extra_state"] = torch.ones(3)
+    torch.save({"model": flat, "checkpoint_version": 3.0, "args": argparse.Namespace(**ARGS)}, tmp_path / megatron.FILE)
+    assert same(model, dict(detect.opened(tmp_path).weights()))
+
+
+def core_model(file: Path) -> tuple[Tensor, Tensor]:
+    """A model of megatron-core's, written as it writes it; tokens, and its logits. It meets itself on a CPU."""
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    parallel_state.initialize_model_parallel()
+    torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]
+    tensor_parallel.get_cuda_rng_tracker().fork = lambda *_: nullcontext()
+    config = TransformerConfig(
+        num_layers=2, hidden_size=32, num_attention_heads=4, ffn_hidden_size=96, hidden_dropout=0.0,
+        attention_dropout=0.0, use_cpu_initialization=True, masked_softmax_fusion=False, bias_dropout_fusion=False,
+        gradient_accumulation_fusion=False, activation_func=partial(F.gelu, approximate="tanh"),
+    )  # fmt: skip
+    how = {"position_embedding_type": "learned_absolute", "share_embeddings_and_output_weights": True}
+    model = GPTModel(config, get_gpt_layer_local_spec(), vocab_size=256, max_sequence_length=16, **how).eval()
+    randomise(model)
+    tokens, places = torch.randint(0, 256, (2, 16)), torch.arange(16).expand(2, 16)
+    with torch.no_grad():
+        logits = model(tokens, places, torch.ones(16, 16, dtype=torch.bool).triu(1)[None, None])
+    args = argparse.Namespace(**{**ARGS, "num_attention_heads": 4})
+    torch.save({"model": model.state_dict_for_save_checkpoint(), "checkpoint_version": 3.0, "args": args}, file)
+    return tokens, logits
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="megatron-core has no wheel for this Python")
+def test_megatron_core_and_the_import_of_its_model_have_the_same_logits(tmp_path: Path) -> None:
+    ((tokens, logits),) = run_ranks(1, core_model, tmp_path / megatron.FILE)
+    foreign = detect.opened(tmp_path)
+    model = GPT(foreign.config).eval()
+    model.load_state_dict(dict(foreign.weights()))
+    with torch.no_grad():
+        assert (model(tokens) - logits).abs().max() <= LOGIT_TOLERANCE
+
+
+def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
+    model = known()
+
+    def refused(words: str, version: float = 2.0, ranks: int = 1, **args: Any) -> None:
+        write(tmp_path, model, version, ranks, **args)
+        with pytest.raises(UserError, match=words) as raised:
+            list(detect.opened(tmp_path).weights())
+        assert "\n" not in str(raised.value)
+
+    refused("swiglu=True; this model has False", swiglu=True)
+    refused("position_embedding_type='rope'", position_embedding_type="rope")
+    refused("exact GELU", bias_gelu_fusion=False)
+    refused("untie_embeddings_and_output_weights=True", untie_embeddings_and_output_weights=True)
+    refused("of several tensor ranks and 1 are there", tensor_model_parallel_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.model.convert.test_megatron.STEMS", {**STEMS, "mlp.up": "mlp.experts"})
+        refused(r"lacks the tensor language_model.transformer.layers.0.mlp.dense_h_to_4h.weight")
+    (tmp_path / "iter_0001000" / "mp_rank_00").rename(tmp_path / "iter_0001000" / "mp_rank_00_000")
+    with pytest.raises(UserError, match="mp_rank_00_000 is a part of a pipeline"):
+        detect.opened(tmp_path)
+    torch.save({"optimizer": 1}, tmp_path / megatron.FILE)
+    with pytest.raises(UserError, match="holds no model"):
+        detect.opened(tmp_path)
