@@ -12,7 +12,7 @@ from model.gpt import GPT
 from model.init import init_weights
 from recipes.registry import ROOT, load
 from recipes.settings import override
-from tests.run import directories
+from tests.inference import written
 
 WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
 ROOM = 4096  # entries that the model has room for, many times the tokeniser's
@@ -21,7 +21,7 @@ SHAPE = ["num_layers=1", "hidden_size=16", "num_attention_heads=2", "seq_length=
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's directory, and in place of its checkpoint's weights random ones."""
+    """A run's directory with a checkpoint of random weights; `load_model` gives one model to all who ask."""
     path = tmp_path / "run"
     tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), path / "tokeniser")
     recipe = override(load("tiny"), [f"model.{setting}" for setting in SHAPE])
@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (path / name).write_text((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
     model = GPT(recipe.model).eval()
     init_weights({p: name for name, p in model.named_parameters()}, recipe.model, 1)
-    directories.checkpoint(path, 7)
+    written.checkpoint(path, model, 7)
     for module in (evaluate, export):
         monkeypatch.setattr(module, "load_model", lambda run, checkpoint=None: model)
     return path
