@@ -6,6 +6,7 @@ from pathlib import Path
 
 from commands import cli, sampling_flags
 from inference.generate import generate
+from inference.prompts import write_all
 from run import checkpoints
 from run.select import HELP, find
 from support.errors import UserError
@@ -35,6 +36,10 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from; by default standard input")
     source.add_argument("--file", type=Path, help="file that holds the prompt")
+    source.add_argument(
+        "--prompts", type=Path, metavar="FILE", help='prompts, one a line; .jsonl: objects with "prompt"'
+    )
+    parser.add_argument("--out", type=Path, help="with --prompts: JSON lines; what stands there is not done again")
     parser.add_argument(
         "--special-tokens", action="store_true", help="names of special tokens in the prompt are these tokens"
     )
@@ -43,8 +48,18 @@ def main() -> None:
     args = parser.parse_args()
 
     def job() -> JsonObject:
-        sampling = sampling_flags.sampling(args)
+        sampling, by = sampling_flags.sampling(args), sampling_flags.ranked_by(args)
+        if (args.prompts is None) != (args.out is None):
+            raise UserError("--prompts FILE and --out FILE belong together; give both")
+        if args.prompts:
+            run, more = find(args.run), (args.checkpoint, args.special_tokens, by)
+            values = write_all(run, args.prompts, args.out, sampling, *more)
+            if not args.json:
+                print(
+                    f"wrote {values['written']} of {values['rows']} prompts to {args.out}, {values['kept']} were there"
+                )
+            return values
         prompt = read_prompt(args.prompt, args.file)
-        return generate(find(args.run), prompt, sampling, not args.json, args.checkpoint, args.special_tokens)
+        return generate(find(args.run), prompt, sampling, not args.json, args.checkpoint, args.special_tokens, by)
 
     cli.run_job(job, args.json)

@@ -2,7 +2,9 @@
 
 import argparse
 
+from inference.ranking import LIKELIHOOD, WAYS
 from inference.sampling import DEFAULT_NEW_TOKENS, Sampling, parse_bias
+from support.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +28,25 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=type(default), default=default, help=what)
     parser.add_argument("--bias", action="append", default=[], metavar="TEXT=NUMBER", help="added to a text's score")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="texts end before it; repeatable")
+    parser.add_argument("--best-of", type=int, metavar="N", help="write N texts and rank them, the best first")
+    parser.add_argument(
+        "--rank-by",
+        choices=WAYS,
+        help=f"of --best-of: how likely a text is, or how much likelier the prompt makes it; by default {LIKELIHOOD}",
+    )
+
+
+def ranked_by(args: argparse.Namespace) -> str | None:
+    """How texts are ranked, None where they are not."""
+    return (args.rank_by or LIKELIHOOD) if args.best_of is not None else None
 
 
 def sampling(args: argparse.Namespace) -> Sampling:
     """What these flags say. Errors: `UserError` for values out of range."""
+    if args.best_of is None and args.rank_by:
+        raise UserError("--rank-by ranks the texts of --best-of; give that too")
+    if args.best_of is not None and (args.best_of < 1 or args.samples != 1):
+        raise UserError("--best-of must be at least 1, and takes the place of --samples: leave that out")
     return Sampling(
         greedy=args.greedy,
         temperature=args.temperature,
@@ -41,6 +58,6 @@ def sampling(args: argparse.Namespace) -> Sampling:
         bias=parse_bias(args.bias),
         stop=tuple(args.stop),
         seed=args.seed,
-        samples=args.samples,
+        samples=args.best_of or args.samples,
         max_new_tokens=args.max_new_tokens,
     )

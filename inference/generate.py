@@ -9,7 +9,10 @@ from support.errors import UserError
 from support.json_object import JsonObject
 
 if TYPE_CHECKING:
-    from inference.decode.rows import Request, Row
+    from collections.abc import Sequence
+
+    from inference.decode.rows import Request, Row, Stopped
+    from inference.shown import Shown
     from inference.writers import Writer
 
 
@@ -38,8 +41,10 @@ def told(checkpoint: Chosen | None) -> JsonObject:
     return checkpoint.told if checkpoint else {"checkpoint": None, "passed_over": []}
 
 
-def requests(writer: "Writer", prompt: str, sampling: Sampling, special: bool, first: int = 0) -> "list[Request]":
-    """The texts that go on from a prompt, numbered from `first`.
+def requests(
+    writer: "Writer", prompt: str, sampling: Sampling, special: bool, first: int = 0, within: bool = False
+) -> "list[Request]":
+    """The texts that go on from a prompt, numbered from `first`; `within` the context alone where that is asked.
 
     Errors: `UserError` where the prompt does not fit into the context, or the new tokens do not where they must.
     """
@@ -48,9 +53,9 @@ def requests(writer: "Writer", prompt: str, sampling: Sampling, special: bool, f
 
     # A prompt of nothing is the beginning of a document.
     tokens = tuple(encode(writer.tokeniser, prompt, special)) or (writer.tokeniser.eos_token_id,)
-    asked, room = sampling.max_new_tokens, room_behind(len(tokens), writer.context)
-    most = asked if asked and writer.slides else new_tokens(len(tokens), writer.context, asked)
-    assert most <= room or writer.slides
+    asked = sampling.max_new_tokens
+    free = asked is not None and writer.slides and not within and room_behind(len(tokens), writer.context)
+    most = asked if asked and free else new_tokens(len(tokens), writer.context, asked)
     return [Request(first + number, tokens, seed, most) for number, seed in enumerate(sampling.seeds)]
 
 
@@ -62,18 +67,8 @@ def text_of(writer: "Writer", row: "Row") -> tuple[str, str]:
     return prompt, decode(writer.tokeniser, row.tokens)[len(prompt) :]
 
 
-def generate(
-    path: Path, prompt: str, sampling: Sampling, stream: bool = False, which: str | None = None, special: bool = False
-) -> JsonObject:
-    """Texts that go on from a prompt; a `stream` prints them as they come.
-
-    `special` takes the names of special tokens in the prompt for these tokens, and not for plain text.
-    """
-    from inference.shown import Shown
-
-    writer, checkpoint = load(path, which)
-    wanted = requests(writer, prompt, sampling, special)
-    shown = Shown(sampling) if stream else None
+def stops(writer: "Writer", sampling: Sampling, shown: "Shown | None" = None) -> "Stopped":
+    """Asked after each token of a row: whether a stop string was written. What grows is `shown`."""
 
     def stopped(row: "Row") -> bool:
         looked_at = shown is not None and shown.wants(row.request.number)
@@ -85,10 +80,51 @@ def generate(
             shown.grown(row.request.number, before + cut)
         return len(cut) < len(new)
 
-    texts = {}
-    for row in writer.write(wanted, sampling, stopped):
-        before, new = text_of(writer, row)
-        texts[row.request.number] = before + sampling.cut(new)
+    return stopped
+
+
+def described(writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None) -> JsonObject:
+    """The texts of a prompt; ranked `by` a score, the best first, with the scores and how much the texts differ."""
+    from inference.ranking import diversity, scores
+
+    parts = [text_of(writer, row) for row in rows]
+    if by is None:
+        return {"samples": [before + sampling.cut(new) for before, new in parts]}
+    found = scores(writer, rows, by)
+    order = sorted(range(len(rows)), key=lambda at: -found[at])
+    return {
+        "samples": [parts[at][0] + sampling.cut(parts[at][1]) for at in order],
+        "scores": [found[at] for at in order],
+        "seeds": [rows[at].request.seed for at in order],
+        **diversity([sampling.cut(new) for _, new in parts]),
+    }
+
+
+def generate(
+    path: Path,
+    prompt: str,
+    sampling: Sampling,
+    stream: bool = False,
+    which: str | None = None,
+    special: bool = False,
+    by: str | None = None,
+) -> JsonObject:
+    """Texts that go on from a prompt; a `stream` prints them as they come, or, ranked `by` a score, in the end.
+
+    `special` takes the names of special tokens in the prompt for these tokens, and not for plain text.
+    """
+    from inference.shown import Shown, show_ranked
+
+    writer, checkpoint = load(path, which)
+    wanted = requests(writer, prompt, sampling, special, within=by is not None)
+    shown = Shown(sampling) if stream and by is None else None
+    rows = {}
+    for row in writer.write(wanted, sampling, stops(writer, sampling, shown)):
+        rows[row.request.number] = row
         if shown:
-            shown.done(row.request.number, texts[row.request.number])
-    return {"prompt": prompt, "samples": [texts[request.number] for request in wanted], **told(checkpoint)}
+            before, new = text_of(writer, row)
+            shown.done(row.request.number, before + sampling.cut(new))
+    values = described(writer, [rows[request.number] for request in wanted], sampling, by)
+    if stream and by is not None:
+        show_ranked(values)
+    return {"prompt": prompt, **values, **told(checkpoint)}

@@ -1,6 +1,7 @@
 """Texts on a terminal while they are written: the first that is not finished grows, those behind it wait."""
 
 from inference.sampling import Sampling
+from support.json_object import JsonObject
 
 UNFINISHED = "\ufffd"  # what the first bytes of a character decode to
 
@@ -37,3 +38,11 @@ class Shown:
         if text.startswith(self.printed):
             print(text[len(self.printed) :], end="", flush=True)
             self.printed = text
+
+
+def show_ranked(values: JsonObject) -> None:
+    """Print texts, the best first, and how much they differ."""
+    for text, score, seed in zip(values["samples"], values["scores"], values["seeds"], strict=True):
+        print(f"--- seed {seed}, score {score:.4f}\n{text}")
+    names = ("distinct_1", "distinct_2", "distinct_3", "self_bleu")
+    print("--- " + ", ".join(f"{name} {'-' if values[name] is None else f'{values[name]:.3f}'}" for name in names))
