@@ -67,5 +67,7 @@ class Odds:
             waits = np.stack([chance.standard_exponential(size, np.float32) for chance in chances])
             noise_BE = torch.from_numpy(np.maximum(waits, TINY, out=waits)).log_()
             scores_BE = scores_BE - noise_BE.to(scores_BE.device)
-        best_B, id_B = scores_BE.max(-1)
-        return id_B.masked_fill(best_B == -torch.inf, self.end)
+        # numpy finds the place of the largest ten times as fast as torch does on a CPU.
+        at_cpu = scores_BE.device.type == "cpu"
+        id_B = torch.from_numpy(scores_BE.numpy().argmax(1)) if at_cpu else scores_BE.argmax(-1)
+        return id_B.masked_fill(scores_BE.amax(-1) == -torch.inf, self.end)
