@@ -7,6 +7,7 @@ from pathlib import Path
 from commands import cli, sampling_flags
 from inference.generate import generate
 from inference.prompts import write_all
+from inference.ranks import leads
 from run import checkpoints
 from run.select import HELP, find
 from support.errors import UserError
@@ -49,17 +50,15 @@ def main() -> None:
 
     def job() -> JsonObject:
         sampling, by = sampling_flags.sampling(args), sampling_flags.ranked_by(args)
+        loading, shown = sampling_flags.loading(args), leads() and not args.json
         if (args.prompts is None) != (args.out is None):
             raise UserError("--prompts FILE and --out FILE belong together; give both")
-        if args.prompts:
-            run, more = find(args.run), (args.checkpoint, args.special_tokens, by)
-            values = write_all(run, args.prompts, args.out, sampling, *more)
-            if not args.json:
-                print(
-                    f"wrote {values['written']} of {values['rows']} prompts to {args.out}, {values['kept']} were there"
-                )
-            return values
-        prompt = read_prompt(args.prompt, args.file)
-        return generate(find(args.run), prompt, sampling, not args.json, args.checkpoint, args.special_tokens, by)
+        if not args.prompts:
+            prompt = read_prompt(args.prompt, args.file) if leads() else ""
+            return generate(find(args.run), prompt, sampling, shown, loading, args.special_tokens, by)
+        values = write_all(find(args.run), args.prompts, args.out, sampling, loading, args.special_tokens, by)
+        if shown:
+            print(f"wrote {values['written']} of {values['rows']} prompts to {args.out}, {values['kept']} were there")
+        return values
 
-    cli.run_job(job, args.json)
+    cli.run_job(job, args.json and leads())

@@ -1,8 +1,9 @@
-"""What a command line says of how texts are drawn."""
+"""What a command line says of how texts are drawn, and by which part of a model."""
 
 import argparse
 
 from inference.ranking import LIKELIHOOD, WAYS
+from inference.ranks import PRECISIONS, Loading
 from inference.sampling import DEFAULT_NEW_TOKENS, Sampling, parse_bias
 from support.errors import UserError
 
@@ -34,6 +35,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         choices=WAYS,
         help=f"of --best-of: how likely a text is, or how much likelier the prompt makes it; by default {LIKELIHOOD}",
     )
+    for flag, what in (("--tensor", "tensor ranks"), ("--pipeline", "pipeline stages")):
+        parser.add_argument(flag, type=int, default=1, metavar="N", help=f"{what} of a run's model, under torchrun")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of weights and activations")
+
+
+def loading(args: argparse.Namespace) -> Loading:
+    """How the model is loaded. Errors: `UserError` where as many ranks were not started."""
+    return Loading(args.checkpoint, args.tensor, args.pipeline, args.precision)
 
 
 def ranked_by(args: argparse.Namespace) -> str | None:

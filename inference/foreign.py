@@ -93,10 +93,10 @@ class _Asks(StoppingCriteria):
         return torch.tensor([self.stopped(self.row)], device=input_ids.device)
 
 
-def load_folder(folder: Path) -> FolderWriter:
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWriter:
     """The model of a folder and its tokeniser. Errors: `UserError` where the folder holds no such."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None

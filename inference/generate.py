@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.ranks import Loading, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
-from run.checkpoints import Chosen, choose
+from run.checkpoints import Chosen
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -16,24 +17,25 @@ if TYPE_CHECKING:
     from inference.writers import Writer
 
 
-def load(path: Path, which: str | None = None) -> "tuple[Writer, Chosen | None]":
-    """What writes with a folder of Hugging Face's form, or with the checkpoint of a run that `which` means.
+def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | None]":  # noqa: B008  # it is frozen
+    """What writes with a folder of Hugging Face's form, or with a checkpoint of a run.
 
     Errors: `UserError` where it is neither, or there is no such checkpoint.
     """
     from transformers.utils import logging
 
     from inference.foreign import load_folder
-    from inference.writers import load_run
+    from model.engine.precision import DTYPES
 
+    loading.check()
     logging.disable_progress_bar()
-    if (path / "config.json").exists():
-        if which is not None:
-            raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
-        return load_folder(path), None
-    checkpoint = choose(path, which)
-    checkpoint.tell()
-    return load_run(path, checkpoint), checkpoint
+    if not (path / "config.json").exists():
+        return load_run(path, loading)
+    if loading.which is not None:
+        raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
+    if loading.ranks > 1:
+        raise UserError(f"{path} is no run: it is written with on one rank; leave --tensor and --pipeline out")
+    return load_folder(path, DTYPES[loading.precision]), None
 
 
 def told(checkpoint: Chosen | None) -> JsonObject:
@@ -105,17 +107,19 @@ def generate(
     prompt: str,
     sampling: Sampling,
     stream: bool = False,
-    which: str | None = None,
+    loading: Loading = Loading(),  # noqa: B008
     special: bool = False,
     by: str | None = None,
 ) -> JsonObject:
     """Texts that go on from a prompt; a `stream` prints them as they come, or, ranked `by` a score, in the end.
 
-    `special` takes the names of special tokens in the prompt for these tokens, and not for plain text.
+    `special` takes the names of special tokens in the prompt for these tokens, and not for plain text. Of several
+    ranks the first one's prompt counts.
     """
     from inference.shown import Shown, show_ranked
 
-    writer, checkpoint = load(path, which)
+    writer, checkpoint = load(path, loading)
+    prompt = told_by_first(loading.ranks, lambda: prompt)
     wanted = requests(writer, prompt, sampling, special, within=by is not None)
     shown = Shown(sampling) if stream and by is None else None
     rows = {}

@@ -5,11 +5,14 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.generate import described, load, requests, stops, told
+from inference.ranks import Loading, leads, told_by_first
 from inference.sampling import Sampling
 from run import record
 from support import json_lines
@@ -66,7 +69,7 @@ def _parsed(file: Path, number: int, line: str) -> Prompt:
 
 
 def write_all(
-    path: Path, file: Path, out: Path, sampling: Sampling, which: str | None, special: bool, by: str | None
+    path: Path, file: Path, out: Path, sampling: Sampling, loading: Loading, special: bool, by: str | None
 ) -> JsonObject:
     """Go on from every prompt of a file, and add a line to `out` for each as soon as all its samples are there.
 
@@ -74,7 +77,7 @@ def write_all(
     where the file cannot be read, a prompt does not fit, or `out` holds something else.
     """
     prompts = read_prompts(file)
-    writer, checkpoint = load(path, which)
+    writer, checkpoint = load(path, loading)
     wanted: list[Request] = []
     for prompt in prompts:
         try:
@@ -83,12 +86,10 @@ def write_all(
             raise UserError(f"--prompts {file}, line {prompt.line}: {error}") from None
     known = record.read(path) if checkpoint else None
     model = [known.id if known else str(path.resolve()), checkpoint.step if checkpoint else None]
-    facts = json.dumps([*model, dataclasses.asdict(sampling), special, by])
+    facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, by])
     settings = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    _refuse_others(out, settings, prompts)
-    with locked(out, f"--out {out} is being written by another process; wait, or give another"), enough_room(out):
-        kept = _kept(out, settings, prompts)
-        _cut_torn_end(out)
+    with ExitStack() as held:
+        kept = told_by_first(loading.ranks, lambda: held.enter_context(_taken(out, settings, prompts)))
         written = _write(writer, prompts, wanted, kept, sampling, by, out, settings)
     return {
         "prompts": str(file),
@@ -98,6 +99,15 @@ def write_all(
         **written,
         **told(checkpoint),
     }
+
+
+@contextmanager
+def _taken(out: Path, settings: str, prompts: list[Prompt]) -> Iterator[set[int]]:
+    """Take `out` for this process: the lines of the prompts that are done. Errors: `UserError`."""
+    _refuse_others(out, settings, prompts)
+    with locked(out, f"--out {out} is being written by another process; wait, or give another"), enough_room(out):
+        _cut_torn_end(out)
+        yield _kept(out, settings, prompts)
 
 
 def _refuse_others(out: Path, settings: str, prompts: list[Prompt]) -> None:
@@ -155,6 +165,8 @@ def _write(
         prompt, done = prompts[number], done + 1
         values = described(writer, sorted(finished.pop(number), key=lambda row: row.request.number), sampling, by)
         line = {"line": prompt.line, "prompt": prompt.text, **values, "more": prompt.more, "settings": settings}
+        if not leads():
+            continue
         json_lines.add(out, line)
         say(f"{len(kept) + done} of {len(prompts)} prompts")
     return {"written": done, "tokens": tokens, "tokens_per_second": tokens / (time.monotonic() - began)}

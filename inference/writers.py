@@ -1,7 +1,6 @@
 """What writes texts: a run's model in its own layers. `inference/foreign.py` does the same with anybody's model."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -11,11 +10,8 @@ from data.tokens import tokenisers
 from inference.decode.decoder import Decoder, Line
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, Row, Stopped, write
-from inference.decode.stage import Stage, load_stage
-from inference.export import load_tokeniser
+from inference.decode.stage import Stage
 from inference.sampling import Sampling
-from run.checkpoints import Chosen
-from run.directory import read_recipe
 
 MOST_ROWS = 64  # texts at once
 CACHE_BYTES = 2**31  # for the keys and values of all of them, on each rank
@@ -65,12 +61,6 @@ class RunWriter:
         element = next(self.stage.parameters()).element_size()
         each = 2 * blocks * columns * config.hidden_size // parallel.tp.size * element
         return max(1, min(MOST_ROWS, CACHE_BYTES // each))
-
-
-def load_run(run: Path, checkpoint: Chosen) -> RunWriter:
-    """A run's model on this process alone, fp32. Errors: `UserError` where it cannot go on from a text."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RunWriter(load_stage(read_recipe(run).model, checkpoint.path, device=device), load_tokeniser(run))
 
 
 def odds_of(tokeniser: PreTrainedTokenizerFast, sampling: Sampling, device: torch.device) -> Odds:

@@ -15,6 +15,7 @@ from inference.decode.stage import Stage
 from model.gpt import Remember
 from model.layout import Layout
 
+READ = 2**15  # tokens that are read in one pass
 SCORED = 2**24  # scores of ids that are held at once where texts are scored: 64 MB in fp32
 
 
@@ -64,13 +65,16 @@ class Decoder:
 
         Returns the scores of what comes next [len(texts), V] on the last stage, None on the others.
         """
-        x_BSH = self._pass(texts, self.cache.reads(len(self.lengths)))
-        self.lengths += map(len, texts)
-        if not self.stage.last:
-            return None
-        end_B = torch.tensor([len(text) - 1 for text in texts], device=self.device)
-        x_BSH = x_BSH[torch.arange(len(texts), device=self.device), end_B].unsqueeze(1)
-        return self.stage.logits(x_BSH)[:, 0]
+        found: list[Tensor] = []
+        most = max(1, READ // max(map(len, texts)))
+        for some in (texts[first : first + most] for first in range(0, len(texts), most)):
+            x_BSH = self._pass(some, self.cache.reads(len(self.lengths)))
+            self.lengths += map(len, some)
+            if self.stage.last:
+                end_B = torch.tensor([len(text) - 1 for text in some], device=self.device)
+                x_BSH = x_BSH[torch.arange(len(some), device=self.device), end_B].unsqueeze(1)
+                found.append(self.stage.logits(x_BSH)[:, 0])
+        return torch.cat(found) if found else None
 
     @torch.inference_mode()
     def step(self, tokens: list[int]) -> Tensor | None:

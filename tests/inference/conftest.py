@@ -16,7 +16,7 @@ from tests.inference import written
 
 WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
 ROOM = 4096  # entries that the model has room for, many times the tokeniser's
-SHAPE = ["num_layers=1", "hidden_size=16", "num_attention_heads=2", "seq_length=32", f"vocab_size={ROOM}"]
+SHAPE = ["num_layers=2", "hidden_size=16", "num_attention_heads=2", "seq_length=32", f"vocab_size={ROOM}"]
 
 
 @pytest.fixture

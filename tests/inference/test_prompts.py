@@ -8,6 +8,7 @@ import pytest
 
 from commands import generate as command
 from inference import generate, prompts
+from inference.ranks import Loading
 from inference.sampling import Sampling
 from support import json_lines
 from support.errors import WRONG_INPUT
@@ -17,7 +18,7 @@ HOW = Sampling(samples=2, max_new_tokens=12, seed=5)
 
 
 def write(run: Path, out: Path, how: Sampling = HOW, **more: Any) -> Any:
-    settings = {"which": None, "special": False, "by": None} | more
+    settings = {"loading": Loading(), "special": False, "by": None} | more
     return prompts.write_all(run, run.parent / "prompts.jsonl", out, how, **settings)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from inference.decode import decoder
 from inference.decode.decoder import Decoder, Line, line_of
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, write
@@ -63,8 +64,8 @@ def texts(
         for sample, seed in enumerate(sampling.seeds)
     ]
     columns = min(stage.config.seq_length, max(map(len, some)) + most)
-    decoder = Decoder(stage, rows, columns, line)
-    found = {row.request.number: row.new for row in write(decoder, odds(sampling), requests, lambda row: False)}
+    subject = Decoder(stage, rows, columns, line)
+    found = {row.request.number: row.new for row in write(subject, odds(sampling), requests, lambda row: False)}
     return [found[request.number] for request in requests]
 
 
@@ -87,8 +88,11 @@ def theirs() -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8])
-def test_greedy_texts_are_those_of_transformers(rows: int, checkpoint: Path, theirs: list[list[int]]) -> None:
+@pytest.mark.parametrize(("rows", "read"), [(1, 2**15), (3, 2**15), (8, 2**15), (8, 40)])
+def test_greedy_texts_are_those_of_transformers(
+    rows: int, read: int, checkpoint: Path, theirs: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "READ", read)  # tokens in one pass
     stage = load_stage(CONFIG, checkpoint)
     assert texts(stage, prompts(), rows=rows) == theirs
     assert texts(stage, prompts()[2:3], rows=rows) == theirs[2:3]
@@ -98,8 +102,8 @@ def test_scores_with_a_cache_are_those_without(checkpoint: Path) -> None:
     plain, stage = model(), load_stage(CONFIG, checkpoint)
     for name, parameter in plain.named_parameters():
         assert torch.equal(parameter, dict(stage.named_parameters())[name]), name
-    decoder, rows = Decoder(stage, 8, 48), [list(prompt) for prompt in prompts()]
-    found = decoder.read(rows)
+    subject, rows = Decoder(stage, 8, 48), [list(prompt) for prompt in prompts()]
+    found = subject.read(rows)
     for turn in range(6):
         for row, scores in zip(rows, found, strict=True):
             with torch.no_grad():
@@ -108,9 +112,9 @@ def test_scores_with_a_cache_are_those_without(checkpoint: Path) -> None:
         for number, row in enumerate(rows):
             row.append((7 * number + turn) % ENTRIES)
         if turn == 3:  # a row leaves, and the last one takes its place
-            decoder.leave(1)
+            subject.leave(1)
             rows[1] = rows.pop()
-        found = decoder.step([row[-1] for row in rows])
+        found = subject.step([row[-1] for row in rows])
 
 
 def decoded(layout: Layout, checkpoint: Path, sampling: Sampling) -> tuple[list[list[int]], list[float]]:
@@ -156,10 +160,10 @@ def test_log_odds_by_hand(checkpoint: Path) -> None:
     with torch.no_grad():
         odds_SV = model()(torch.tensor([[*before, *after]]))[0, :, :ENTRIES].log_softmax(-1)
     wanted = sum(float(odds_SV[place, token]) for place, token in enumerate(after, 1))
-    decoder = Decoder(load_stage(CONFIG, checkpoint), 0, 0)
+    subject = Decoder(load_stage(CONFIG, checkpoint), 0, 0)
     alone, beside = (
-        decoder.log_odds([(before, after)], ENTRIES),
-        decoder.log_odds([([1], [2] * 9), (before, after)], ENTRIES),
+        subject.log_odds([(before, after)], ENTRIES),
+        subject.log_odds([([1], [2] * 9), (before, after)], ENTRIES),
     )
     assert alone[0] == pytest.approx(wanted, rel=1e-5) and beside[1] == pytest.approx(wanted, rel=1e-5)
 
