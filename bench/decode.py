@@ -54,7 +54,7 @@ def ours(stage: Stage, case: Case, prompts: Tokens) -> Tokens:
     silent[END] = -torch.inf
     wanted = [Request(number, tuple(prompt), number, case.new) for number, prompt in enumerate(prompts)]
     decoder = Decoder(stage, case.count, max(map(len, prompts)) + case.new)
-    rows = write(decoder, Odds(case.sampling, silent, {}, END), wanted, lambda row: False)
+    rows = write([decoder], Odds(case.sampling, silent, {}, END), wanted, lambda row: False)
     return [row.new for row in sorted(rows, key=lambda row: row.request.number)]
 
 

@@ -46,9 +46,11 @@ class RunWriter:
     def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:
         """See `Writer`. Rows enter in the order of the requests and leave as they are finished."""
         columns = min(self.context, max(len(request.prompt) + request.most for request in requests))
-        decoder = Decoder(self.stage, min(len(requests), self._rows(columns)), columns, self.line)
-        odds = odds_of(self.tokeniser, sampling, decoder.device)
-        yield from write(decoder, odds, requests, stopped)
+        batches = len(self.line.ranks)  # as many as stages, so that no stage waits for the others
+        rows = max(1, min(-(-len(requests) // batches), self._rows(columns) // batches))
+        decoders = [Decoder(self.stage, rows, columns, self.line) for _ in range(batches)]
+        odds = odds_of(self.tokeniser, sampling, decoders[0].device)
+        yield from write(decoders, odds, requests, stopped)
 
     def log_odds(self, texts: list[Text]) -> list[float]:
         """See `Writer`; a beginning and what goes on from it fit into the context."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.decode import rules
 from inference.sampling import Sampling
+from support.errors import UserError
 
 TINY = np.finfo(np.float32).tiny
 
@@ -59,7 +60,7 @@ class Odds:
 
         An id wins by its score plus noise of its own (Gumbel's: Maddison et al. 2014, arXiv:1411.0030). Another batch
         or layout moves a score in its last bits. That changes a winner only where two are as close as that, while the
-        running sum of the odds would move for all ids at once.
+        running sum of the odds would move for all ids at once. Errors: `UserError` for scores that are no numbers.
         """
         scores_BE = self.scores(logits_BV, histories)
         if not self.sampling.greedy:
@@ -67,7 +68,10 @@ class Odds:
             waits = np.stack([chance.standard_exponential(size, np.float32) for chance in chances])
             noise_BE = torch.from_numpy(np.maximum(waits, TINY, out=waits)).log_()
             scores_BE = scores_BE - noise_BE.to(scores_BE.device)
+        best_B = scores_BE.amax(-1)
+        if not bool((best_B < torch.inf).all()):
+            raise UserError("the model's scores are not finite: its training has diverged; take an earlier checkpoint")
         # numpy finds the place of the largest ten times as fast as torch does on a CPU.
         at_cpu = scores_BE.device.type == "cpu"
         id_B = torch.from_numpy(scores_BE.numpy().argmax(1)) if at_cpu else scores_BE.argmax(-1)
-        return id_B.masked_fill(scores_BE.amax(-1) == -torch.inf, self.end)
+        return id_B.masked_fill(best_B == -torch.inf, self.end)

@@ -1,6 +1,6 @@
 """Many texts through one decoder: finished rows leave the batch and others enter."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -51,39 +51,62 @@ class Row:
 Stopped = Callable[[Row], bool]  # whether a text is finished, asked after each token
 
 
-def write(decoder: Decoder, odds: Odds, requests: Iterable[Request], stopped: Stopped) -> Iterator[Row]:
+def write(decoders: Sequence[Decoder], odds: Odds, requests: Iterable[Request], stopped: Stopped) -> Iterator[Row]:
     """Write texts; each is given back when it is finished.
 
     Each ends with the end of a text, at its most tokens, or where `stopped` says so. Every rank gets the same requests
-    and gives back the same rows. A row whose context is full leaves the batch, and enters it again with a new window.
+    and gives back the same rows. Each decoder has a batch of its own: while one stage works for the first batch, the
+    stage before it works for the next.
     """
     waiting = map(Row, requests)
-    rows: list[Row] = []
-    again: list[Row] = []
+    batches = [_Batch(decoder, odds, stopped) for decoder in decoders]
     while True:
-        room = decoder.rows - len(rows)
-        entering = again + list(islice(waiting, max(0, room - len(again))))
-        again = []
-        if entering:
-            logits_BV = decoder.read([row.window(decoder.columns) for row in entering])
-            rows += entering
-        elif rows:
-            entering, logits_BV = rows, decoder.step([row.tokens[-1] for row in rows])
-        else:
+        passes = [(batch, *batch.forward(waiting)) for batch in batches]
+        if not any(rows for _, rows, _ in passes):
             return
-        for row, token in zip(entering, _drawn(decoder, odds, entering, logits_BV), strict=True):
+        for batch, rows, logits_BV in passes:
+            yield from batch.settle(rows, logits_BV)
+
+
+class _Batch:
+    """The rows of a decoder. Finished ones leave it and others enter. A row whose context is full leaves it too, and
+    enters again with a new window."""
+
+    def __init__(self, decoder: Decoder, odds: Odds, stopped: Stopped) -> None:
+        self.decoder, self.odds, self.stopped = decoder, odds, stopped
+        self.rows: list[Row] = []
+        self.again: list[Row] = []
+
+    def forward(self, waiting: Iterator[Row]) -> tuple[list[Row], Tensor | None]:
+        """Read the rows that enter, or else one more token of each. Gives these rows, and the scores of what is next.
+
+        Where there are no rows it reads nothing.
+        """
+        free = self.decoder.rows - len(self.rows) - len(self.again)
+        entering, self.again = [*self.again, *islice(waiting, free)], []
+        if entering:
+            self.rows += entering
+            return entering, self.decoder.read([row.window(self.decoder.columns) for row in entering])
+        if self.rows:
+            return list(self.rows), self.decoder.step([row.tokens[-1] for row in self.rows])
+        return [], None
+
+    def settle(self, rows: list[Row], logits_BV: Tensor | None) -> Iterator[Row]:
+        """Draw the next token of the rows that were read; give back those that are finished."""
+        if not rows:
+            return
+        for row, token in zip(rows, _drawn(self.decoder, self.odds, rows, logits_BV), strict=True):
             row.tokens.append(token)
-        finished = {id(row) for row in entering if _is_over(row, odds.end) or stopped(row)}
-        for place in reversed(range(len(rows))):
-            row, over = rows[place], id(rows[place]) in finished
-            if over or decoder.lengths[place] == decoder.columns:
-                last = decoder.leave(place)
-                rows[place] = rows[last]
-                rows.pop()
+        finished = {id(row) for row in rows if _is_over(row, self.odds.end) or self.stopped(row)}
+        for place in reversed(range(len(self.rows))):
+            row, over = self.rows[place], id(self.rows[place]) in finished
+            if over or self.decoder.lengths[place] == self.decoder.columns:
+                self.rows[place] = self.rows[self.decoder.leave(place)]
+                self.rows.pop()
                 if over:
                     yield row
                 else:
-                    again.append(row)
+                    self.again.append(row)
 
 
 def _is_over(row: Row, end: int) -> bool:

@@ -56,16 +56,17 @@ def texts(
     rows: int = 8,
     line: Line = Line(),  # noqa: B008
     most: int = 16,
+    batches: int = 1,
 ) -> list[list[int]]:
-    """The new tokens of each prompt, with the next seed for each further sample."""
+    """The new tokens of each prompt, with the next seed for each further sample; `rows` at once in each batch."""
     requests = [
         Request(number * sampling.samples + sample, prompt, seed, most)
         for number, prompt in enumerate(some)
         for sample, seed in enumerate(sampling.seeds)
     ]
     columns = min(stage.config.seq_length, max(map(len, some)) + most)
-    subject = Decoder(stage, rows, columns, line)
-    found = {row.request.number: row.new for row in write(subject, odds(sampling), requests, lambda row: False)}
+    subjects = [Decoder(stage, rows, columns, line) for _ in range(batches)]
+    found = {row.request.number: row.new for row in write(subjects, odds(sampling), requests, lambda row: False)}
     return [found[request.number] for request in requests]
 
 
@@ -122,7 +123,7 @@ def decoded(layout: Layout, checkpoint: Path, sampling: Sampling) -> tuple[list[
     stage = load_stage(CONFIG, checkpoint, grid.parallel, layout.pp, grid.stage)
     pairs = [(list(prompt[:1]), list(prompt[1:])) for prompt in prompts() if len(prompt) > 1]
     scores = Decoder(stage, 0, 0, line).log_odds(pairs, ENTRIES)
-    return texts(stage, prompts(), sampling, rows=3, line=line), scores
+    return texts(stage, prompts(), sampling, rows=3, line=line, batches=layout.pp), scores
 
 
 LAYOUTS = [Layout(tp=2), Layout(pp=2), Layout(tp=2, pp=2)]
@@ -182,8 +183,9 @@ def test_a_text_past_the_context_reads_its_last_half_anew(checkpoint: Path) -> N
         if token == END:
             break
     assert found == tokens[len(prompt) :] and len(found) > 60
-    beside = texts(stage, prompts(), most=90, rows=3)
-    assert beside[2] == found
+    for batches in (1, 3):
+        beside = texts(stage, prompts(), most=90, rows=3, batches=batches)
+        assert beside[2] == found
 
 
 def test_a_checkpoint_of_another_shape_is_one_line(checkpoint: Path) -> None:

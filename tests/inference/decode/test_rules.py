@@ -118,3 +118,12 @@ def test_a_text_ends_where_every_id_is_forbidden() -> None:
     logits = torch.zeros(2, 4)
     found = odds.draw(logits, [[0, 1, 2, 3], [0, 1, 3]], [np.random.default_rng(1), np.random.default_rng(2)])
     assert found.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_one_line(value: float, greedy: bool) -> None:
+    odds = Odds(Sampling(greedy=greedy, top_k=0), torch.zeros(4), {}, 3)
+    logits = torch.tensor([[0.0, value, 1.0, 2.0]])
+    with pytest.raises(ValueError, match="scores are not finite: its training has diverged; take an earlier"):
+        odds.draw(logits, [[0]], [chance(1, [0])])
