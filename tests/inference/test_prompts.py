@@ -1,17 +1,21 @@
 """A file of prompts to JSON lines: texts as one by one, rows that are done stay, what is wrong is one line."""
 
 import json
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from commands import generate as command
-from inference import generate, prompts
+from inference import export, generate, prompts
 from inference.ranks import Loading
 from inference.sampling import Sampling
 from support import json_lines
 from support.errors import WRONG_INPUT
+from tests.commands.running import Command, succeed
 
 PROMPTS = ["the cat", "the rat sat", "and more", "x", "the cat sat on the mat"]
 HOW = Sampling(samples=2, max_new_tokens=12, seed=5)
@@ -61,6 +65,31 @@ def test_a_row_that_is_done_is_not_done_again(given: Path, monkeypatch: pytest.M
     assert (values["kept"], values["written"], len(asked)) == (2, 3, 6)
     assert sorted(out.read_bytes().splitlines()) == whole
     assert write(given, out)["written"] == 0 and sorted(out.read_bytes().splitlines()) == whole
+
+
+def test_a_killed_command_goes_on_where_it_was(run: Path, tmp_path: Path) -> None:
+    """The real command, killed when the first rows are there; the rows of an unbroken one come out."""
+    file, out, whole = (tmp_path / name for name in ("many.txt", "out.jsonl", "whole.jsonl"))
+    file.write_text("".join(f"the cat {number}\n" for number in range(150)))
+    flags = ("commands", "generate", "--run", str(run), "--prompts", str(file), "--samples", "4", "--json")
+    killed = Command(tmp_path, *flags, "--out", str(out))
+    killed.wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 3)
+    with suppress(ProcessLookupError):  # a machine may be so slow to look that it has ended by itself
+        os.kill(killed.pid, signal.SIGKILL)
+    assert killed.finish().returncode in (-signal.SIGKILL, 0)
+    there = out.read_bytes().count(b"\n")
+    values = json.loads(succeed(tmp_path, *flags, "--out", str(out)))
+    assert 3 <= values["kept"] == there and values["written"] == 150 - there
+    succeed(tmp_path, *flags, "--out", str(whole))
+    assert sorted(out.read_bytes().splitlines()) == sorted(whole.read_bytes().splitlines())
+
+
+def test_a_folder_writes_rows_too(given: Path) -> None:
+    export.export(given, given.parent / "exported")
+    values = write(given.parent / "exported", given.parent / "out.jsonl")
+    assert values["written"] == 5 and values["checkpoint"] is None
+    row = json_lines.read(given.parent / "out.jsonl")[1]
+    assert row["samples"] == generate.generate(given.parent / "exported", PROMPTS[1], HOW)["samples"]
 
 
 def test_what_is_something_else_is_left_alone(given: Path) -> None:
