@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     StoppingCriteria,
@@ -33,6 +34,7 @@ class FolderWriter:
 
     def __init__(self, model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> None:
         self.model, self.tokeniser = model, tokeniser
+        self.framed = not isinstance(model, GPT2LMHeadModel)  # an export reads what its run reads
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
 
     def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:

@@ -53,11 +53,13 @@ def requests(
     from inference.decode.rows import Request
     from inference.writers import encode
 
-    # A prompt of nothing is the beginning of a document.
-    tokens = tuple(encode(writer.tokeniser, prompt, special)) or (writer.tokeniser.eos_token_id,)
-    asked = sampling.max_new_tokens
-    free = asked is not None and writer.slides and not within and room_behind(len(tokens), writer.context)
-    most = asked if asked and free else new_tokens(len(tokens), writer.context, asked)
+    found = encode(writer.tokeniser, prompt, special, writer.framed)
+    tokens = tuple(found) or (writer.tokeniser.eos_token_id,)  # a prompt of nothing is the beginning of a document
+    most = sampling.max_new_tokens
+    if most and writer.slides and not within:
+        room_behind(len(tokens), writer.context)
+    else:
+        most = new_tokens(len(tokens), writer.context, most)
     return [Request(first + number, tokens, seed, most) for number, seed in enumerate(sampling.seeds)]
 
 

@@ -20,11 +20,15 @@ Text = tuple[list[int], list[int]]  # the tokens of a beginning, and of what goe
 
 
 class Writer(Protocol):
-    """A model with its tokeniser. `context` is how many tokens it sees; a text that `slides` may be longer."""
+    """A model with its tokeniser. `context` is how many tokens it sees; a text that `slides` may be longer.
+
+    `framed` says whether a prompt gets what its tokeniser puts around a text, such as a token for the beginning.
+    """
 
     tokeniser: PreTrainedTokenizerFast
     context: int
     slides: bool
+    framed: bool
 
     def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:
         """Write texts; each is given back when it is finished. `stopped` is asked after each token of each."""
@@ -38,7 +42,7 @@ class Writer(Protocol):
 class RunWriter:
     """A run's model, or this rank's part of it: then all ranks give the same requests and get the same rows."""
 
-    slides = True
+    slides, framed = True, False  # no document begins with such a token in training
 
     def __init__(self, stage: Stage, tokeniser: PreTrainedTokenizerFast, line: Line = Line()) -> None:  # noqa: B008
         self.stage, self.tokeniser, self.line, self.context = stage, tokeniser, line, stage.config.seq_length
@@ -77,9 +81,9 @@ def biased(tokeniser: PreTrainedTokenizerFast, sampling: Sampling) -> dict[tuple
     return {tuple(encode(tokeniser, text)): value for text, value in sampling.bias}
 
 
-def encode(tokeniser: PreTrainedTokenizerFast, text: str, special: bool = False) -> list[int]:
+def encode(tokeniser: PreTrainedTokenizerFast, text: str, special: bool = False, framed: bool = False) -> list[int]:
     """The tokens of a text. The name of a special token is plain text unless `special` says otherwise."""
-    found: list[int] = tokeniser(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+    found: list[int] = tokeniser(text, add_special_tokens=framed, split_special_tokens=not special)["input_ids"]
     return found
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 from transformers.generation import StopStringCriteria
 
 from commands import generate
@@ -107,6 +108,22 @@ def test_any_causal_model_writes(
     with pytest.raises(SystemExit):
         generate.main()
     assert "does not fit: behind a prompt of 1 tokens a context of 32" in capsys.readouterr().err
+
+
+def test_another_model_gets_the_beginning_that_its_tokeniser_puts_before_a_text(tmp_path: Path) -> None:
+    tokeniser = tokenisers.train_bpe([WORDS] * 9, 300)
+    end = tokeniser.eos_token_id
+    frame = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", end)])
+    tokeniser.backend_tokenizer.post_processor = frame
+    tokenisers.save(tokeniser, tmp_path)
+    entries, small = tokenisers.entries(tokeniser), {"num_attention_heads": 1, "hidden_size": 8}
+    for config, framed in (
+        (OPTConfig(vocab_size=entries, word_embed_proj_dim=8, num_hidden_layers=1, ffn_dim=8, **small), True),
+        (GPT2Config(vocab_size=entries, n_positions=32, n_embd=8, n_layer=1, n_head=1), False),
+    ):
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        (asked,) = generation.requests(load_folder(tmp_path), "the<|endoftext|>", Sampling(), False)
+        assert (asked.prompt[0] == end) is framed and end not in asked.prompt[1:]
 
 
 def test_a_run_streams_what_it_returns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
