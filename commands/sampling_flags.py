@@ -16,6 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
     numbers = {
+        "--beams": (usual.beams, "above 1: search for the likeliest text with so many in view"),
         "--temperature": (usual.temperature, "flattens (above 1) or sharpens the odds"),
         "--top-k": (usual.top_k, "draw from the k likeliest tokens; 0 is off"),
         "--top-p": (usual.top_p, "draw from the likeliest tokens of this total odds"),
@@ -58,6 +59,7 @@ def sampling(args: argparse.Namespace) -> Sampling:
         raise UserError("--best-of must be at least 1, and takes the place of --samples: leave that out")
     return Sampling(
         greedy=args.greedy,
+        beams=args.beams,
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,

@@ -48,7 +48,7 @@ class FolderWriter:
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=request.most,
-                stopping_criteria=StoppingCriteriaList([_Asks(row, stopped)]),
+                stopping_criteria=StoppingCriteriaList([_Asks(row, stopped)] if sampling.beams == 1 else []),
                 **settings,
             )
             row.tokens = output[0].tolist()
@@ -71,14 +71,15 @@ class FolderWriter:
     def _settings(self, sampling: Sampling) -> JsonObject:
         """The arguments of transformers' `generate`."""
         values: JsonObject = {
-            "do_sample": not sampling.greedy,
+            "do_sample": not sampling.greedy and sampling.beams == 1,
+            "num_beams": sampling.beams,
             "pad_token_id": self.tokeniser.eos_token_id,
             "suppress_tokens": meaningless(self.model, self.tokeniser) or None,
             "repetition_penalty": sampling.repetition_penalty,
             "no_repeat_ngram_size": sampling.no_repeat_ngram,
             "sequence_bias": biased(self.tokeniser, sampling) or None,
         }
-        if not sampling.greedy:
+        if values["do_sample"]:
             values |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
             values |= {"min_p": sampling.min_p or None}
         return values

@@ -56,7 +56,7 @@ def requests(
     found = encode(writer.tokeniser, prompt, special, writer.framed)
     tokens = tuple(found) or (writer.tokeniser.eos_token_id,)  # a prompt of nothing is the beginning of a document
     most = sampling.max_new_tokens
-    if most and writer.slides and not within:
+    if most and writer.slides and not within and sampling.beams == 1:
         room_behind(len(tokens), writer.context)
     else:
         most = new_tokens(len(tokens), writer.context, most)

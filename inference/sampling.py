@@ -14,6 +14,7 @@ class Sampling:
     """How texts are drawn; each of the `samples` with the next seed. Errors: `UserError` for values out of range."""
 
     greedy: bool = False  # always the likeliest token
+    beams: int = 1  # above 1: the likeliest text that a search with so many finds; nothing is drawn
     temperature: float = 0.8
     top_k: int = 50  # 0: off
     top_p: float = 1.0
@@ -36,6 +37,7 @@ class Sampling:
             "--repetition-penalty": (0 < penalty < math.inf, "above 0 and finite (1 is off)"),
             "--no-repeat-ngram": (self.no_repeat_ngram >= 0, "at least 0 (0 is off)"),
             "--stop": (all(self.stop), "a text that is not empty"),
+            "--beams": (self.beams == 1 or (self.beams > 1 and self.samples == 1), "at least 1, and gives one sample"),
             "--samples": (self.samples >= 1, "at least 1"),
             "--seed": (0 <= self.seed <= MOST_SEEDS - self.samples, f"from 0 to {MOST_SEEDS - self.samples}"),
             "--max-new-tokens": (self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from data.tokens import tokenisers
+from inference.decode.beam import search
 from inference.decode.decoder import Decoder, Line
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, Row, Stopped, write
@@ -48,8 +49,14 @@ class RunWriter:
         self.stage, self.tokeniser, self.line, self.context = stage, tokeniser, line, stage.config.seq_length
 
     def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:
-        """See `Writer`. Rows enter in the order of the requests and leave as they are finished."""
+        """See `Writer`. Rows enter in the order of the requests and leave as they are finished. A search with beams
+        goes through one after the other, and asks nobody whether one is finished."""
         columns = min(self.context, max(len(request.prompt) + request.most for request in requests))
+        if sampling.beams > 1:
+            for request in requests:
+                decoder = Decoder(self.stage, sampling.beams, columns, self.line)
+                yield search(decoder, odds_of(self.tokeniser, sampling, decoder.device), request, sampling.beams)
+            return
         batches = len(self.line.ranks)  # as many as stages, so that no stage waits for the others
         rows = max(1, min(-(-len(requests) // batches), self._rows(columns) // batches))
         decoders = [Decoder(self.stage, rows, columns, self.line) for _ in range(batches)]

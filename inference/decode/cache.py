@@ -62,3 +62,9 @@ class Cache:
         """Copy the first `length` columns of a row over another row."""
         for held in (*self.k, *self.v):
             held[target, :, :length] = held[source, :, :length]
+
+    def reorder(self, sources: list[int], length: int) -> None:
+        """The first rows become copies of the first `length` columns of these rows."""
+        source_B = torch.tensor(sources, device=self.k[0].device)
+        for held in (*self.k, *self.v):
+            held[: len(sources), :, :length] = held[source_B, :, :length]

@@ -95,6 +95,11 @@ class Decoder:
             self.lengths[row] = length
         return last
 
+    def reorder(self, sources: list[int]) -> None:
+        """The rows in use become copies of these rows, all of one length."""
+        self.cache.reorder(sources, self.lengths[0])
+        self.lengths = [self.lengths[0]] * len(sources)
+
     @torch.inference_mode()
     def log_odds(self, texts: list[tuple[list[int], list[int]]], entries: int) -> list[float]:
         """For each beginning and what goes on from it: the log-probability, in nats, of all tokens of the latter.

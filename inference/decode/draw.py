@@ -44,7 +44,7 @@ class Odds:
             scores_BE = rules.penalise_repetition(scores_BE, histories, how.repetition_penalty)
         if how.no_repeat_ngram:
             scores_BE = rules.forbid_ngrams(scores_BE, histories, how.no_repeat_ngram)
-        if how.greedy:
+        if how.greedy or how.beams > 1:
             return scores_BE
         scores_BE = scores_BE / how.temperature
         if how.top_k:

@@ -171,6 +171,14 @@ def test_writing_stops_at_the_token_where_transformers_would(run: Path) -> None:
     assert min(lengths) < max(lengths)
 
 
+@pytest.mark.parametrize("flags", [{}, {"repetition_penalty": 1.5, "no_repeat_ngram": 2, "bias": ((" cat", 3.0),)}])
+def test_a_search_with_beams_finds_what_transformers_finds(flags: dict[str, Any], run: Path) -> None:
+    export.export(run, run.parent / "out")
+    how = Sampling(beams=3, max_new_tokens=12, **flags)
+    ours, theirs = (generation.generate(path, "the cat", how)["samples"] for path in (run, run.parent / "out"))
+    assert ours == theirs
+
+
 def test_the_name_of_a_special_token_is_plain_text(run: Path) -> None:
     writer, _ = generation.load(run)
     (plain,) = generation.requests(writer, "a<|endoftext|>", Sampling(), False)
@@ -197,6 +205,8 @@ BAD = [
     (["--min-p", "1.5"], "--min-p must be in [0, 1]"), (["--min-p", "nan"], "--min-p must be in [0, 1]"),
     (["--repetition-penalty", "nan"], "--repetition-penalty must be"),
     (["--repetition-penalty", "inf"], "--repetition-penalty must be"),
+    (["--beams", "0"], "--beams must be at least 1"),
+    (["--beams", "2", "--samples", "2"], "--beams must be at least 1, and gives one sample"),
     (["--no-repeat-ngram", "-1"], "--no-repeat-ngram must be at least 0"),
     (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"), (["--stop", ""], "--stop must be"),
     (["--bias", "King"], "--bias 'King': write TEXT=NUMBER"), (["--bias", "=3"], "--bias '=3': write TEXT=NUMBER"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from inference.decode import decoder
+from inference.decode.beam import search
 from inference.decode.decoder import Decoder, Line, line_of
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, write
@@ -25,7 +26,7 @@ from tests.inference import written
 CONFIG = GPTConfig(num_layers=3, hidden_size=32, num_attention_heads=4, seq_length=48, vocab_size=90)
 ENTRIES, END = 80, 0
 LENGTHS = (5, 1, 17, 9, 2, 17, 30, 12)
-GREEDY = Sampling(greedy=True)
+GREEDY, BIAS = Sampling(greedy=True), {(END,): 2.5}
 # Scores are sums over paths of products of fp32. They come out of other orders of additions, which move a sum of n
 # terms by n ulps at most: the longest has 4 x 32 terms; three layers and the head, of four sums each.
 TOLERANCE = 4 * 32 * 4 * 4 * 2**-24
@@ -45,8 +46,8 @@ def prompts(lengths: tuple[int, ...] = LENGTHS) -> list[tuple[int, ...]]:
     return [tuple(torch.randint(1, ENTRIES, (length,), generator=draws).tolist()) for length in lengths]
 
 
-def odds(sampling: Sampling = GREEDY) -> Odds:
-    return Odds(sampling, torch.zeros(ENTRIES), {}, END)
+def odds(sampling: Sampling = GREEDY, bias: dict[tuple[int, ...], float] | None = None) -> Odds:
+    return Odds(sampling, torch.zeros(ENTRIES), bias or {}, END)
 
 
 def texts(
@@ -186,6 +187,38 @@ def test_a_text_past_the_context_reads_its_last_half_anew(checkpoint: Path) -> N
     for batches in (1, 3):
         beside = texts(stage, prompts(), most=90, rows=3, batches=batches)
         assert beside[2] == found
+
+
+def beam(layout: Layout, checkpoint: Path, beams: int, most: int) -> list[list[int]]:
+    """What a search finds behind each prompt; an end is likelier than by chance, so that texts end early."""
+    grid, line = make_grid(layout), line_of(layout)
+    stage = load_stage(CONFIG, checkpoint, grid.parallel, layout.pp, grid.stage)
+    return searched(stage, beams, most, line)
+
+
+def searched(stage: Stage, beams: int, most: int, line: Line = Line()) -> list[list[int]]:  # noqa: B008
+    rows = []
+    for number, prompt in enumerate(prompts()):
+        subject = Decoder(stage, beams, len(prompt) + most, line)
+        rows.append(search(subject, odds(Sampling(beams=beams), BIAS), Request(number, prompt, 0, most), beams))
+    return [row.new for row in rows]
+
+
+@pytest.mark.parametrize("beams", [2, 5])
+def test_a_search_with_beams_is_that_of_transformers(beams: int, checkpoint: Path) -> None:
+    hf, found = to_hf(model(), ENTRIES, END, END), searched(load_stage(CONFIG, checkpoint), beams, 14)
+    for prompt, ours in zip(prompts(), found, strict=True):
+        inputs = torch.tensor([prompt])
+        settings: dict[str, Any] = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": END, "num_beams": beams}
+        output = hf.generate(inputs, attention_mask=torch.ones_like(inputs), sequence_bias=BIAS, **settings)
+        assert output[0, len(prompt) :].tolist() == ours
+    assert len({len(each) for each in found}) > 2 and any(each[-1] == END for each in found)
+
+
+def test_ranks_search_together(checkpoint: Path) -> None:
+    alone = searched(load_stage(CONFIG, checkpoint), 3, 8)
+    assert run_ranks(2, beam, Layout(pp=2), checkpoint, 3, 8) == [alone] * 2
+    assert run_ranks(2, beam, Layout(tp=2), checkpoint, 3, 8) == [alone] * 2
 
 
 def test_a_checkpoint_of_another_shape_is_one_line(checkpoint: Path) -> None:
