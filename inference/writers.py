@@ -13,6 +13,7 @@ from inference.decode.draw import Odds
 from inference.decode.rows import Request, Row, Stopped, write
 from inference.decode.stage import Stage
 from inference.sampling import Sampling
+from support.errors import UserError
 
 MOST_ROWS = 64  # texts at once
 CACHE_BYTES = 2**31  # for the keys and values of all of them, on each rank
@@ -84,8 +85,14 @@ def odds_of(tokeniser: PreTrainedTokenizerFast, sampling: Sampling, device: torc
 
 
 def biased(tokeniser: PreTrainedTokenizerFast, sampling: Sampling) -> dict[tuple[int, ...], float]:
-    """The tokens of each biased text, and what is added to the score of the last of them."""
-    return {tuple(encode(tokeniser, text)): value for text, value in sampling.bias}
+    """The tokens of each biased text, and what is added to the score of the last of them.
+
+    Errors: `UserError` for a text that has none.
+    """
+    found = {tuple(encode(tokeniser, text)): value for text, value in sampling.bias}
+    if () in found:
+        raise UserError("--bias has a text without a token of this tokeniser; give another")
+    return found
 
 
 def encode(tokeniser: PreTrainedTokenizerFast, text: str, special: bool = False, framed: bool = False) -> list[int]:
