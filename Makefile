@@ -26,7 +26,7 @@ RUNFLAG = $(call text,RUN,--run)
 .PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
 	status logs stop clean-corpus inspect watch \
 	evaluate generate export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
-	bench-data $(SIZES)
+	bench-data bench-decode $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -166,6 +166,9 @@ bench-search: setup  ## layouts that the planner's search judges in a minute
 
 bench-data: setup  ## preparing and reading data beside other tools
 	$(PY) -m bench.data $(ARGS)
+
+bench-decode: setup  ## writing text beside transformers' generate
+	$(PY) -m bench.decode $(ARGS)
 
 .DEFAULT:
 	@echo "error: there is no target $@; see make help, or make recipes for the sizes" >&2; exit 2

@@ -5,6 +5,8 @@ feed-forward, N heads (this rank's), D head width, V padded vocabulary (this ran
 defined once. The pipeline is made of the same pieces (`model/pipeline.py`).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from model.layers import (
 from model.parallel import SOLO, Parallel, all_to_all, sliced_random
 
 HEADS, SEQUENCE = 1, 2  # axes of [B, N, S, D]
+Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # takes new keys and values, gives all that were seen
 
 
 class Attention(nn.Module):
@@ -35,7 +38,8 @@ class Attention(nn.Module):
         self.qkv = ColumnParallelLinear(config.hidden_size, 3 * config.hidden_size, parallel)
         self.out = RowParallelLinear(config.hidden_size, config.hidden_size, parallel)
 
-    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None) -> Tensor:
+    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None, remember: Remember | None = None) -> Tensor:
+        """`remember` is a cache's, for decoding: the tokens of `x_BSH` then see what was read before them too."""
         qkv = self.qkv(x_BSH)
         B, S, _ = qkv.shape
         qkv_BNS3D = qkv.view(B, S, self.num_heads, 3, self.head_size).transpose(1, 2)
@@ -45,17 +49,19 @@ class Attention(nn.Module):
         if self.recompute and torch.is_grad_enabled():
             y_BNSD = checkpoint(self.core, qkv_BNS3D, visible_BSS, use_reentrant=False)
         else:
-            y_BNSD = self.core(qkv_BNS3D, visible_BSS)
+            y_BNSD = self.core(qkv_BNS3D, visible_BSS, remember)
         y_BNSD = all_to_all(y_BNSD, self.parallel.ulysses, SEQUENCE, HEADS)
         return self.out(y_BNSD.transpose(1, 2).reshape(B, S, self.num_heads * self.head_size))
 
-    def core(self, qkv_BNS3D: Tensor, visible_BSS: Tensor | None) -> Tensor:
+    def core(self, qkv_BNS3D: Tensor, visible_BSS: Tensor | None, remember: Remember | None = None) -> Tensor:
         """Scores, softmax, dropout and the weighted sum of the values, fused."""
         q_BNSD, k_BNSD, v_BNSD = qkv_BNS3D.unbind(3)
+        if remember:
+            k_BNSD, v_BNSD = remember(k_BNSD, v_BNSD)
         mask = None if visible_BSS is None else visible_BSS.unsqueeze(1)
         dropout = self.dropout if self.training else 0.0
         with sliced_random(self.parallel, dropout > 0):
-            causal = self.causal and mask is None
+            causal = self.causal and mask is None and q_BNSD.size(SEQUENCE) == k_BNSD.size(SEQUENCE)
             return F.scaled_dot_product_attention(q_BNSD, k_BNSD, v_BNSD, mask, dropout, is_causal=causal)
 
 
@@ -87,14 +93,14 @@ class Block(nn.Module):
         self.mlp = MLP(config, parallel)
         self.dropout = ResidualDropout(config.dropout, parallel)
 
-    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None) -> Tensor:
+    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None, remember: Remember | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self.body, x_BSH, visible_BSS, use_reentrant=False)
-        return self.body(x_BSH, visible_BSS)
+        return self.body(x_BSH, visible_BSS, remember)
 
-    def body(self, x_BSH: Tensor, visible_BSS: Tensor | None) -> Tensor:
+    def body(self, x_BSH: Tensor, visible_BSS: Tensor | None, remember: Remember | None = None) -> Tensor:
         """The block itself."""
-        x_BSH = x_BSH + self.dropout(self.attention(self.norm1(x_BSH), visible_BSS))
+        x_BSH = x_BSH + self.dropout(self.attention(self.norm1(x_BSH), visible_BSS, remember))
         return x_BSH + self.dropout(self.mlp(self.norm2(x_BSH)))
 
 

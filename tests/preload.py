@@ -11,7 +11,7 @@ import deepspeed.runtime.zero.stage3
 import transformers.models.gpt2.modeling_gpt2
 
 from commands import pretrain
-from inference import evaluate, export, generate
+from inference import evaluate, export, foreign, generate
 from model import pipeline
 from model.checkpoint import read, write
 from model.engine import build, device
@@ -19,7 +19,7 @@ from run import report
 from training import train
 
 __all__ = ["build", "deepspeed", "device", "evaluate", "export", "generate", "pipeline", "pretrain", "read", "report"]
-__all__ += ["train", "transformers", "write"]
+__all__ += ["foreign", "train", "transformers", "write"]
 
 build.quiet_deepspeed()
 # DeepSpeed collects garbage up to six times while it builds an engine: a second and a half among so many objects that

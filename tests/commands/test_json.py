@@ -87,7 +87,10 @@ def test_data(called: Called, corpus: Path) -> None:
 def test_a_trained_model(called: Called, untrained: Path) -> None:
     (untrained / "text.txt").write_text(conftest.WORDS)
     check("evaluate", called("evaluate", "--run", str(untrained), "--data", str(untrained / "text.txt")))
-    check("generate", called("generate", "--run", str(untrained), "--prompt", "the", "--max-new-tokens", "2"))
+    short = ("generate", "--run", str(untrained), "--max-new-tokens", "2")
+    check("generate", called(*short, "--prompt", "the"), called(*short, "--prompt", "the", "--best-of", "2"))
+    prompts, out = ("--prompts", str(untrained / "text.txt")), ("--out", str(untrained / "out.jsonl"))
+    check("generate --prompts", called(*short, *prompts, *out))
     check("export", called("export", "--run", str(untrained)))
 
 

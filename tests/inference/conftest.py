@@ -16,12 +16,12 @@ from recipes.settings import override
 
 WORDS = "the cat sat on the mat, the rat sat on the cat <|endoftext|> and more\n"
 ROOM = 4096  # entries that the model has room for, many times the tokeniser's
-SHAPE = ["num_layers=1", "hidden_size=16", "num_attention_heads=2", "seq_length=32", f"vocab_size={ROOM}"]
+SHAPE = ["num_layers=2", "hidden_size=16", "num_attention_heads=2", "seq_length=32", f"vocab_size={ROOM}"]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's directory with random weights."""
+    """A run's directory with a checkpoint of random weights; `load_model` gives one model to all who ask."""
     path = tmp_path / "run"
     tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), path / "tokeniser")
     recipe = override(load("tiny"), [f"model.{setting}" for setting in SHAPE])

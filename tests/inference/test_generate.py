@@ -1,20 +1,28 @@
 """What is written can be read: no id that the tokeniser does not have."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from transformers.generation import StopStringCriteria
 
 from commands import generate
 from data.tokens import tokenisers
-from inference.generate import load, meaningless
+from inference import export
+from inference import generate as generation
+from inference.decode.rows import Row
+from inference.foreign import load_folder, meaningless
+from inference.sampling import Sampling, parse_bias
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.huggingface import to_hf
+from support.errors import WRONG_INPUT
 from tests.data.tokens.test_tokenisers import with_gap
 from tests.inference.conftest import WORDS
 
@@ -24,14 +32,13 @@ FLAGS = [["--top-k", "0"], ["--top-k", "0", "--repetition-penalty", "5"], ["--to
 def written(run: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ids that `generate` writes in eight texts."""
     ids: list[int] = []
-    kept = GPT2LMHeadModel.generate
+    kept = generation.text_of
 
-    def noted(self: Any, inputs: torch.Tensor, **settings: Any) -> Any:
-        output = kept(self, inputs, **settings)
-        ids.extend(output[0, inputs.size(1) :].tolist())
-        return output
+    def noted(writer: Any, row: Row) -> tuple[str, str]:
+        ids.extend(row.new)
+        return kept(writer, row)
 
-    monkeypatch.setattr(GPT2LMHeadModel, "generate", noted)
+    monkeypatch.setattr(generation, "text_of", noted)
     command = ["generate", "--run", str(run), "--prompt", "the", "--samples", "8", "--json", *flags]
     monkeypatch.setattr("sys.argv", command)
     generate.main()
@@ -71,26 +78,163 @@ def test_neither_gaps_nor_the_padding_of_another_model_are_written(
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"cannot be read as a model: Unrecognized model .*; give a run"):
-        load(tmp_path)
-    OPTForCausalLM(
-        OPTConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, ffn_dim=8, num_attention_heads=1)
-    ).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"holds an? OPTForCausalLM, not a GPT-2"):
-        load(tmp_path)
+        load_folder(tmp_path)
     GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
     tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), tmp_path)
     entries = tokenisers.entries(tokenisers.load(str(tmp_path)))
     with pytest.raises(ValueError, match=f"a tokeniser of {entries} entries for a model of 256"):
-        load(tmp_path)
+        load_folder(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"cannot be read as a model: .*header"):
-        load(tmp_path)
+        load_folder(tmp_path)
+
+
+def test_any_causal_model_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), tmp_path)
+    entries = tokenisers.entries(tokenisers.load(str(tmp_path)))
+    config = OPTConfig(
+        vocab_size=entries + 3, hidden_size=8, word_embed_proj_dim=8, num_hidden_layers=1, ffn_dim=8,
+        num_attention_heads=1, max_position_embeddings=32,
+    )  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    flags = ["--top-k", "0", "--min-p", "0.001", "--no-repeat-ngram", "2", "--bias", " cat=4", "--stop", "rat"]
+    ids = written(tmp_path, flags, monkeypatch)
+    texts = json.loads(capsys.readouterr().out)["samples"]
+    assert len(ids) > 20 and max(ids) < entries
+    assert all(text.startswith("the") and "rat" not in text for text in texts)
+    monkeypatch.setattr("sys.argv", ["generate", "--run", str(tmp_path), "--prompt", "the", "--max-new-tokens", "99"])
+    with pytest.raises(SystemExit):
+        generate.main()
+    assert "does not fit: behind a prompt of 1 tokens a context of 32" in capsys.readouterr().err
+
+
+def test_another_model_gets_the_beginning_that_its_tokeniser_puts_before_a_text(tmp_path: Path) -> None:
+    tokeniser = tokenisers.train_bpe([WORDS] * 9, 300)
+    end = tokeniser.eos_token_id
+    frame = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", end)])
+    tokeniser.backend_tokenizer.post_processor = frame
+    tokenisers.save(tokeniser, tmp_path)
+    entries, small = tokenisers.entries(tokeniser), {"num_attention_heads": 1, "hidden_size": 8}
+    for config, framed in (
+        (OPTConfig(vocab_size=entries, word_embed_proj_dim=8, num_hidden_layers=1, ffn_dim=8, **small), True),
+        (GPT2Config(vocab_size=entries, n_positions=32, n_embd=8, n_layer=1, n_head=1), False),
+    ):
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        (asked,) = generation.requests(load_folder(tmp_path), "the<|endoftext|>", Sampling(), False)
+        assert (asked.prompt[0] == end) is framed and end not in asked.prompt[1:]
+
+
+def test_a_run_streams_what_it_returns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts of a batch come together; on the terminal they stand one behind the other."""
+    values = generation.generate(run, "the cat", Sampling(samples=3, stop=("e",)), stream=True)
+    shown = "".join(f"--- sample {n + 1} (seed {n})\n{text}\n" for n, text in enumerate(values["samples"]))
+    assert capsys.readouterr().out == shown
+    (one,) = generation.generate(run, "the cat", Sampling(seed=1), stream=True)["samples"]
+    assert capsys.readouterr().out == f"{one}\n"
+    assert values["samples"][1] == "the cat" + Sampling(stop=("e",)).cut(one.removeprefix("the cat"))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_stop_string_ends_a_text_before_it(folder: bool, run: Path) -> None:
+    """Also where it begins and ends within tokens; the prompt does not count."""
+    if folder:
+        export.export(run, run.parent / "out")
+        run = run.parent / "out"
+    free = generation.generate(run, "the cat", Sampling(samples=8))["samples"]
+    stopped = generation.generate(run, "the cat", Sampling(samples=8, stop=("he", "a", "o")))["samples"]
+    assert len(set(stopped)) > 3
+    for text, whole in zip(stopped, free, strict=True):
+        ends = [at for each in ("he", "a", "o") if (at := whole.find(each, 7)) >= 0]
+        assert text == whole[: min(ends, default=len(whole))]
+
+
+def test_writing_stops_at_the_token_where_transformers_would(run: Path) -> None:
+    writer, _ = generation.load(run)
+    free = generation.generate(run, "the cat", Sampling(samples=8))["samples"]
+    stop = free[0][12:15]
+    wanted = generation.requests(writer, "the cat", Sampling(samples=8), False)
+    rows = {row.request.number: row for row in writer.write(wanted, Sampling(samples=8), lambda row: False)}
+    judge = StopStringCriteria(writer.tokeniser, [stop])
+    lengths: list[int] = []
+
+    def stopped(row: Row) -> bool:
+        return stop in generation.text_of(writer, row)[1]
+
+    for row in writer.write(wanted, Sampling(samples=8), stopped):
+        whole = rows[row.request.number].tokens
+        first = len(row.request.prompt) + 1
+        ends = [n for n in range(first, len(whole) + 1) if bool(judge(torch.tensor([whole[:n]]), None))]
+        assert len(row.tokens) == min(ends, default=len(whole))
+        lengths.append(len(row.tokens))
+    assert min(lengths) < max(lengths)
+
+
+@pytest.mark.parametrize("flags", [{}, {"repetition_penalty": 1.5, "no_repeat_ngram": 2, "bias": ((" cat", 3.0),)}])
+def test_a_search_with_beams_finds_what_transformers_finds(flags: dict[str, Any], run: Path) -> None:
+    export.export(run, run.parent / "out")
+    how = Sampling(beams=3, max_new_tokens=12, **flags)
+    ours, theirs = (generation.generate(path, "the cat", how)["samples"] for path in (run, run.parent / "out"))
+    assert ours == theirs
+
+
+def test_the_name_of_a_special_token_is_plain_text(run: Path) -> None:
+    writer, _ = generation.load(run)
+    (plain,) = generation.requests(writer, "a<|endoftext|>", Sampling(), False)
+    (asked,) = generation.requests(writer, "a<|endoftext|>", Sampling(), True)
+    end = writer.tokeniser.eos_token_id
+    assert end not in plain.prompt and asked.prompt[-1] == end and len(plain.prompt) > len(asked.prompt) == 2
+    (text,) = generation.generate(run, "a<|endoftext|>", Sampling(max_new_tokens=2))["samples"]
+    assert text.startswith("a<|endoftext|>")
+    (nothing,) = generation.requests(writer, "", Sampling(), False)
+    assert nothing.prompt == (end,)
+
+
+def test_a_text_of_a_run_may_be_longer_than_its_context(run: Path) -> None:
+    writer, _ = generation.load(run)
+    (wanted,) = generation.requests(writer, "the cat", Sampling(max_new_tokens=100, greedy=True), False)
+    (row,) = writer.write([wanted], Sampling(greedy=True), lambda row: False)
+    assert writer.context == 32 and len(row.new) == 100
+
+
+BAD = [
+    (["--seed", "-1"], "--seed must be from 0 to 4294967295"), (["--seed", str(2**32)], "--seed must be from 0"),
+    (["--temperature", "inf"], "--temperature must be above 0 and finite"),
+    (["--temperature", "nan"], "--temperature must be"), (["--top-p", "nan"], "--top-p must be in (0, 1]"),
+    (["--min-p", "1.5"], "--min-p must be in [0, 1]"), (["--min-p", "nan"], "--min-p must be in [0, 1]"),
+    (["--repetition-penalty", "nan"], "--repetition-penalty must be"),
+    (["--repetition-penalty", "inf"], "--repetition-penalty must be"),
+    (["--beams", "0"], "--beams must be at least 1"),
+    (["--beams", "2", "--samples", "2"], "--beams must be at least 1, and gives one sample"),
+    (["--no-repeat-ngram", "-1"], "--no-repeat-ngram must be at least 0"),
+    (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"), (["--stop", ""], "--stop must be"),
+    (["--bias", "King"], "--bias 'King': write TEXT=NUMBER"), (["--bias", "=3"], "--bias '=3': write TEXT=NUMBER"),
+    (["--bias", "a=nan"], "--bias 'a=nan': write TEXT=NUMBER"), (["--bias", "a=inf"], "--bias 'a=inf'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
+def test_a_flag_out_of_range_is_one_line(
+    flags: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["generate", "--run", "x", "--prompt", "the", *flags])
+    with pytest.raises(SystemExit) as ended:
+        generate.main()
+    error = capsys.readouterr().err
+    assert ended.value.code == WRONG_INPUT and error.startswith(f"error: {words}") and error.count("\n") == 1
+
+
+def test_a_bias_may_forbid_and_has_an_equals_sign() -> None:
+    assert parse_bias(["a=b=-inf", " King=2.5"]) == (("a=b", -math.inf), (" King", 2.5))
 
 
 def test_a_prompt_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="--prompt is not UTF-8 at byte 1; convert it"):
         generate.read_prompt(os.fsdecode(b"a\xff"), None)
-    with pytest.raises(ValueError, match=r"prompt file .*none\.txt does not exist; give"):
+    with pytest.raises(ValueError, match=r"--file .*none\.txt does not exist; give"):
         generate.read_prompt(None, tmp_path / "none.txt")
+    with pytest.raises(ValueError, match=r"--file .* is a directory; give the path of a text file"):
+        generate.read_prompt(None, tmp_path)
     monkeypatch.setattr("sys.stdin", None)  # as where it is closed
     assert generate.read_prompt(None, None) == "" and generate.read_prompt("Käse 漢字", None) == "Käse 漢字"

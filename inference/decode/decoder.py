@@ -1,0 +1,142 @@
+"""Reading tokens, and the scores of the next ones, by all ranks of a model together.
+
+Every rank calls the same methods with the same arguments. What the last stage finds out, the others are told.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from inference.decode.cache import Cache
+from inference.decode.stage import Stage
+from model.gpt import Remember
+from model.layout import Layout
+
+READ = 2**15  # tokens that are read in one pass
+SCORED = 2**24  # scores of ids that are held at once where texts are scored: 64 MB in fp32
+
+
+@dataclass(frozen=True)
+class Line:
+    """A rank's place in its pipeline: the ranks of the stages in order, which of them it is, and their group."""
+
+    ranks: tuple[int, ...] = (0,)
+    stage: int = 0
+    group: Any = None
+
+    @property
+    def alone(self) -> bool:
+        return len(self.ranks) == 1
+
+    def from_last(self, found: Tensor) -> Tensor:
+        """What the last stage holds, on all stages; the others give a tensor of that shape."""
+        if not self.alone:
+            dist.broadcast(found, self.ranks[-1], group=self.group)
+        return found
+
+
+def line_of(layout: Layout) -> Line:
+    """This rank's place in its pipeline; collective, and makes the group."""
+    from model.grid import split
+
+    groups = layout.groups(dist.get_world_size())["pipeline"]
+    mine = next(ranks for ranks in groups if dist.get_rank() in ranks)
+    return Line(tuple(mine), mine.index(dist.get_rank()), split(groups) if len(mine) > 1 else None)
+
+
+class Decoder:
+    """Rows of tokens that grow: a stage, its cache of `rows` x `columns`, and how many tokens of each row were read."""
+
+    def __init__(self, stage: Stage, rows: int, columns: int, line: Line = Line()) -> None:
+        config, self.stage, self.line = stage.config, stage, line
+        weight = next(stage.parameters())
+        self.device, self.dtype, self.rows, self.columns = weight.device, weight.dtype, rows, columns
+        heads = config.num_attention_heads // stage.parallel.tp.size
+        shape = (rows, heads, columns, config.head_size)
+        self.cache = Cache(len(stage.blocks), shape, self.dtype, self.device)
+        self.lengths: list[int] = []
+
+    @torch.inference_mode()
+    def read(self, texts: list[list[int]]) -> Tensor | None:
+        """Read the first tokens of new rows, behind the rows in use; at most as many as are free.
+
+        Returns the scores of what comes next [len(texts), V] on the last stage, None on the others.
+        """
+        found: list[Tensor] = []
+        most = max(1, READ // max(map(len, texts)))
+        for some in (texts[first : first + most] for first in range(0, len(texts), most)):
+            x_BSH = self._pass(some, self.cache.reads(len(self.lengths)))
+            self.lengths += map(len, some)
+            if self.stage.last:
+                end_B = torch.tensor([len(text) - 1 for text in some], device=self.device)
+                x_BSH = x_BSH[torch.arange(len(some), device=self.device), end_B].unsqueeze(1)
+                found.append(self.stage.logits(x_BSH)[:, 0])
+        return torch.cat(found) if found else None
+
+    @torch.inference_mode()
+    def step(self, tokens: list[int]) -> Tensor | None:
+        """Read one more token of each row in use; none may fill its columns. Returns what `read` does."""
+        remembers, unseen_BSS = self.cache.steps(self.lengths)
+        places_BS = torch.tensor(self.lengths, device=self.device).unsqueeze(1)
+        tokens_BS = torch.tensor(tokens, device=self.device).unsqueeze(1)
+        x_BSH = self._through(tokens_BS, places_BS, unseen_BSS, remembers)
+        self.lengths = [length + 1 for length in self.lengths]
+        return self.stage.logits(x_BSH)[:, 0] if self.stage.last else None
+
+    def leave(self, row: int) -> int:
+        """Free a row; the last one takes its place. Returns the number that this one had."""
+        last = len(self.lengths) - 1
+        length = self.lengths.pop()
+        if row != last:
+            self.cache.move(last, row, length)
+            self.lengths[row] = length
+        return last
+
+    def reorder(self, sources: list[int]) -> None:
+        """The rows in use become copies of these rows, all of one length."""
+        self.cache.reorder(sources, self.lengths[0])
+        self.lengths = [self.lengths[0]] * len(sources)
+
+    @torch.inference_mode()
+    def log_odds(self, texts: list[tuple[list[int], list[int]]], entries: int) -> list[float]:
+        """For each beginning and what goes on from it: the log-probability, in nats, of all tokens of the latter.
+
+        Ids from `entries` on are left out. Both together are at most as long as the context.
+        """
+        found: list[float] = []
+        most = max(1, SCORED // (self.stage.config.padded_vocab_size * max(len(a) + len(b) for a, b in texts)))
+        for first in range(0, len(texts), most):
+            some = texts[first : first + most]
+            x_BSH = self._pass([[*before, *after] for before, after in some], None)
+            total_B = torch.zeros(len(some), dtype=torch.float64, device=self.device)
+            if self.stage.last:
+                odds_BSV = self.stage.logits(x_BSH)[..., :entries].float().log_softmax(-1)
+                for row, (before, after) in enumerate(some):
+                    here = odds_BSV[row, len(before) - 1 : len(before) + len(after) - 1]
+                    label_S = torch.tensor(after, device=self.device)
+                    total_B[row] = here.gather(1, label_S[:, None]).double().sum()
+            found += self.line.from_last(total_B).tolist()
+        return found
+
+    def _pass(self, texts: list[list[int]], remembers: list[Remember] | None) -> Tensor:
+        """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right."""
+        longest = max(map(len, texts))
+        tokens_BS = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self.device)
+        places_BS = torch.arange(longest, device=self.device).expand(len(texts), -1)
+        return self._through(tokens_BS, places_BS, None, remembers)
+
+    def _through(
+        self, tokens_BS: Tensor, places_BS: Tensor, unseen_BSS: Tensor | None, remembers: list[Remember] | None
+    ) -> Tensor:
+        """Get what the stage before gives, compute, and pass it on."""
+        line, x = self.line, tokens_BS
+        if not self.stage.first:
+            x = torch.empty(*tokens_BS.shape, self.stage.config.hidden_size, dtype=self.dtype, device=self.device)
+            dist.recv(x, line.ranks[line.stage - 1])
+        x_BSH: Tensor = self.stage(x, places_BS, unseen_BSS, remembers)
+        if not self.stage.last:
+            dist.send(x_BSH.contiguous(), line.ranks[line.stage + 1])
+        return x_BSH

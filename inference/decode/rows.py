@@ -1,0 +1,123 @@
+"""Many texts through one decoder: finished rows leave the batch and others enter."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.decode.decoder import Decoder
+from inference.decode.draw import Odds, chance
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to write: its number, the tokens of its prompt (at least one), its seed, and the most new tokens."""
+
+    number: int
+    prompt: tuple[int, ...]
+    seed: int
+    most: int
+
+
+@dataclass
+class Row:
+    """A text that is being written: the tokens of prompt and text, and its random numbers."""
+
+    request: Request
+    tokens: list[int] = field(init=False)
+    chance: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+        self.chance = chance(self.request.seed, self.request.prompt)
+
+    @property
+    def new(self) -> list[int]:
+        """The tokens behind the prompt, the end of the text included."""
+        return self.tokens[len(self.request.prompt) :]
+
+    def window(self, context: int) -> list[int]:
+        """What is read anew where the context is full: the first tokens, a quarter of the context at most, and the
+        last ones, half of it. Learned positions cannot slide."""
+        if len(self.tokens) < context:
+            return self.tokens
+        first = min(len(self.request.prompt), context // 4)
+        return self.tokens[:first] + self.tokens[-(context // 2) :]
+
+
+Stopped = Callable[[Row], bool]  # whether a text is finished, asked after each token
+
+
+def write(decoders: Sequence[Decoder], odds: Odds, requests: Iterable[Request], stopped: Stopped) -> Iterator[Row]:
+    """Write texts; each is given back when it is finished.
+
+    Each ends with the end of a text, at its most tokens, or where `stopped` says so. Every rank gets the same requests
+    and gives back the same rows. Each decoder has a batch of its own: while one stage works for the first batch, the
+    stage before it works for the next.
+    """
+    waiting = map(Row, requests)
+    batches = [_Batch(decoder, odds, stopped) for decoder in decoders]
+    while True:
+        passes = [(batch, *batch.forward(waiting)) for batch in batches]
+        if not any(rows for _, rows, _ in passes):
+            return
+        for batch, rows, logits_BV in passes:
+            yield from batch.settle(rows, logits_BV)
+
+
+class _Batch:
+    """The rows of a decoder. Finished ones leave it and others enter. A row whose context is full leaves it too, and
+    enters again with a new window."""
+
+    def __init__(self, decoder: Decoder, odds: Odds, stopped: Stopped) -> None:
+        self.decoder, self.odds, self.stopped = decoder, odds, stopped
+        self.rows: list[Row] = []
+        self.again: list[Row] = []
+
+    def forward(self, waiting: Iterator[Row]) -> tuple[list[Row], Tensor | None]:
+        """Read the rows that enter, or else one more token of each. Gives these rows, and the scores of what is next.
+
+        Where there are no rows it reads nothing.
+        """
+        free = self.decoder.rows - len(self.rows) - len(self.again)
+        entering, self.again = [*self.again, *islice(waiting, free)], []
+        if entering:
+            self.rows += entering
+            return entering, self.decoder.read([row.window(self.decoder.columns) for row in entering])
+        if self.rows:
+            return list(self.rows), self.decoder.step([row.tokens[-1] for row in self.rows])
+        return [], None
+
+    def settle(self, rows: list[Row], logits_BV: Tensor | None) -> Iterator[Row]:
+        """Draw the next token of the rows that were read; give back those that are finished."""
+        if not rows:
+            return
+        for row, token in zip(rows, _drawn(self.decoder, self.odds, rows, logits_BV), strict=True):
+            row.tokens.append(token)
+        finished = {id(row) for row in rows if _is_over(row, self.odds.end) or self.stopped(row)}
+        for place in reversed(range(len(self.rows))):
+            row, over = self.rows[place], id(self.rows[place]) in finished
+            if over or self.decoder.lengths[place] == self.decoder.columns:
+                self.rows[place] = self.rows[self.decoder.leave(place)]
+                self.rows.pop()
+                if over:
+                    yield row
+                else:
+                    self.again.append(row)
+
+
+def _is_over(row: Row, end: int) -> bool:
+    return row.tokens[-1] == end or len(row.tokens) - len(row.request.prompt) >= row.request.most
+
+
+def _drawn(decoder: Decoder, odds: Odds, rows: list[Row], logits_BV: Tensor | None) -> list[int]:
+    """The next token of rows; the last stage draws and tells the others."""
+    if logits_BV is None:
+        id_B = torch.empty(len(rows), dtype=torch.long, device=decoder.device)
+    else:
+        id_B = odds.draw(logits_BV, [row.tokens for row in rows], [row.chance for row in rows])
+    found: list[int] = decoder.line.from_last(id_B).tolist()
+    return found

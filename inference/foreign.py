@@ -1,0 +1,121 @@
+"""Writing with a folder of Hugging Face's form, an export or any causal model, through transformers' `generate`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    set_seed,
+)
+
+from data.tokens import tokenisers
+from inference.decode.rows import Request, Row, Stopped
+from inference.sampling import Sampling
+from inference.writers import Text, biased
+from support.errors import UserError
+from support.json_object import JsonObject
+
+UNBOUNDED = 2**30  # the context of a model that sets none
+
+
+class FolderWriter:
+    """A causal model of transformers. One text at a time, as its random numbers are one stream."""
+
+    slides = False
+
+    def __init__(self, model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> None:
+        self.model, self.tokeniser = model, tokeniser
+        self.framed = not isinstance(model, GPT2LMHeadModel)  # an export reads what its run reads
+        self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
+
+    def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:
+        """See `Writer`."""
+        settings = self._settings(sampling)
+        for request in requests:
+            row = Row(request)
+            set_seed(request.seed)
+            inputs = torch.tensor([request.prompt], device=self.model.device)
+            output = self.model.generate(  # type: ignore[operator]
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=request.most,
+                stopping_criteria=StoppingCriteriaList([_Asks(row, stopped)] if sampling.beams == 1 else []),
+                **settings,
+            )
+            row.tokens = output[0].tolist()
+            yield row
+
+    @torch.inference_mode()
+    def log_odds(self, texts: list[Text]) -> list[float]:
+        """See `Writer`."""
+        found = []
+        for before, after in texts:
+            inputs = torch.tensor([[*before, *after]], device=self.model.device)
+            odds_SV = self.model(inputs).logits[0, len(before) - 1 : -1, : self._entries].float().log_softmax(-1)
+            found.append(float(odds_SV.gather(1, inputs[0, len(before) :, None]).double().sum()))
+        return found
+
+    @property
+    def _entries(self) -> int:
+        return tokenisers.entries(self.tokeniser)
+
+    def _settings(self, sampling: Sampling) -> JsonObject:
+        """The arguments of transformers' `generate`."""
+        values: JsonObject = {
+            "do_sample": not sampling.greedy and sampling.beams == 1,
+            "num_beams": sampling.beams,
+            "pad_token_id": self.tokeniser.eos_token_id,
+            "suppress_tokens": meaningless(self.model, self.tokeniser) or None,
+            "repetition_penalty": sampling.repetition_penalty,
+            "no_repeat_ngram_size": sampling.no_repeat_ngram,
+            "sequence_bias": biased(self.tokeniser, sampling) or None,
+        }
+        if values["do_sample"]:
+            values |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+            values |= {"min_p": sampling.min_p or None}
+        return values
+
+
+class _Asks(StoppingCriteria):
+    """Asks after each token whether a text is finished."""
+
+    def __init__(self, row: Row, stopped: Stopped) -> None:
+        self.row, self.stopped = row, stopped
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
+        self.row.tokens = input_ids[0].tolist()
+        return torch.tensor([self.stopped(self.row)], device=input_ids.device)
+
+
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWriter:
+    """The model of a folder and its tokeniser. Errors: `UserError` where the folder holds no such."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
+    tokeniser = tokenisers.load(str(folder))
+    entries, rows = tokenisers.entries(tokeniser), model.get_input_embeddings().weight.size(0)
+    if entries > rows:
+        raise UserError(
+            f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
+            "export the run again"
+        )
+    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser)
+
+
+def meaningless(model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> list[int]:
+    """Ids that the model could write and the tokeniser could not read: gaps, or the padding of somebody else's model.
+
+    They must not be drawn, nor take a share of the odds.
+    """
+    return sorted(set(range(model.config.get_text_config().vocab_size)) - set(tokeniser.get_vocab().values()))

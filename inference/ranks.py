@@ -1,0 +1,96 @@
+"""Over which ranks a model is cut to write, as a launcher has started them:
+`torchrun --nproc-per-node 4 -m -- commands generate --tensor 2 --pipeline 2 …` (without `--` torchrun takes `--run` for
+a flag of its own). Imports no torch before it loads.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from model.layout import Layout
+from run.checkpoints import Chosen, choose
+from run.directory import read_recipe
+from support.errors import UserError
+
+if TYPE_CHECKING:
+    from inference.writers import RunWriter
+
+T = TypeVar("T")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which checkpoint of a run, over how many tensor ranks and pipeline stages, and in which precision."""
+
+    which: str | None = None
+    tensor: int = 1
+    pipeline: int = 1
+    precision: str = PRECISIONS[0]
+
+    def __post_init__(self) -> None:
+        for flag, degree in (("--tensor", self.tensor), ("--pipeline", self.pipeline)):
+            if degree < 1:
+                raise UserError(f"{flag} must be at least 1")
+
+    def check(self) -> None:
+        """Errors: `UserError` where another number of ranks was started."""
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.ranks != started:
+            raise UserError(
+                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {started} were "
+                f"started; start them with torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
+            )
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks hold the model together."""
+        return self.tensor * self.pipeline
+
+
+def leads() -> bool:
+    """Whether this is the rank that prints and writes files."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def told_by_first(ranks: int, find: Callable[[], T]) -> T:
+    """What the first rank finds, on all ranks; collective where there are several."""
+    if ranks == 1:
+        return find()
+    from model.checkpoint.together import told
+
+    return told(find() if leads() else None)  # type: ignore[return-value]
+
+
+def load_run(run: Path, loading: Loading) -> "tuple[RunWriter, Chosen]":
+    """A run's model, or this rank's part of it: then collective, and the first rank alone checks the checkpoint.
+
+    Errors: `UserError` where there is no such checkpoint, or the model cannot be cut so or go on from a text.
+    """
+    import torch
+
+    from inference.decode.decoder import Line, line_of
+    from inference.decode.stage import load_stage
+    from inference.export import load_tokeniser
+    from inference.writers import RunWriter
+    from model.engine.precision import DTYPES
+    from model.parallel import SOLO
+
+    config, parallel, line = read_recipe(run).model, SOLO, Line()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if loading.ranks > 1:
+        from model.engine.build import start_process_group
+        from model.grid import make_grid
+
+        layout = Layout(tp=loading.tensor, pp=loading.pipeline)
+        layout.check(config)
+        start_process_group()
+        parallel, line = make_grid(layout).parallel, line_of(layout)
+    checkpoint = told_by_first(loading.ranks, lambda: choose(run, loading.which))
+    if leads():
+        checkpoint.tell()
+    dtype = DTYPES[loading.precision]
+    stage = load_stage(config, checkpoint.path, parallel, loading.pipeline, line.stage, dtype, device)
+    return RunWriter(stage, load_tokeniser(run), line), checkpoint
