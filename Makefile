@@ -58,9 +58,9 @@ test-faults: setup  ## runs whose processes are killed, stopped and hung
 test-kills: setup  ## a run that is killed 50 times, at random, ends with the weights of an unbroken one
 	@STAGECRAFT_KILLS=50 $(PY) -m pytest -m faults tests/faults/test_kills.py $(ARGS)
 
-test-clusters: setup  ## jobs of a real Slurm of two nodes, which is made on this machine and ended again
+test-clusters: setup  ## a real Slurm of two nodes, and hosts with ssh servers, made on this machine and ended again
 	@bash tests/clusters/install.sh
-	$(PY) -m pytest -n 0 -rs -m clusters tests/clusters $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile -rs -m clusters tests/clusters $(ARGS)
 
 test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test

@@ -129,5 +129,5 @@ def test_data_are_prepared_by_an_array_and_put_together_by_a_last_job(submit: Su
 
 def test_nothing_is_asked_of_a_run_that_was_not_submitted(tmp_path: Path) -> None:
     assert not list(read(tmp_path / "jobs.jsonl"))
-    with pytest.raises(UserError, match="was not submitted to Slurm"):
+    with pytest.raises(UserError, match="was not submitted to slurm; give a run"):
         slurm.status(tmp_path)
