@@ -1,4 +1,4 @@
-"""The ranks of several hosts, together, as this machine sees them: one `launch.hosts.agent` on each, over ssh.
+"""The ranks of several hosts, together, as this machine sees them: one `launch.hosts.near` on each, over ssh.
 
 It stands in for `launch.group.Group`: who came, who ended and how, told by the nodes instead of this kernel.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from launch.death import told
 from launch.group import KILLED_SECONDS, LOOK_SECONDS, Rank
-from launch.hosts.agent import BEAT_SECONDS
+from launch.hosts.near import BEAT_SECONDS
 from launch.hosts.talk import Talk
 from recipes.registry import ROOT
 from support.errors import CRASHED, DONE
@@ -48,7 +48,7 @@ class FarRank(Rank):
 
 def command(host: str, here: bool, port: int = 0, setup: Sequence[str] = ()) -> list[str]:
     """What starts the node of a host. `setup` are lines of shell that run there before."""
-    python = [sys.executable, "-m", "launch.hosts.agent"]
+    python = [sys.executable, "-m", "launch.hosts.near"]
     enter = f"cd {shlex.quote(str(ROOT))} || exit {NO_PROJECT}"
     script = "\n".join((enter, *setup, f"exec {shlex.join(python)}"))
     if here:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from launch import local
 from launch.clusters.description import Cluster, Hostfile
-from launch.hosts.agent import Start, versions
 from launch.hosts.far import NO_PROJECT, Node, Nodes, command
+from launch.hosts.near import Start, versions
 from recipes.registry import ROOT
 from support.errors import CrashedError, UserError
 

@@ -160,7 +160,7 @@ def stop(run: Run, number: signal.Signals) -> None:
 def test_a_killed_command_leaves_no_process_on_any_host(home: Path, hosts: Machines) -> None:
     run = Run(home, hosts["one"], "orphans", *hostfile(home, "orphans", "one slots=1", "two slots=1")).at_step(3)
     left = [pid for name in ("one", "two") for pid in hosts.pythons(hosts[name])]
-    assert len(left) > 5  # the command, and on each host its agent, a launcher and a rank
+    assert len(left) > 5  # the command, and on each host its starter, a launcher and a rank
     os.kill(run.command, signal.SIGKILL)
     run.process.wait()
     wait_until(lambda: gone(hosts, "one", "two"), *left)
@@ -204,7 +204,7 @@ def test_ranks_that_fail_at_the_start_of_a_host_leave_nobody_waiting(home: Path,
     assert gone(hosts, "one", "two")
 
 
-@pytest.mark.parametrize("who", ["agent", "launcher"])
+@pytest.mark.parametrize("who", ["starter", "launcher"])
 def test_who_starts_the_ranks_of_a_host_may_be_killed(home: Path, hosts: Machines, who: str) -> None:
     name = f"{who}-killed"
     run = Run(home, hosts["one"], name, *hostfile(home, name, "one slots=1", "two slots=1")).at_step(8)

@@ -64,7 +64,7 @@ def test_the_ranks_of_a_preflight_are_started_over_ssh(hosts: Machines) -> None:
 def test_a_preflight_that_is_ended_leaves_no_process_on_any_host(hosts: Machines, number: signal.Signals) -> None:
     with open(hosts.folder / "said", "w") as said:
         command = hosts["one"].start(*line(hosts), env={"OMP_NUM_THREADS": "1"}, stdout=said, stderr=said)
-    three = lambda machine: len(hosts.pythons(machine)) > 2  # noqa: E731  # the agent, a launcher, a rank
+    three = lambda machine: len(hosts.pythons(machine)) > 2  # noqa: E731  # the starter, a launcher, a rank
     wait_until(lambda: three(hosts["two"]) or command.poll() is not None, command.pid)
     assert command.poll() is None, (hosts.folder / "said").read_text()
     started = left(hosts)

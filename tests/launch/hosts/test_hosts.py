@@ -12,8 +12,8 @@ import pytest
 
 from launch.clusters.description import Cluster, Hostfile
 from launch.hosts import far, hosts
-from launch.hosts.agent import Start, versions
 from launch.hosts.hosts import Hosts, chosen, hosts_of
+from launch.hosts.near import Start, versions
 from launch.hosts.talk import Talk
 from run import events, members
 from run.metrics import read_steps
@@ -129,7 +129,7 @@ def test_what_ssh_says_becomes_a_line_with_a_remedy(tmp_path: Path, monkeypatch:
         "down": ("ssh: connect to host down port 22: Connection timed out", 255),
         "empty": ("sh: 1: cd: can't cd to /x", far.NO_PROJECT),
         "bare": ("sh: 1: exec: python: not found", 127),
-        "old": ("python: No module named launch.hosts.agent", 1),
+        "old": ("python: No module named launch.hosts.near", 1),
         "odd": ("something else", 255),
     }
     tool = tmp_path / "ssh"

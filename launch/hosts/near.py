@@ -1,4 +1,4 @@
-"""The ranks of one host of several: `python -m launch.hosts.agent`, which our command starts on each, by ssh.
+"""The ranks of one host of several: `python -m launch.hosts.near`, which our command starts on each, by ssh.
 
 Orders come as lines of JSON on standard input, and what happens goes to standard output; so nothing secret stands on a
 command line. The ranks are started by DeepSpeed's launcher of a node, watched from here, and ended with the command.
