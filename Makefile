@@ -25,7 +25,7 @@ RUNFLAG = $(call text,RUN,--run)
 
 .PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
 	status logs stop clean-corpus inspect watch \
-	evaluate generate export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
+	evaluate generate look export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data bench-decode $(SIZES)
 
 help:  ## this list
@@ -127,6 +127,9 @@ evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt
 
 generate: setup  ## write text: RUN=… PROMPT="…"
 	$(PY) -m commands generate $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
+
+look: setup  ## attention, losses and logit lens of a text, as a page: RUN=… PROMPT="…"
+	$(PY) -m commands look $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
 
 export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16", ARGS="--format gguf"
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)
