@@ -59,7 +59,7 @@ test-kills: setup  ## a run that is killed 50 times, at random, ends with the we
 	@STAGECRAFT_KILLS=50 $(PY) -m pytest -m faults tests/faults/test_kills.py $(ARGS)
 
 test-clusters: setup  ## a real Slurm of two nodes, and hosts with ssh servers, made on this machine and ended again
-	@bash tests/clusters/install.sh
+	@bash tests/install.sh clusters
 	$(PY) -m pytest -n 2 --dist loadfile -rs -m clusters tests/clusters $(ARGS)
 
 test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software

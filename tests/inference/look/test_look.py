@@ -1,7 +1,9 @@
 """What is seen is what the model computes: attention, losses, guesses of its layers."""
 
+import base64
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,20 @@ def test_a_masked_model_guesses_each_token_while_it_alone_is_masked(
             wanted.append(-float(model(masked)[0, place, :60].log_softmax(-1)[tokens[place]]))
     np.testing.assert_allclose(found.losses[1:], wanted, rtol=1e-5)  # type: ignore[arg-type]
     assert found.ahead == 0 and found.losses[0] is None and found.notes == (own.MASKED,)
+
+
+@pytest.mark.parametrize("objective", ["masked", "prefix"])
+def test_a_run_that_sees_to_both_sides_has_a_page(run: Path, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the model is that of the checkpoint
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["model"]["objective"] = objective
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    values = look_into(run, TEXT)
+    found = re.findall(r'"attention":"([^"]+)"', Path(values["page"]).read_text())
+    tokens = len(values["tokens"])
+    assert len(base64.b64decode(found[0])) == 2 * 2 * tokens**2
+    assert len(values["next"]) == (0 if objective == "masked" else 5) and len(values["notes"]) == 1
+    assert [token["loss"] is None for token in values["tokens"]] == [True] + [False] * (tokens - 1)
 
 
 def test_any_causal_model_shows_what_transformers_computes(tmp_path: Path) -> None:

@@ -17,12 +17,9 @@ from inference.look.look import look, look_into
 from inference.look.page import page
 from inference.look.seen import Guesses, Seen
 
-NASTY = "</script><img src=x onerror=alert(1)> <!-- \n\u2028\u202e世😀 שלום"
+BAD = "</script><img src=x onerror=alert(1)>"
+NASTY = BAD + " <!-- \n\u2028\u202e世😀 שלום"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), "")
-in_browser = pytest.mark.skipif(
-    not BROWSER, reason="no Chromium is installed; apt-get install chromium fonts-dejavu-core"
-)
 
 # What a reader does, and what then stands in the page; it goes behind the page's script.
 ACTS = """
@@ -53,18 +50,20 @@ document.body.append(kept);
 """
 
 
-def opened(path: Path, folder: Path) -> tuple[str, list[str]]:
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """A Chromium that runs: Ubuntu's package is a script that asks for a snap."""
+    for program in filter(None, map(shutil.which, BROWSERS)):
+        if subprocess.run([program, "--version"], capture_output=True).returncode == 0:
+            return program
+    pytest.skip("no Chromium is installed; in Debian: apt-get install chromium fonts-dejavu-core")
+
+
+def opened(path: Path, folder: Path, browser: str) -> tuple[str, list[str]]:
     """The page's elements after its script has run, and what it said on the browser's console."""
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--enable-logging=stderr",
-        "--dump-dom",
-    ]
-    command += [f"--user-data-dir={folder / 'browser'}", "--virtual-time-budget=2000", path.as_uri()]
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr")
+    more = (f"--user-data-dir={folder / 'browser'}", "--virtual-time-budget=2000", "--dump-dom", path.as_uri())
+    command = [browser, *flags, *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -118,10 +117,9 @@ def test_weights_are_bytes_of_the_left_half(run: Path) -> None:
     assert np.abs((packed / 255).reshape(wanted.shape) - np.sqrt(wanted)).max() <= 0.5 / 255 + 1e-6
 
 
-@in_browser
-def test_a_browser_shows_a_nasty_text(run: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_a_nasty_text(run: Path, tmp_path: Path, browser: str) -> None:
     values = look_into(run, NASTY[:24])
-    shown, said = opened(Path(values["page"]), tmp_path)
+    shown, said = opened(Path(values["page"]), tmp_path, browser)
     count = len(values["tokens"])
     assert said == [] and f'data-drawn="{count}"' in shown and "<img" not in shown
     assert shown.count('role="option"') == 2 * count + 1 and shown.count("<canvas") == 2 * 2 + 1
@@ -130,14 +128,13 @@ def test_a_browser_shows_a_nasty_text(run: Path, tmp_path: Path) -> None:
     assert words == "".join(token["text"] for token in values["tokens"]) + " next? "
 
 
-@in_browser
-def test_one_reads_it_with_pointer_and_keys(tmp_path: Path) -> None:
-    text = small(["<|end|>", "KING", " HENRY", "\n", "世"])
+def test_one_reads_it_with_pointer_and_keys(tmp_path: Path, browser: str) -> None:
+    text = small(["<|end|>", BAD, " HENRY", "\n", "世"])
     text = re.sub(r"<meta http-equiv.*?>", "", text, flags=re.DOTALL)  # it would not let the acts run
     path = tmp_path / "page.html"
     path.write_text(text.replace("</body>", f"<script>{ACTS}</script></body>"))
-    shown, said = opened(path, tmp_path)
-    assert said == []
+    shown, said = opened(path, tmp_path, browser)
+    assert said == [] and "<img" not in shown
     noted = json.loads(html.unescape(re.findall(r'<pre id="noted">(.*?)</pre>', shown)[0]))
     assert noted == [
         "Layer 1, head 1 / Where 世 (4) looks: / 世 (4)",
@@ -145,7 +142,7 @@ def test_one_reads_it_with_pointer_and_keys(tmp_path: Path) -> None:
         "Layer 1, head 2 / Where 世 (4) looks: / 世 (4)",  # the arrow up
         "Layer 1, head 1 / Where 世 (4) looks: / 世 (4)",
         "Layer 1, head 1 / Where 世 (4) looks: / 世 (4)",  # no head is further left
-        "Layer 1, head 1 / Where KING (1) looks: / KING (1)",  # the pointer
+        f"Layer 1, head 1 / Where {BAD} (1) looks: / {BAD} (1)",  # the pointer
         "Layer 1, head 1 / Where 世 (4) looks: / 世 (4)",  # it has left
         "Layer 1, head 1 / Where <|end|> (0) looks: / <|end|> (0)",  # a row of the lens
         "Layer 1, head 1 / Where 世 (4) looks: / Behind the text",
