@@ -30,7 +30,7 @@ def look(model: PreTrainedModel, tokens: list[int], entries: int) -> Seen:
         output_hidden_states=True,
     )
     tail.leave()
-    maps = output.attentions or ()
+    maps = getattr(output, "attentions", None) or ()
     layers = model.config.get_text_config().num_hidden_layers
     if len(maps) != layers or any(each is None or each.shape[-2:] != (len(tokens),) * 2 for each in maps):
         raise UserError(

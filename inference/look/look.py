@@ -79,7 +79,8 @@ def _folder(path: Path, prompt: str, special: bool) -> Looked:
     if not writer.framed or not tokens:
         tokens = [tokeniser.eos_token_id, *tokens]
     _check_length(len(tokens), writer.context)
-    check_size(config.num_hidden_layers, config.num_attention_heads, len(tokens), False)
+    heads = getattr(config, "num_attention_heads", 0)  # a model without any is refused when it has read the text
+    check_size(config.num_hidden_layers, heads, len(tokens), False)
     seen = foreign.look(writer.model, tokens, tokenisers.entries(tokeniser))
     return Looked(seen, tokeniser, None, path.resolve().name)
 

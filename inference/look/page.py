@@ -45,6 +45,7 @@ def _data(seen: Seen, texts: list[str], names: dict[int, str], title: str) -> Js
         "blind": math.log(seen.entries),
         "texts": texts,
         "names": names,
+        "mean": seen.mean_loss,
         "losses": [None if loss is None else _short(loss) for loss in seen.losses],
         "lens": [_guessed(each) for each in seen.lens],
         "layers": layers,

@@ -125,6 +125,7 @@ def test_a_browser_shows_a_nasty_text(run: Path, tmp_path: Path, browser: str) -
     assert shown.count('role="option"') == 2 * count + 1 and shown.count("<canvas") == 2 * 2 + 1
     text = re.findall(r'<p id="text".*?</p>', shown, re.DOTALL)[0]
     words = html.unescape(re.sub(r"<[^>]+>", "", text))
+    assert f"mean loss {values['mean_loss']:.4f} nats" in shown
     assert words == "".join(token["text"] for token in values["tokens"]) + " next? "
 
 
