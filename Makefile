@@ -25,7 +25,7 @@ RUNFLAG = $(call text,RUN,--run)
 
 .PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
 	status logs stop clean-corpus inspect watch \
-	evaluate generate export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
+	evaluate generate look export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data bench-decode $(SIZES)
 
 help:  ## this list
@@ -59,7 +59,7 @@ test-kills: setup  ## a run that is killed 50 times, at random, ends with the we
 	@STAGECRAFT_KILLS=50 $(PY) -m pytest -m faults tests/faults/test_kills.py $(ARGS)
 
 test-clusters: setup  ## a real Slurm of two nodes, and hosts with ssh servers, made on this machine and ended again
-	@bash tests/clusters/install.sh
+	@bash tests/install.sh clusters
 	$(PY) -m pytest -n 2 --dist loadfile -rs -m clusters tests/clusters $(ARGS)
 
 test-avx2:  ## the same as on a processor with AVX2 alone, where bf16 and fp16 are computed in software
@@ -127,6 +127,9 @@ evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt
 
 generate: setup  ## write text: RUN=… PROMPT="…"
 	$(PY) -m commands generate $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
+
+look: setup  ## attention, losses and logit lens of a text, as a page: RUN=… PROMPT="…"
+	$(PY) -m commands look $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
 
 export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16", ARGS="--format gguf"
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)

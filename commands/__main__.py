@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "look at prepared data",
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
+    "look": "what a model attends to and expects, as a page",
     "export": "a run as a Hugging Face folder",
     "import": "a model of somebody else's, to train on from",
     "runs": "list the runs",

@@ -91,6 +91,7 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
     check("generate", called(*short, "--prompt", "the"), called(*short, "--prompt", "the", "--best-of", "2"))
     prompts, out = ("--prompts", str(untrained / "text.txt")), ("--out", str(untrained / "out.jsonl"))
     check("generate --prompts", called(*short, *prompts, *out))
+    check("look", called("look", "--run", str(untrained), "--prompt", "the"))
     check("export", called("export", "--run", str(untrained)))
 
 
@@ -163,6 +164,7 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
     ("import x --recipe tiny", "x is no folder and no GGUF"),
+    ("look --run x --prompt y", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),
     ("runs tinny", "did you mean gpt_tiny"), ("note x y", "not a run"), ("clean-runs x", "not a run"),
     ("preflight tinny", "did you mean gpt_tiny"),

@@ -37,6 +37,7 @@ def arguments(venv: Path, *line: str) -> list[str]:
 @pytest.mark.parametrize(("line", "wanted"), [
     (["generate", f"PROMPT={TEXT}", f"RUN={TEXT}"], ["generate", "--run", TEXT, "--prompt", TEXT]),
     (["generate", "PROMPT=two\nlines"], ["generate", "--prompt", "two\nlines"]), (["generate"], ["generate"]),
+    (["look", f"PROMPT={TEXT}", f"RUN={TEXT}"], ["look", "--run", TEXT, "--prompt", TEXT]),
     (["tiny", f"DS={TEXT}", f"HOSTFILE={TEXT}", "ARGS=--set a.b=1 'c.d=2 3'"],
      ["pretrain", "tiny", "--deepspeed_config", TEXT, "--hostfile", TEXT, "--set", "a.b=1", "c.d=2 3"]),
     (["tiny", f"CLUSTER={TEXT}", f"NODES={TEXT}", "DRY_RUN=1"],

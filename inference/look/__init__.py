@@ -1,0 +1,1 @@
+"""Looking inside a model that reads a text: attention, losses, logit lens; a page of them."""
