@@ -26,6 +26,8 @@ COMMANDS = {
     "inspect": "look at prepared data",
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
+    "chat": "talk with a run, in a terminal",
+    "serve": "an OpenAI-compatible server of a run's export",
     "export": "a run as a Hugging Face folder",
     "import": "a model of somebody else's, to train on from",
     "runs": "list the runs",

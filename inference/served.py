@@ -1,0 +1,99 @@
+"""What `transformers serve` is given: an export, checked, under a name. Imports nothing heavy before it checks."""
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from run import record
+from run.directory import read_recipe
+from support.errors import UserError
+
+PACKAGES = ("fastapi", "uvicorn", "openai", "accelerate")  # of transformers' extra `serving`: those that it imports
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A folder to serve. `name` is the model's for clients, `context` its tokens (None: it says none), and `template`
+    whether it can chat."""
+
+    folder: Path
+    name: str
+    context: int | None
+    template: bool
+
+
+def check_packages() -> None:
+    """Errors: `UserError` where what serves is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"serving needs the package{'s' * (len(missing) > 1)} {', '.join(missing)}; install with "
+            'pip install "transformers[serving]==5.23.0"'
+        )
+
+
+def look_at(path: Path) -> Served:
+    """The export of a run, or a folder of Hugging Face's form.
+
+    Errors: `UserError` where there is none, or its tokeniser is missing or is not that of the model.
+    """
+    is_folder = (path / "config.json").exists()
+    folder, name = (path, path.resolve().name) if is_folder else _export_of(path)
+    from transformers import AutoConfig
+
+    from data.tokens import tokenisers
+
+    try:
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} cannot be read as a model: {reason}; export the run again") from None
+    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        raise UserError(f"{folder} has no weights ({', '.join(WEIGHTS)}); export the run again")
+    tokeniser = tokenisers.load(str(folder))
+    if (entries := tokenisers.entries(tokeniser)) > config.vocab_size:
+        raise UserError(
+            f"{folder} has a tokeniser of {entries} entries for a model of {config.vocab_size}: they do not belong "
+            "together; export the run again"
+        )
+    context = getattr(config, "max_position_embeddings", None)
+    return Served(folder.resolve(), _hub_name(name), context, bool(tokeniser.chat_template))
+
+
+def _export_of(run: Path) -> tuple[Path, str]:
+    """The export of a run, and the run's name or its recipe's."""
+    recipe, who = read_recipe(run), record.read(run)
+    if recipe.model.objective != "causal":
+        raise UserError(
+            f"{run} is a model of the {recipe.model.objective} objective, which has no GPT-2 form and cannot be served;"
+            " give a causal one"
+        )
+    if not (run / "export" / "config.json").exists():
+        raise UserError(f"{run} has no export; make it with stagecraft export --run {run}, or give a folder as --run")
+    return run / "export", (who.name if who else None) or recipe.name
+
+
+def _hub_name(name: str) -> str:
+    """A name as the hub has them: letters, digits, dashes, dots and _; no two dashes or dots together."""
+    return re.sub(r"(\.\.|[^A-Za-z0-9_.])+", "-", name)[:96].strip("-.") or "model"
+
+
+@contextmanager
+def as_hub(served: Served) -> Iterator[Path]:
+    """The folder as a cache of the hub that holds it alone, without a copy.
+
+    transformers lists the models of its cache to clients and knows them by their names there. A path would not be
+    listed, and one with an @ not be found.
+    """
+    with tempfile.TemporaryDirectory(prefix="stagecraft-serve-") as cache:
+        model = Path(cache) / f"models--{served.name}"
+        (model / "refs").mkdir(parents=True)
+        (model / "refs" / "main").write_text("export")
+        (model / "snapshots").mkdir()
+        (model / "snapshots" / "export").symlink_to(served.folder)
+        yield Path(cache)
