@@ -1,10 +1,11 @@
 """What `transformers serve` is given: an export, checked, under a name. Imports nothing heavy before it checks."""
 
 import importlib.util
+import json
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from run.directory import read_recipe
 from support.errors import UserError
 
 PACKAGES = ("fastapi", "uvicorn", "openai", "accelerate")  # of transformers' extra `serving`: those that it imports
+GENERATION = "generation_config.json"
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -49,7 +51,7 @@ def look_at(path: Path) -> Served:
     from data.tokens import tokenisers
 
     try:
-        config = AutoConfig.from_pretrained(folder).get_text_config()
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; export the run again") from None
@@ -85,15 +87,28 @@ def _hub_name(name: str) -> str:
 
 @contextmanager
 def as_hub(served: Served) -> Iterator[Path]:
-    """The folder as a cache of the hub that holds it alone, without a copy.
+    """The folder as a cache of the hub that holds it alone, of links to its files.
 
     transformers lists the models of its cache to clients and knows them by their names there. A path would not be
-    listed, and one with an @ not be found.
+    listed, and one with an @ not be found. What an export leaves open is set as clients expect it: tokens are drawn,
+    unless a request's temperature is 0. Else the temperature of a request would count for nothing.
     """
     with tempfile.TemporaryDirectory(prefix="stagecraft-serve-") as cache:
         model = Path(cache) / f"models--{served.name}"
-        (model / "refs").mkdir(parents=True)
-        (model / "refs" / "main").write_text("export")
-        (model / "snapshots").mkdir()
-        (model / "snapshots" / "export").symlink_to(served.folder)
+        snapshot = model / "snapshots" / "export"
+        snapshot.mkdir(parents=True)
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text(snapshot.name)
+        for file in served.folder.iterdir():
+            (snapshot / file.name).symlink_to(file)
+        _draw(snapshot / GENERATION)
         yield Path(cache)
+
+
+def _draw(file: Path) -> None:
+    """Put a file in the place of a link, which switches drawing on."""
+    with suppress(OSError, ValueError):  # what transformers cannot read either it says itself
+        settings = json.loads(file.read_bytes())
+        if "do_sample" not in settings:
+            file.unlink()
+            file.write_text(json.dumps({**settings, "do_sample": True}))

@@ -5,7 +5,7 @@ import os
 import pty
 import termios
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from recipes.registry import ROOT
 from tests import interpreter
@@ -52,9 +52,17 @@ class Window:
             patience.check("waiting for its end")
         while self._read():
             pass
+        return int(self.process.exitcode), self.text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the window; what a failed test left in it ends, or the tests would wait for it."""
+        self.process.kill()
+        self.process.join()
         for file in (self.file, self.inside):
             os.close(file)
-        return int(self.process.exitcode), self.text
 
 
 def _inside(arguments: tuple[str, ...], env: Mapping[str, str], streams: tuple[str, str, str]) -> NoReturn:

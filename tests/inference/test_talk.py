@@ -83,28 +83,29 @@ def test_what_is_wrong_is_one_line(said: str | bytes, flags: list[str], words: s
 
 def test_ctrl_c_stops_an_answer_and_at_the_prompt_ends(tmp_path: Path) -> None:
     write_untrained(tmp_path, "seq_length=4096")
-    window = Window("chat", "--run", str(tmp_path), "--greedy", "--max-new-tokens", "4000")
-    assert "context 4,096 tokens; see /help" in (shown := window.until("\r\n> ")) and "no chat template" in shown
-    window.type("/help\n")
-    assert "Ctrl-C stops an answer" in window.until("\r\n> ")
-    window.type("/nothing\n")
-    assert "error: there is no /nothing; /help lists" in window.until("\r\n> ")
-    window.type("the cat\n")
-    window.until("the cat\r\n")
-    answer = window.until("a")  # some of it
-    window.type("\x03")
-    answer += window.until("\r\n> ")
-    assert "Traceback" not in answer and "error" not in answer
-    assert len(answer) < 2700  # of 5,400 letters
-    window.type("\x03")
-    status, rest = window.end()
+    with Window("chat", "--run", str(tmp_path), "--greedy", "--max-new-tokens", "4000") as window:
+        shown = window.until("\r\n> ")
+        assert "context 4,096 tokens; see /help" in shown and "no chat template" in shown
+        window.type("/help\n")
+        assert "Ctrl-C stops an answer" in window.until("\r\n> ")
+        window.type("/nothing\n")
+        assert "error: there is no /nothing; /help lists" in window.until("\r\n> ")
+        window.type("the cat\n")
+        window.until("the cat\r\n")
+        answer = window.until("a")  # some of it
+        window.type("\x03")
+        answer += window.until("\r\n> ")
+        assert "Traceback" not in answer and "error" not in answer
+        assert len(answer) < 2700  # of 5,400 letters
+        window.type("\x03")
+        status, rest = window.end()
     assert (status, rest.replace("^C", "").strip()) == (DONE, "")
 
 
 def test_sigterm_ends_it_as_any_command(tmp_path: Path) -> None:
     write_untrained(tmp_path)
-    window = Window("chat", "--run", str(tmp_path))
-    window.until("> ")
-    os.kill(window.pid, signal.SIGTERM)
-    status, rest = window.end()
+    with Window("chat", "--run", str(tmp_path)) as window:
+        window.until("> ")
+        os.kill(window.pid, signal.SIGTERM)
+        status, rest = window.end()
     assert status == STOPPED and "error: stopped" in rest and "Traceback" not in rest

@@ -86,11 +86,14 @@ def test_a_server_lists_the_model_completes_and_streams_a_chat(tmp_path: Path, p
     (curl,) = [line for line in server.out.read_text().splitlines() if line.startswith("curl")]
     (model,) = json.loads(ask(port, "/v1/models"))["data"]
     assert model["id"] == "gpt_tiny"
-    words = {"model": "gpt_tiny", "prompt": "the cat", "max_tokens": 8}
+    words = {"model": "gpt_tiny", "prompt": "the cat", "max_tokens": 8, "temperature": 0}
     (choice,) = json.loads(ask(port, "/v1/completions", words))["choices"]
     (greedy,) = _generated(run, "the cat")
     assert choice["text"] and greedy.startswith("the cat" + choice["text"])
-    said = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 8, "stream": True}
+    drawn = [ask(port, "/v1/completions", words | {"temperature": 1, "seed": seed}) for seed in (1, 1, 2)]
+    first, again, other = (json.loads(each)["choices"][0]["text"] for each in drawn)
+    assert first == again not in (other, choice["text"])
+    said = {"temperature": 0, "messages": [{"role": "user", "content": "the cat"}], "max_tokens": 8, "stream": True}
     chunks = [json.loads(line[6:]) for line in ask(port, "/v1/chat/completions", said).splitlines() if line]
     deltas = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
     (greedy,) = _generated(run, "<user>the cat<|endoftext|><assistant>")
@@ -196,3 +199,14 @@ def test_a_folder_is_known_by_its_name(folder: str, name: str, untrained: Path) 
         (found,) = scan_cache_dir(cache).repos
         assert found.repo_id == name and list(found.refs) == ["main"]
     assert not cache.exists() and (served.folder / "config.json").exists()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_tokens_are_drawn_unless_the_folder_says_otherwise(own: bool, untrained: Path) -> None:
+    folder = with_template(untrained)
+    settings = json.loads((folder / "generation_config.json").read_text()) | ({"do_sample": False} if own else {})
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    with as_hub(look_at(folder)) as cache:
+        (served,) = cache.glob("models--export/snapshots/*/generation_config.json")
+        assert json.loads(served.read_text()) == settings | {"do_sample": not own}
+    assert json.loads((folder / "generation_config.json").read_text()) == settings
