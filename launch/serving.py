@@ -89,8 +89,13 @@ def serve(served: Served, address: Address, options: Sequence[str] = ()) -> None
         offline = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         place = ["--host", address.host, "--port", str(address.port)]
         command = [sys.executable, "-m", "transformers.cli.transformers", "serve", served.name, *place, *options]
-        # A group of its own: Ctrl-C comes to us alone, and we end it as it should be ended.
-        server = subprocess.Popen(command, env={**os.environ, **offline}, process_group=0, preexec_fn=_ends_with_parent)
+        server = subprocess.Popen(
+            command,
+            env={**os.environ, **offline},
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # its own: Ctrl-C comes to us alone, and we end it as it should be ended
+            preexec_fn=_ends_with_parent,
+        )
         try:
             with on_ctrl_c(_end):
                 if _answers(server, address):
@@ -98,7 +103,8 @@ def serve(served: Served, address: Address, options: Sequence[str] = ()) -> None
                 status = server.wait()
             raise CrashedError(f"transformers serve ended with status {status}; its lines above say why")
         except _EndedError:
-            pass
+            if sys.stdout.isatty():
+                print()  # the terminal shows ^C
         finally:
             _stop(server)
 
