@@ -25,7 +25,7 @@ RUNFLAG = $(call text,RUN,--run)
 
 .PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
 	status logs stop clean-corpus inspect watch \
-	evaluate generate look export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
+	evaluate generate look chat serve export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
 	bench-data bench-decode $(SIZES)
 
 help:  ## this list
@@ -130,6 +130,12 @@ generate: setup  ## write text: RUN=… PROMPT="…"
 
 look: setup  ## attention, losses and logit lens of a text, as a page: RUN=… PROMPT="…"
 	$(PY) -m commands look $(RUNFLAG) $(call text,PROMPT,--prompt) $(ARGS)
+
+chat: setup  ## talk with a run in this terminal: RUN=… ARGS="--system …"
+	@$(PY) -m commands chat $(RUNFLAG) $(ARGS)
+
+serve: setup  ## an OpenAI-compatible server of a run's export: RUN=… ARGS="--port 8080"
+	@$(PY) -m commands serve $(RUNFLAG) $(ARGS)
 
 export: setup  ## a Hugging Face folder: RUN=… ARGS="--dtype bf16", ARGS="--format gguf"
 	$(PY) -m commands export $(RUNFLAG) $(ARGS)

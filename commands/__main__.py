@@ -27,6 +27,8 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a run",
     "generate": "write text with a run",
     "look": "what a model attends to and expects, as a page",
+    "chat": "talk with a run, in a terminal",
+    "serve": "an OpenAI-compatible server of a run's export",
     "export": "a run as a Hugging Face folder",
     "import": "a model of somebody else's, to train on from",
     "runs": "list the runs",

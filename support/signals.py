@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 ASK = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -22,3 +23,13 @@ def ignore() -> None:
     """Ignore them from now on: the command ends already, and who asks twice gets one answer."""
     for number in (signal.SIGINT, *ASK):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def on_ctrl_c(act: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C, and nothing else, do this in the block."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

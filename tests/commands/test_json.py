@@ -1,6 +1,7 @@
 """`--json`: one value on standard output, with the keys that docs/json.md names (pretrain: test_road.py; rehearse:
 tests/launch/test_rehearse.py)."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_data(called: Called, corpus: Path) -> None:
     check("inspect", called("inspect", prepared["parts"][0]["folder"]))
 
 
-def test_a_trained_model(called: Called, untrained: Path) -> None:
+def test_a_trained_model(called: Called, untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (untrained / "text.txt").write_text(conftest.WORDS)
     check("evaluate", called("evaluate", "--run", str(untrained), "--data", str(untrained / "text.txt")))
     short = ("generate", "--run", str(untrained), "--max-new-tokens", "2")
@@ -93,6 +94,9 @@ def test_a_trained_model(called: Called, untrained: Path) -> None:
     check("generate --prompts", called(*short, *prompts, *out))
     check("look", called("look", "--run", str(untrained), "--prompt", "the"))
     check("export", called("export", "--run", str(untrained)))
+    check("serve", called("serve", "--run", str(untrained)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"cat\n")))
+    check("chat", called("chat", "--run", str(untrained), "--max-new-tokens", "2"))
 
 
 def test_runs(called: Called, tmp_path: Path) -> None:
@@ -163,6 +167,7 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
     ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
+    ("chat --run x", "not a run"), ("serve --run x", "not a run"),
     ("import x --recipe tiny", "x is no folder and no GGUF"),
     ("look --run x --prompt y", "not a run"),
     ("generate --prompt x --seed -1", "--seed must be from 0 to 4294967295"), ("report", "there is no run"),

@@ -47,6 +47,8 @@ def arguments(venv: Path, *line: str) -> list[str]:
     (["plan-1.3b", f"DS={TEXT}"], ["plan", "1.3b", "--deepspeed_config", TEXT]),
     (["clean-corpus", f"CORPUS={TEXT}", f"OUT={TEXT}"], ["clean", TEXT, "--out", TEXT]),
     (["inspect", f"DATA={TEXT}"], ["inspect", TEXT]), (["evaluate", f"RUN={TEXT}"], ["evaluate", "--run", TEXT]),
+    (["chat", f"RUN={TEXT}", "ARGS=--system 'a b'"], ["chat", "--run", TEXT, "--system", "a b"]),
+    (["serve", f"RUN={TEXT}"], ["serve", "--run", TEXT]),
     (["new-recipe", f"NAME={TEXT}", "FROM=345m"], ["new-recipe", TEXT, "--from", "345m"]),
     (["diff", "A=345m", f"B={TEXT}"], ["diff", "345m", TEXT]),
 ], ids=lambda value: value[0])  # fmt: skip

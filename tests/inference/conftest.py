@@ -19,12 +19,10 @@ ROOM = 4096  # entries that the model has room for, many times the tokeniser's
 SHAPE = ["num_layers=2", "hidden_size=16", "num_attention_heads=2", "seq_length=32", f"vocab_size={ROOM}"]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's directory with a checkpoint of random weights; `load_model` gives one model to all who ask."""
-    path = tmp_path / "run"
+def write_untrained(path: Path, *settings: str) -> GPT:
+    """Write a run's directory with a checkpoint of random weights; settings of the model come after `SHAPE`."""
     tokenisers.save(tokenisers.train_bpe([WORDS] * 9, 300), path / "tokeniser")
-    recipe = override(load("tiny"), [f"model.{setting}" for setting in SHAPE])
+    recipe = override(load("tiny"), [f"model.{setting}" for setting in (*SHAPE, *settings)])
     (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
     for name in ("ds_config.json", "ds_config.resolved.json"):
         (path / name).write_text((ROOT / "ds_configs" / "zero1_fp32.json").read_text())
@@ -32,6 +30,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     init_weights({p: name for name, p in model.named_parameters()}, recipe.model, 1)
     weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
     write_weights(path / "checkpoints", weights, {}, {"step": 7, "consumed_samples": 112})
+    return model
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's directory, see `write_untrained`; `load_model` gives one model to all who ask."""
+    path = tmp_path / "run"
+    model = write_untrained(path)
     for module in (evaluate, export):
         monkeypatch.setattr(module, "load_model", lambda run, checkpoint=None: model)
     return path

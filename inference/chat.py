@@ -1,0 +1,115 @@
+"""A conversation with a model: by its tokeniser's chat template, or as a plain transcript where there is none."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inference.sampling import DEFAULT_NEW_TOKENS, Sampling
+from support.errors import UserError
+
+if TYPE_CHECKING:
+    from inference.decode.rows import Request, Row
+    from inference.writers import Writer
+
+USER, ASSISTANT = "User:", "Assistant:"  # of a transcript
+Exchange = tuple[str, str]  # what was said, and the answer
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message that is to be answered: the exchanges before it that are kept, and how many had to go."""
+
+    message: str
+    kept: tuple[Exchange, ...]
+    dropped: int
+    request: "Request"
+
+
+class Conversation:
+    """What was said so far, and how it is put to a model. `template` says whether its tokeniser has a template.
+
+    Without one the model goes on from `User: …`, `Assistant: …`, and an answer ends before the next `User:`.
+    Errors: `UserError` where no message fits beside an answer of as many tokens as asked for.
+    """
+
+    def __init__(self, writer: "Writer", sampling: Sampling, system: str = "") -> None:
+        self.writer, self.system = writer, system
+        self.template = bool(writer.tokeniser.chat_template)
+        stop = sampling.stop if self.template else (*sampling.stop, f"\n{USER}")
+        self.sampling = dataclasses.replace(sampling, stop=stop)
+        self.exchanges: list[Exchange] = []
+        # What is kept free for an answer. A short context is not to be all question, nor all answer.
+        self.room = sampling.max_new_tokens or max(1, min(DEFAULT_NEW_TOKENS, writer.context // 4))
+        if self.room >= writer.context:
+            raise UserError(
+                f"--max-new-tokens {self.room} leaves no room for a message in a context of {writer.context}; give less"
+            )
+
+    def restart(self) -> None:
+        """Forget what was said."""
+        self.exchanges = []
+
+    def begin(self, message: str) -> Turn:
+        """Make room for a message and its answer: the oldest exchanges go.
+
+        Errors: `UserError` where it is too long even alone, or the template does not take it.
+        """
+        from inference.decode.rows import Request
+
+        kept, most = list(self.exchanges), self.writer.context - self.room
+        while len(tokens := self._tokens(kept, message)) > most:
+            if not kept:
+                raise UserError(
+                    f"the message makes {len(tokens)} tokens, but a context of {self.writer.context} has room for "
+                    f"{most} beside an answer of {self.room}; write a shorter one, or give --max-new-tokens"
+                )
+            kept.pop(0)
+        new = self.sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, self.writer.context - len(tokens))
+        request = Request(0, tuple(tokens), self.sampling.seed, new)
+        return Turn(message, tuple(kept), len(self.exchanges) - len(kept), request)
+
+    def answer(
+        self, turn: Turn, grown: Callable[[str], None] = lambda text: None, ended: Callable[[], bool] = lambda: False
+    ) -> str:
+        """Write the answer and remember it. `grown` gets what there is of it after each token, and may get what turns
+        out to be the beginning of a stop string. The answer ends where `ended` says so."""
+        from inference.generate import text_of
+
+        def stopped(row: "Row") -> bool:
+            new = text_of(self.writer, row)[1]
+            cut = self.sampling.cut(new)
+            grown(cut.lstrip())
+            return len(cut) < len(new) or ended()
+
+        (row,) = self.writer.write([turn.request], self.sampling, stopped)
+        answer = self.sampling.cut(text_of(self.writer, row)[1]).strip()
+        self.exchanges = [*turn.kept, (turn.message, answer)]
+        return answer
+
+    def _tokens(self, kept: list[Exchange], message: str) -> list[int]:
+        """What the model reads. Names of special tokens are these tokens in a template, and plain text without one."""
+        found: list[int] = self.writer.tokeniser(
+            self._templated(kept, message) if self.template else self._transcript(kept, message),
+            add_special_tokens=self.writer.framed and not self.template,  # a template writes them itself
+            split_special_tokens=not self.template,
+            verbose=False,  # it would warn of a text that is longer than the context, and then made shorter
+        )["input_ids"]
+        return found
+
+    def _transcript(self, kept: list[Exchange], message: str) -> str:
+        said = [f"{USER} {one}\n{ASSISTANT} {other}\n" for one, other in kept]
+        before = f"{self.system}\n\n" if self.system else ""
+        return f"{before}{''.join(said)}{USER} {message}\n{ASSISTANT}"
+
+    def _templated(self, kept: list[Exchange], message: str) -> str:
+        from jinja2 import TemplateError
+
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for one, other in kept:
+            messages += [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
+        messages.append({"role": "user", "content": message})
+        try:
+            return str(self.writer.tokeniser.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise UserError(f"the chat template does not take this conversation: {error}") from None
