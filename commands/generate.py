@@ -8,7 +8,7 @@ from commands import cli, sampling_flags
 from inference.generate import generate
 from inference.named import HELP, model_of
 from inference.prompts import write_all
-from inference.ranks import leads
+from inference.ranks import leads, started
 from run import checkpoints
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -56,6 +56,7 @@ def main() -> None:
         if not args.prompts:
             prompt = read_prompt(args.prompt, args.file) if leads() else ""
             return generate(model_of(args.run), prompt, sampling, shown, loading, args.special_tokens, by)
+        loading = loading.over(started())
         values = write_all(model_of(args.run), args.prompts, args.out, sampling, loading, args.special_tokens, by)
         if shown:
             print(f"wrote {values['written']} of {values['rows']} prompts to {args.out}, {values['kept']} were there")

@@ -37,8 +37,12 @@ def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | No
         return load_run(path, loading)
     if loading.which is not None:
         raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
+    if loading.tensor * loading.pipeline > 1:
+        raise UserError(f"{path} is no run: each rank writes with all of it; leave --tensor and --pipeline out")
     if loading.ranks > 1:
-        raise UserError(f"{path} is no run: it is written with on one rank; leave --tensor and --pipeline out")
+        from model.engine.build import start_process_group
+
+        start_process_group()
     return load_folder(path, DTYPES[loading.precision]), None
 
 
@@ -91,8 +95,13 @@ def stops(writer: "Writer", sampling: Sampling, shown: "Shown | None" = None) ->
     return stopped
 
 
-def described(writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None) -> JsonObject:
-    """The texts of a prompt; ranked `by` a score, the best first, with the scores and how much the texts differ."""
+def described(
+    writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None, speaks: bool = True
+) -> JsonObject:
+    """The texts of a prompt; ranked `by` a score, the best first, with the scores and how much the texts differ.
+
+    Collective. What a rank gets that does not speak for its model is nothing to go by.
+    """
     from inference.ranking import diversity, scores
 
     parts = [text_of(writer, row) for row in rows]
