@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -33,6 +34,22 @@ class Prompt:
     line: int
     text: str
     more: JsonObject
+
+
+def read_prompt(text: str | None, file: Path | None) -> str:
+    """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
+    where = "--prompt" if text is not None else f"--file {file}" if file else "standard input"
+    if file and (file.is_dir() or not file.exists()):
+        wrong = "is a directory" if file.is_dir() else "does not exist"
+        raise UserError(f"--file {file} {wrong}; give the path of a text file")
+    try:
+        if text is not None:
+            return os.fsencode(text).decode()  # what is not UTF-8 reaches us as halves of surrogate pairs
+        if file:
+            return file.read_text(encoding="utf-8")
+        return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 at byte {error.start}; convert it") from None
 
 
 def read_prompts(file: Path) -> list[Prompt]:

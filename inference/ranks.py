@@ -45,7 +45,8 @@ class Loading:
         if self.ranks != world:
             raise UserError(
                 f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {world} were "
-                f"started; start them with torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
+                f"started; with --prompts give --ranks {self.ranks}, else start them with "
+                f"torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
             )
 
     def over(self, world: int) -> "Loading":

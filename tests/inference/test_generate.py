@@ -14,7 +14,7 @@ from transformers.generation import StopStringCriteria
 
 from commands import generate
 from data.tokens import tokenisers
-from inference import export
+from inference import export, prompts
 from inference import generate as generation
 from inference.decode.rows import Row
 from inference.foreign import load_folder, meaningless
@@ -231,10 +231,10 @@ def test_a_bias_may_forbid_and_has_an_equals_sign() -> None:
 
 def test_a_prompt_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="--prompt is not UTF-8 at byte 1; convert it"):
-        generate.read_prompt(os.fsdecode(b"a\xff"), None)
+        prompts.read_prompt(os.fsdecode(b"a\xff"), None)
     with pytest.raises(ValueError, match=r"--file .*none\.txt does not exist; give"):
-        generate.read_prompt(None, tmp_path / "none.txt")
+        prompts.read_prompt(None, tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"--file .* is a directory; give the path of a text file"):
-        generate.read_prompt(None, tmp_path)
+        prompts.read_prompt(None, tmp_path)
     monkeypatch.setattr("sys.stdin", None)  # as where it is closed
-    assert generate.read_prompt(None, None) == "" and generate.read_prompt("Käse 漢字", None) == "Käse 漢字"
+    assert prompts.read_prompt(None, None) == "" and prompts.read_prompt("Käse 漢字", None) == "Käse 漢字"
