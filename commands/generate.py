@@ -24,7 +24,7 @@ def start(args: argparse.Namespace, loading: Loading) -> JsonObject:
 
     hosts, world = world_of(args.ranks, args.hostfile)
     loading.over(world)
-    read_prompts(args.prompts)
+    read_prompts(args.prompts, again=True)
     return see_through(["commands", "generate", *sys.argv[1:], "--json"], world, hosts, model_of(args.run))
 
 
@@ -74,3 +74,7 @@ def main() -> None:
         return values
 
     cli.run_job(job, args.json and leads())
+
+
+if __name__ == "__main__":
+    main()

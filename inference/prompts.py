@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from inference import answers
 from inference.generate import described, load, requests, stops, told
 from inference.named import at_step
+from inference.ranking import WAYS, known
 from inference.ranks import Loading, leads, told_by_first
 from inference.replicas import Replica
 from inference.sampling import Sampling
@@ -25,6 +26,7 @@ from support.terminal import now_and_then
 if TYPE_CHECKING:
     from inference.decode.rows import Request, Row
     from inference.writers import Writer
+    from run.checkpoints import Chosen
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,19 @@ def read_prompt(text: str | None, file: Path | None) -> str:
         raise UserError(f"{where} is not UTF-8 at byte {error.start}; convert it") from None
 
 
-def read_prompts(file: Path) -> list[Prompt]:
+def read_prompts(file: Path, again: bool = False) -> list[Prompt]:
     """The prompts of a file: objects with a "prompt" where its name ends in .jsonl, else lines of text.
 
-    Lines of blanks are passed over. Errors: `UserError` with the line that is none, and where there is no prompt.
+    Lines of blanks are passed over. Errors: `UserError` with the line that is none, where there is no prompt, and where
+    the file is to be read `again` and is a pipe.
     """
     if file.is_dir() or not file.exists():
         wrong = "is a directory" if file.is_dir() else "does not exist"
         raise UserError(f"--prompts {file} {wrong}; give a file of prompts, one a line")
+    if again and not file.is_file():
+        raise UserError(
+            f"--prompts {file} is a pipe, which can be read but once; write it into a file for several ranks"
+        )
     try:
         text = file.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -92,20 +99,17 @@ def write_all(
     it. Several copies of the model share the rest. The first rank alone reads and writes files. Errors: `UserError`
     where the file cannot be read, a prompt does not fit, or `out` holds something else.
     """
+    way = known(by)
     prompts = read_prompts(file) if leads() else []
     writer, checkpoint = load(path, loading)
     prompts = told_by_first(loading.ranks, lambda: prompts)
     wanted: list[Request] = []
     for prompt in prompts:
         try:
-            wanted += requests(writer, prompt.text, sampling, special, len(wanted), within=by is not None)
+            wanted += requests(writer, prompt.text, sampling, special, len(wanted), within=by in WAYS)
         except UserError as error:
             raise UserError(f"--prompts {file}, line {prompt.line}: {error}") from None
-    run = at_step(path, loading.which)[0]
-    known = record.read(run) if checkpoint else None
-    model = [known.id if known else str(run.resolve()), checkpoint.step if checkpoint else None]
-    facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, by])
-    settings = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    settings = told_by_first(loading.ranks, lambda: _settings(path, checkpoint, loading, sampling, special, way))
     texts = {prompt.line: prompt.text for prompt in prompts}
     with ExitStack() as held:
         kept = told_by_first(loading.ranks, lambda: held.enter_context(answers.taken(out, settings, texts)))
@@ -119,6 +123,17 @@ def write_all(
         **book.told(),
         **told(checkpoint),
     }
+
+
+def _settings(
+    path: Path, checkpoint: "Chosen | None", loading: Loading, sampling: Sampling, special: bool, way: str | None
+) -> str:
+    """What tells the rows of one call from those of another, in a few letters."""
+    run = at_step(path, loading.which)[0]
+    who = record.read(run) if checkpoint else None
+    model = [who.id if who else str(run.resolve()), checkpoint.step if checkpoint else None]
+    facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, way])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 class Book:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from inference.postprocess import STEPS, tidied
 from support.errors import UserError
 
 DEFAULT_NEW_TOKENS = 200
@@ -23,6 +24,7 @@ class Sampling:
     no_repeat_ngram: int = 0  # 0: off
     bias: tuple[tuple[str, float], ...] = ()  # texts, and what is added to the score of their last token
     stop: tuple[str, ...] = ()  # a text ends before the first of these
+    tidy: tuple[str, ...] = ()  # what is done with a text in the end, in this order: see `inference/postprocess.py`
     seed: int = 0
     samples: int = 1
     max_new_tokens: int | None = None  # None: `DEFAULT_NEW_TOKENS`, or what fits
@@ -37,6 +39,7 @@ class Sampling:
             "--repetition-penalty": (0 < penalty < math.inf, "above 0 and finite (1 is off)"),
             "--no-repeat-ngram": (self.no_repeat_ngram >= 0, "at least 0 (0 is off)"),
             "--stop": (all(self.stop), "a text that is not empty"),
+            "--tidy": (set(self.tidy) <= set(STEPS), f"names of {', '.join(STEPS)}, with commas between them"),
             "--beams": (self.beams == 1 or (self.beams > 1 and self.samples == 1), "at least 1, and gives one sample"),
             "--samples": (self.samples >= 1, "at least 1"),
             "--seed": (0 <= self.seed <= MOST_SEEDS - self.samples, f"from 0 to {MOST_SEEDS - self.samples}"),
@@ -55,6 +58,10 @@ class Sampling:
         """What was written, up to the first stop string in it."""
         found = [at for each in self.stop if (at := text.find(each)) >= 0]
         return text[: min(found)] if found else text
+
+    def finished(self, text: str) -> str:
+        """What was written, cut and tidied."""
+        return tidied(self.cut(text), self.tidy)
 
 
 def parse_bias(given: list[str]) -> tuple[tuple[str, float], ...]:
