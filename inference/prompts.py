@@ -40,18 +40,33 @@ class Prompt:
 
 def read_prompt(text: str | None, file: Path | None) -> str:
     """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
-    where = "--prompt" if text is not None else f"--file {file}" if file else "standard input"
-    if file and (file.is_dir() or not file.exists()):
+    if text is not None:
+        return _decoded("--prompt", os.fsencode(text))  # what is not UTF-8 reaches us as halves of surrogate pairs
+    if file:
+        return _decoded(f"--file {file}", _content("--file", file, "the path of a text file")).replace("\r\n", "\n")
+    return "" if sys.stdin is None or sys.stdin.isatty() else _decoded("standard input", sys.stdin.buffer.read())
+
+
+def _content(flag: str, file: Path, wanted: str) -> bytes:
+    """What a file holds. Errors: `UserError` where it cannot be read."""
+    if file.is_dir() or not file.exists():
         wrong = "is a directory" if file.is_dir() else "does not exist"
-        raise UserError(f"--file {file} {wrong}; give the path of a text file")
+        raise UserError(f"{flag} {file} {wrong}; give {wanted}")
     try:
-        if text is not None:
-            return os.fsencode(text).decode()  # what is not UTF-8 reaches us as halves of surrogate pairs
-        if file:
-            return file.read_text(encoding="utf-8")
-        return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode()
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag} {file} cannot be read: {error.strerror}; give {wanted}") from None
+
+
+def _decoded(where: str, content: bytes) -> str:
+    """Text of UTF-8, without the mark that some programs put before it. Errors: `UserError` where it is none."""
+    try:
+        text = content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 at byte {error.start}; convert it") from None
+    if (at := text.find("\0")) >= 0:
+        raise UserError(f"{where} is no text: character {at + 1} is zero; give a text in UTF-8")
+    return text
 
 
 def read_prompts(file: Path, again: bool = False) -> list[Prompt]:
@@ -60,17 +75,11 @@ def read_prompts(file: Path, again: bool = False) -> list[Prompt]:
     Lines of blanks are passed over. Errors: `UserError` with the line that is none, where there is no prompt, and where
     the file is to be read `again` and is a pipe.
     """
-    if file.is_dir() or not file.exists():
-        wrong = "is a directory" if file.is_dir() else "does not exist"
-        raise UserError(f"--prompts {file} {wrong}; give a file of prompts, one a line")
-    if again and not file.is_file():
+    if again and file.exists() and not (file.is_file() or file.is_dir()):
         raise UserError(
             f"--prompts {file} is a pipe, which can be read but once; write it into a file for several ranks"
         )
-    try:
-        text = file.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"--prompts {file} is not UTF-8 at byte {error.start}; convert it") from None
+    text = _decoded(f"--prompts {file}", _content("--prompts", file, "a file of prompts, one a line"))
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"--prompts {file} holds no prompts; write one a line")
@@ -82,11 +91,13 @@ def read_prompts(file: Path, again: bool = False) -> list[Prompt]:
 def _parsed(file: Path, number: int, line: str) -> Prompt:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--prompts {file}, line {number}: not JSON: {error}; mend it") from None
     text = value.get("prompt") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UserError(f'--prompts {file}, line {number}: no text "prompt"; write {{"prompt": "…"}}')
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise UserError(f'--prompts {file}, line {number}: "prompt" holds half of a surrogate pair, which is no text')
     return Prompt(number, text, {key: each for key, each in value.items() if key != "prompt"})
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from inference.sampling import NOT_FINITE
 from inference.scorer import FORM, scorer_of
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 LIKELIHOOD, MUTUAL = "likelihood", "mutual"
 WAYS = (LIKELIHOOD, MUTUAL)
-NOT_FINITE = "the model's scores are not finite: its training has diverged; take an earlier checkpoint"
 LONGEST = 4  # words of an n-gram that BLEU counts
 NONE_FOUND = 0.1  # what BLEU counts where no n-gram is found, as otherwise one length without a match makes it 0
 

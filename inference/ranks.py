@@ -45,8 +45,7 @@ class Loading:
         if self.ranks != world:
             raise UserError(
                 f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {world} were "
-                f"started; with --prompts give --ranks {self.ranks}, else start them with "
-                f"torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
+                f"started; start them with torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
             )
 
     def over(self, world: int) -> "Loading":
@@ -58,7 +57,7 @@ class Loading:
         if world % each:
             raise UserError(
                 f"--tensor {self.tensor} x --pipeline {self.pipeline} are {each} ranks a copy of the model, which do "
-                f"not divide {world}; start a multiple of {each}"
+                f"not divide {world}; give --ranks {each} or a multiple"
             )
         return replace(self, replicas=world // each)
 

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from inference.postprocess import STEPS, tidied
 from support.errors import UserError
 
+NOT_FINITE = "the model's scores are not finite: its training has diverged; take an earlier checkpoint"
 DEFAULT_NEW_TOKENS = 200
 MOST_SEEDS = 2**32  # numpy's, which transformers seeds too
+FAR = 1e6  # scores times or through more than this leave the range of a float, and an infinite score is no score
+
+NEAR = f"from {1 / FAR:f} to {FAR:,.0f}"
+
+
+def _near(factor: float) -> bool:
+    return 1 / FAR <= factor <= FAR
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,12 @@ class Sampling:
     max_new_tokens: int | None = None  # None: `DEFAULT_NEW_TOKENS`, or what fits
 
     def __post_init__(self) -> None:
-        penalty = self.repetition_penalty
         checks = {
-            "--temperature": (0 < self.temperature < math.inf, "above 0 and finite (--greedy is the likeliest text)"),
+            "--temperature": (_near(self.temperature), f"{NEAR} (--greedy is the likeliest text)"),
             "--top-k": (self.top_k >= 0, "at least 0 (0 is off)"),
             "--top-p": (0 < self.top_p <= 1, "in (0, 1]"),
             "--min-p": (0 <= self.min_p <= 1, "in [0, 1] (0 is off)"),
-            "--repetition-penalty": (0 < penalty < math.inf, "above 0 and finite (1 is off)"),
+            "--repetition-penalty": (_near(self.repetition_penalty), f"{NEAR} (1 is off)"),
             "--no-repeat-ngram": (self.no_repeat_ngram >= 0, "at least 0 (0 is off)"),
             "--stop": (all(self.stop), "a text that is not empty"),
             "--tidy": (set(self.tidy) <= set(STEPS), f"names of {', '.join(STEPS)}, with commas between them"),
@@ -73,9 +80,10 @@ def parse_bias(given: list[str]) -> tuple[tuple[str, float], ...]:
             value = float(number)
         except ValueError:
             value = math.nan
-        if not (text and equals and value < math.inf):
+        if not (text and equals and (abs(value) <= FAR or value == -math.inf)):
             raise UserError(
-                f"--bias {each!r}: write TEXT=NUMBER; the number is added to the score, -inf forbids the text"
+                f"--bias {each!r}: write TEXT=NUMBER; the number, at most {FAR:,.0f}, is added to the score, and -inf "
+                "forbids the text"
             )
         found.append((text, value))
     return tuple(found)

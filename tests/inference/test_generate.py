@@ -200,7 +200,7 @@ def test_a_text_of_a_run_may_be_longer_than_its_context(run: Path) -> None:
 
 BAD = [
     (["--seed", "-1"], "--seed must be from 0 to 4294967295"), (["--seed", str(2**32)], "--seed must be from 0"),
-    (["--temperature", "inf"], "--temperature must be above 0 and finite"),
+    (["--temperature", "inf"], "--temperature must be from 0.000001 to 1,000,000 (--greedy"),
     (["--temperature", "nan"], "--temperature must be"), (["--top-p", "nan"], "--top-p must be in (0, 1]"),
     (["--min-p", "1.5"], "--min-p must be in [0, 1]"), (["--min-p", "nan"], "--min-p must be in [0, 1]"),
     (["--repetition-penalty", "nan"], "--repetition-penalty must be"),

@@ -50,7 +50,7 @@ def test_ranks_share_the_prompts_and_another_number_goes_on(run: Path, tmp_path:
 
 def test_what_a_rank_refuses_is_one_line_and_its_status(run: Path, tmp_path: Path) -> None:
     wrong = fail(tmp_path, *flags(run, "--ranks", "3", "--tensor", "2"))
-    assert "are 2 ranks a copy of the model, which do not divide 3; start a multiple of 2" in wrong
+    assert "are 2 ranks a copy of the model, which do not divide 3; give --ranks 2 or a multiple" in wrong
     words = flags(run, "--ranks", "2")
     (tmp_path / "slow.py").write_text("def score(prompt, text):\n    return 1 / (prompt[-2:] != ' 3')\n")
     done = run_command(tmp_path, *words)  # the second copy meets it
