@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from commands import cli, sampling_flags
+from commands import cli, rank, sampling_flags
 from inference.generate import generate
 from inference.named import HELP, model_of
 from inference.prompts import read_prompt, read_prompts, write_all
@@ -30,8 +30,6 @@ def start(args: argparse.Namespace, loading: Loading) -> JsonObject:
 
 def be_rank(args: argparse.Namespace, sampling: Sampling, loading: Loading, by: str | None) -> JsonObject:
     """Write this rank's part of the rows: all, where no launcher started it."""
-    if is_rank() and presence.WATCHED in os.environ:
-        presence.watch_launcher()
     loading = loading.over(started())
     return write_all(model_of(args.run), args.prompts, args.out, sampling, loading, args.special_tokens, by)
 
@@ -43,9 +41,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from; by default standard input")
     source.add_argument("--file", type=Path, help="file that holds the prompt")
-    source.add_argument(
-        "--prompts", type=Path, metavar="FILE", help='prompts, one a line; .jsonl: objects with "prompt"'
-    )
+    source.add_argument("--prompts", type=Path, metavar="FILE", help='a line each, or .jsonl: objects with "prompt"')
     parser.add_argument("--out", type=Path, help="with --prompts: JSON lines; what stands there is not done again")
     parser.add_argument(
         "--special-tokens", action="store_true", help="names of special tokens in the prompt are these tokens"
@@ -56,13 +52,13 @@ def main() -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help="set by launchers; not needed")
     parser.add_argument("--json", action="store_true", help="print as JSON instead of streaming")
     args = parser.parse_args()
+    elsewhere = not is_rank() and (args.ranks is not None or args.hostfile is not None)
 
     def job() -> JsonObject:
         sampling, by = sampling_flags.sampling(args), sampling_flags.ranked_by(args)
         loading, shown = sampling_flags.loading(args), leads() and not args.json
         if (args.prompts is None) != (args.out is None):
             raise UserError("--prompts FILE and --out FILE belong together; give both")
-        elsewhere = (args.ranks is not None or args.hostfile is not None) and not is_rank()
         if not args.prompts:
             if elsewhere:
                 raise UserError("--ranks and --hostfile share the prompts of a file: give --prompts too")
@@ -73,7 +69,10 @@ def main() -> None:
             print(f"wrote {values['written']} of {values['rows']} prompts to {args.out}, {values['kept']} were there")
         return values
 
-    cli.run_job(job, args.json and leads())
+    if presence.WATCHED not in os.environ:
+        return cli.run_job(job, args.json and leads())
+    presence.watch_launcher()
+    rank.to_the_end(lambda: cli.run_job(job, args.json and leads()))
 
 
 if __name__ == "__main__":

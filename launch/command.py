@@ -72,7 +72,9 @@ def _failure(group: Launched, complaints: list[str]) -> UserError:
         error = CrashedError(complaints[0])
         error.status = code or CrashedError.status
         return error
-    why = group.broken or (f"a rank {told(code)}" if code else "the ranks ended and told nothing")
+    why = f"a rank {told(code)}" if code else "the ranks ended and told nothing"
+    if group.broken and code >= 0:
+        why = group.broken
     return CrashedError(f"{why}; give the same command again, what is finished is kept")
 
 
