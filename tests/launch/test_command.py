@@ -59,6 +59,12 @@ def test_what_a_rank_refuses_is_one_line_and_its_status(run: Path, tmp_path: Pat
     assert errors[0].endswith("slow.py:score raised ZeroDivisionError: division by zero (slow.py, line 2); mend it")
 
 
+def test_ranks_of_a_hostfile_share_the_prompts(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    values = json.loads(succeed(tmp_path, *flags(run, "--hostfile", str(tmp_path / "hosts"), "--json")))
+    assert values["written"] == 40 and (tmp_path / "out.jsonl").read_bytes().count(b"\n") == 40
+
+
 @pytest.mark.parametrize(("ranks", "hosts", "words"), [
     (0, None, "--ranks must be at least 1"), (2, "a slots=1", "--ranks and --hostfile exclude each other"),
     (None, "a slots=x", "write it as: worker-1 slots=8"),
