@@ -1,25 +1,30 @@
 """Writing with a folder of Hugging Face's form, an export or any causal model, through transformers' `generate`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     GPT2LMHeadModel,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     StoppingCriteria,
     StoppingCriteriaList,
     set_seed,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from data.tokens import tokenisers
 from inference.decode.rows import Request, Row, Stopped
-from inference.sampling import Sampling
+from inference.sampling import NOT_FINITE, Sampling
 from inference.writers import Text, biased
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -78,11 +83,21 @@ class FolderWriter:
             "repetition_penalty": sampling.repetition_penalty,
             "no_repeat_ngram_size": sampling.no_repeat_ngram,
             "sequence_bias": biased(self.tokeniser, sampling) or None,
+            "logits_processor": LogitsProcessorList([_Finite()]),
         }
         if values["do_sample"]:
             values |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
             values |= {"min_p": sampling.min_p or None}
         return values
+
+
+class _Finite(LogitsProcessor):
+    """Refuses scores that are no numbers; what is forbidden has minus infinity."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        if not bool((scores.amax(-1) < torch.inf).all()):
+            raise UserError(NOT_FINITE)
+        return scores
 
 
 class _Asks(StoppingCriteria):
@@ -98,12 +113,21 @@ class _Asks(StoppingCriteria):
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWriter:
     """The model of a folder and its tokeniser. Errors: `UserError` where the folder holds no such."""
+    refuse_other_kinds(folder)
+    logging.set_verbosity_error()  # what is wrong with the weights is said here, in a line
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+        tokeniser = tokenisers.load(str(folder))
+    except UserError:
+        raise
+    except Exception as error:  # of files that are anybody's: transformers raises whatever meets them first
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
-    tokeniser = tokenisers.load(str(folder))
+    if missing := sorted(told["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{folder} lacks the tensor {missing[0]}{more}; copy it again, or export the run again")
     entries, rows = tokenisers.entries(tokeniser), model.get_input_embeddings().weight.size(0)
     if entries > rows:
         raise UserError(
@@ -111,6 +135,33 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWrite
             "export the run again"
         )
     return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser)
+
+
+def refuse_other_kinds(folder: Path) -> None:
+    """Errors: `UserError` where a folder holds no causal model, or needs code that comes with it."""
+    config, words = (_json_of(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    if ("auto_map" in config and kind not in CONFIG_MAPPING_NAMES) or (
+        "AutoTokenizer" in words.get("auto_map", {}) and not (folder / "tokenizer.json").exists()
+    ):
+        raise UserError(f"{folder} needs code of its own, which is not run here; take a model that transformers knows")
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) & set(classes)
+    reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal
+    known = (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind not in CONFIG_MAPPING_NAMES
+    )  # transformers says the latter
+    if config.get("is_encoder_decoder") or reads_both_ways or not known:
+        what = ", ".join(classes) or kind
+        raise UserError(f"{folder} holds no causal model but {what}; give one that goes on from a text, such as gpt2")
+
+
+def _json_of(file: Path) -> JsonObject:
+    """What a file of JSON says, nothing where it cannot be read: who loads the model says that."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def meaningless(model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> list[int]:

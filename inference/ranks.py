@@ -1,11 +1,11 @@
-"""Over which ranks a model is cut to write, as a launcher has started them:
-`torchrun --nproc-per-node 4 -m -- commands generate --tensor 2 --pipeline 2 …` (without `--` torchrun takes `--run` for
-a flag of its own). Imports no torch before it loads.
+"""Over which ranks a model is cut to write, and how many copies of it write, as a launcher has started them.
+
+Imports no torch before it loads.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,12 +23,16 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Loading:
-    """Which checkpoint of a run, over how many tensor ranks and pipeline stages, and in which precision."""
+    """Which checkpoint of a run, over how many tensor ranks and pipeline stages, and in which precision.
+
+    `replicas` copies of the model write different prompts.
+    """
 
     which: str | None = None
     tensor: int = 1
     pipeline: int = 1
     precision: str = PRECISIONS[0]
+    replicas: int = 1
 
     def __post_init__(self) -> None:
         for flag, degree in (("--tensor", self.tensor), ("--pipeline", self.pipeline)):
@@ -37,17 +41,35 @@ class Loading:
 
     def check(self) -> None:
         """Errors: `UserError` where another number of ranks was started."""
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.ranks != started:
+        world = started()
+        if self.ranks != world:
             raise UserError(
-                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {started} were "
+                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {world} were "
                 f"started; start them with torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
             )
 
+    def over(self, world: int) -> "Loading":
+        """The same in as many copies as so many ranks have room for.
+
+        Errors: `UserError` where they do not divide.
+        """
+        each = self.tensor * self.pipeline
+        if world % each:
+            raise UserError(
+                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {each} ranks a copy of the model, which do "
+                f"not divide {world}; give --ranks {each} or a multiple"
+            )
+        return replace(self, replicas=world // each)
+
     @property
     def ranks(self) -> int:
-        """How many ranks hold the model together."""
-        return self.tensor * self.pipeline
+        """How many ranks hold all copies of the model together."""
+        return self.tensor * self.pipeline * self.replicas
+
+
+def started() -> int:
+    """How many ranks the launcher has started; one where there was none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def leads() -> bool:
