@@ -1,8 +1,10 @@
 """Write text with a run or a folder. Imports nothing heavy: flags are checked first."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.named import at_step
 from inference.ranks import Loading, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
 from run.checkpoints import Chosen
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | None]":  # noqa: B008  # it is frozen
-    """What writes with a folder of Hugging Face's form, or with a checkpoint of a run.
+    """What writes with a folder of Hugging Face's form, with a run, or with the checkpoint that `path` is.
 
     Errors: `UserError` where it is neither, or there is no such checkpoint.
     """
@@ -28,6 +30,8 @@ def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | No
     from model.engine.precision import DTYPES
 
     loading.check()
+    path, which = at_step(path, loading.which)
+    loading = replace(loading, which=which)
     logging.disable_progress_bar()
     if not (path / "config.json").exists():
         return load_run(path, loading)

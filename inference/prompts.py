@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.generate import described, load, requests, stops, told
+from inference.named import at_step
 from inference.ranks import Loading, leads, told_by_first
 from inference.sampling import Sampling
 from run import record
@@ -84,8 +85,9 @@ def write_all(
             wanted += requests(writer, prompt.text, sampling, special, len(wanted), within=by is not None)
         except UserError as error:
             raise UserError(f"--prompts {file}, line {prompt.line}: {error}") from None
-    known = record.read(path) if checkpoint else None
-    model = [known.id if known else str(path.resolve()), checkpoint.step if checkpoint else None]
+    run = at_step(path, loading.which)[0]
+    known = record.read(run) if checkpoint else None
+    model = [known.id if known else str(run.resolve()), checkpoint.step if checkpoint else None]
     facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, by])
     settings = hashlib.sha256(facts.encode()).hexdigest()[:16]
     with ExitStack() as held:
