@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, GPT2Config, LlamaConfig
 
 from commands import evaluate as command
 from data.tokens import prepare, tokenisers
@@ -142,6 +142,14 @@ def test_what_a_folder_does_not_have_is_one_line(
     prepared = prepare.prepare(text, str(run / "tokeniser"), 300, run.parent / "out") / "validation"
     tokenisers.save(tokenisers.train_bpe(["other texts have other words\n"] * 9, 300), folder)
     assert "was made with another tokeniser than" in refused(folder, str(prepared), monkeypatch, capfd)
+
+
+def test_a_model_of_another_kind_is_one_line(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertForMaskedLM(BertConfig(vocab_size=50, **shape)).save_pretrained(tmp_path)
+    assert "holds no causal model but BertForMaskedLM" in refused(tmp_path, text, monkeypatch, capfd)
 
 
 def test_a_tokeniser_of_another_model_is_one_line(
