@@ -3,16 +3,16 @@
 from commands import cli, sampling_flags
 from inference.chat import Conversation
 from inference.generate import load, told
+from inference.named import HELP, model_of
 from inference.talk import Talk
 from run import checkpoints
-from run.select import HELP, find
 from support.errors import UserError
 from support.json_object import JsonObject
 
 
 def main() -> None:
     parser = cli.Parser("Talk with a run, or with the folder of any causal model. Piped in, each line is a message.")
-    parser.add_argument("--run", help=f"{HELP}; or the folder of an export or another causal model")
+    parser.add_argument("--run", help=HELP)
     parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     parser.add_argument("--system", default="", metavar="TEXT", help="what stands before the first message")
     sampling_flags.add(parser)
@@ -25,7 +25,7 @@ def main() -> None:
             raise UserError("a message gets one answer; leave --samples and --best-of out")
         if loading.ranks > 1:
             raise UserError("one rank talks; leave --tensor and --pipeline out")
-        path = find(args.run)
+        path = model_of(args.run)
         writer, checkpoint = load(path, loading)
         conversation = Conversation(writer, sampling, args.system)
         talk = Talk(conversation, quiet=args.json)

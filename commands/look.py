@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from commands import cli
-from commands.generate import read_prompt
 from inference.look.look import look_into, show
+from inference.named import HELP, model_of
+from inference.prompts import read_prompt
 from run import checkpoints
-from run.select import HELP, find
 from support.json_object import JsonObject
 
 
 def main() -> None:
     parser = cli.Parser("Attention, the loss of each token and the logit lens of a text, as one HTML page.")
-    parser.add_argument("--run", help=f"{HELP}; or the folder of an export or another causal model")
+    parser.add_argument("--run", help=HELP)
     parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="the text; by default standard input")
@@ -26,7 +26,7 @@ def main() -> None:
 
     def job() -> JsonObject:
         prompt = read_prompt(args.prompt, args.file)
-        values = look_into(find(args.run), prompt, args.out, args.checkpoint, args.special_tokens)
+        values = look_into(model_of(args.run), prompt, args.out, args.checkpoint, args.special_tokens)
         if not args.json:
             show(values)
         return values

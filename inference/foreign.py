@@ -117,7 +117,7 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWrite
     logging.set_verbosity_error()  # what is wrong with the weights is said here, in a line
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
         tokeniser = tokenisers.load(str(folder))
     except UserError:
@@ -125,11 +125,17 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWrite
     except Exception as error:  # of files that are anybody's: transformers raises whatever meets them first
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
+    # transformers draws anew what it does not find, and says so in a table.
     if missing := sorted(told["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{folder} lacks the tensor {missing[0]}{more}; copy it again, or export the run again")
+    if other := sorted(name for name, *_ in told["mismatched_keys"]):
+        raise UserError(
+            f"{folder} cannot be read as a model: its tensor {other[0]} has another shape than its config.json says; "
+            "copy it again, or export the run again"
+        )
     entries, rows = tokenisers.entries(tokeniser), model.get_input_embeddings().weight.size(0)
-    if entries > rows:
+    if not rows <= 2 * entries <= 2 * rows:  # some models have rows that no id needs, but not as many again
         raise UserError(
             f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
             "export the run again"

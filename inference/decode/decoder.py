@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inference.decode.cache import Cache
 from inference.decode.stage import Stage
-from model.gpt import Remember
+from model.gpt import Remember, prefix_mask
 from model.layout import Layout
 
 READ = 2**15  # tokens that are read in one pass
@@ -63,12 +63,13 @@ class Decoder:
     def read(self, texts: list[list[int]]) -> Tensor | None:
         """Read the first tokens of new rows, behind the rows in use; at most as many as are free.
 
-        Returns the scores of what comes next [len(texts), V] on the last stage, None on the others.
+        They are the prefix of a model that has one: then they all see each other. Returns the scores of what comes
+        next [len(texts), V] on the last stage, None on the others.
         """
         found: list[Tensor] = []
         most = max(1, READ // max(map(len, texts)))
         for some in (texts[first : first + most] for first in range(0, len(texts), most)):
-            x_BSH = self._pass(some, self.cache.reads(len(self.lengths)))
+            x_BSH = self._pass(some, list(map(len, some)), self.cache.reads(len(self.lengths)))
             self.lengths += map(len, some)
             if self.stage.last:
                 end_B = torch.tensor([len(text) - 1 for text in some], device=self.device)
@@ -104,13 +105,14 @@ class Decoder:
     def log_odds(self, texts: list[tuple[list[int], list[int]]], entries: int) -> list[float]:
         """For each beginning and what goes on from it: the log-probability, in nats, of all tokens of the latter.
 
-        Ids from `entries` on are left out. Both together are at most as long as the context.
+        Ids from `entries` on are left out. Both together are at most as long as the context. The beginning is the
+        prefix of a model that has one.
         """
         found: list[float] = []
         most = max(1, SCORED // (self.stage.config.padded_vocab_size * max(len(a) + len(b) for a, b in texts)))
         for first in range(0, len(texts), most):
             some = texts[first : first + most]
-            x_BSH = self._pass([[*before, *after] for before, after in some], None)
+            x_BSH = self._pass([[*before, *after] for before, after in some], [len(a) for a, _ in some], None)
             total_B = torch.zeros(len(some), dtype=torch.float64, device=self.device)
             if self.stage.last:
                 odds_BSV = self.stage.logits(x_BSH)[..., :entries].float().log_softmax(-1)
@@ -121,22 +123,26 @@ class Decoder:
             found += self.line.from_last(total_B).tolist()
         return found
 
-    def _pass(self, texts: list[list[int]], remembers: list[Remember] | None) -> Tensor:
-        """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right."""
+    def _pass(self, texts: list[list[int]], prefixes: list[int], remembers: list[Remember] | None) -> Tensor:
+        """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right, but
+        for the tokens of a prefix, and those see their prefix alone."""
         longest = max(map(len, texts))
         tokens_BS = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self.device)
         places_BS = torch.arange(longest, device=self.device).expand(len(texts), -1)
-        return self._through(tokens_BS, places_BS, None, remembers)
+        visible_BSS = None
+        if self.stage.config.objective == "prefix" and min(prefixes) < longest:  # else all tokens see all
+            visible_BSS = prefix_mask(torch.tensor(prefixes, device=self.device), longest)
+        return self._through(tokens_BS, places_BS, visible_BSS, remembers)
 
     def _through(
-        self, tokens_BS: Tensor, places_BS: Tensor, unseen_BSS: Tensor | None, remembers: list[Remember] | None
+        self, tokens_BS: Tensor, places_BS: Tensor, mask_BSS: Tensor | None, remembers: list[Remember] | None
     ) -> Tensor:
         """Get what the stage before gives, compute, and pass it on."""
         line, x = self.line, tokens_BS
         if not self.stage.first:
             x = torch.empty(*tokens_BS.shape, self.stage.config.hidden_size, dtype=self.dtype, device=self.device)
             dist.recv(x, line.ranks[line.stage - 1])
-        x_BSH: Tensor = self.stage(x, places_BS, unseen_BSS, remembers)
+        x_BSH: Tensor = self.stage(x, places_BS, mask_BSS, remembers)
         if not self.stage.last:
             dist.send(x_BSH.contiguous(), line.ranks[line.stage + 1])
         return x_BSH

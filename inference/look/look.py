@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from inference.generate import told
 from inference.look.page import check_out, page
 from inference.look.seen import Guesses, Seen, check_size
+from inference.named import at_step
 from run.checkpoints import Chosen, choose
 from run.directory import read_recipe
 from support.errors import UserError
@@ -103,6 +104,7 @@ def look_into(
     """
     from inference.look import texts
 
+    path, which = at_step(path, which)
     out = out or (Path() if (path / "config.json").exists() else path) / PAGE
     if path.is_dir():
         check_out(out)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.tokens import tokenisers
-from inference import evaluate, export
+from inference import export
+from inference.measuring import models
 from model.checkpoint.weights import write_weights
 from model.gpt import GPT
 from model.init import init_weights
@@ -38,6 +39,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run's directory, see `write_untrained`; `load_model` gives one model to all who ask."""
     path = tmp_path / "run"
     model = write_untrained(path)
-    for module in (evaluate, export):
+    for module in (models, export):
         monkeypatch.setattr(module, "load_model", lambda run, checkpoint=None: model)
     return path
