@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from data.tokens import tokenisers
+from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row, Stopped
 from inference.sampling import Sampling
 from inference.writers import Text, biased
@@ -55,13 +56,15 @@ class FolderWriter:
             yield row
 
     @torch.inference_mode()
-    def log_odds(self, texts: list[Text]) -> list[float]:
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
         """See `Writer`."""
         found = []
         for before, after in texts:
-            inputs = torch.tensor([[*before, *after]], device=self.model.device)
-            odds_SV = self.model(inputs).logits[0, len(before) - 1 : -1, : self._entries].float().log_softmax(-1)
-            found.append(float(odds_SV.gather(1, inputs[0, len(before) :, None]).double().sum()))
+            inputs = torch.tensor([[*before, *after][:-1]], device=self.model.device)
+            label_S = torch.tensor(after, device=self.model.device)
+            odds_SV = self.model(inputs).logits[0, len(before) - 1 :, : self._entries].float().log_softmax(-1)
+            total = float(odds_SV.gather(1, label_S[:, None]).double().sum())
+            found.append(Scored(total, bool((odds_SV.argmax(-1) == label_S).all())))
         return found
 
     @property

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data.tokens import tokenisers
 from inference.decode.beam import search
-from inference.decode.decoder import Decoder, Line
+from inference.decode.decoder import Decoder, Line, Scored
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, Row, Stopped, write
 from inference.decode.stage import Stage
@@ -36,8 +36,8 @@ class Writer(Protocol):
         """Write texts; each is given back when it is finished. `stopped` is asked after each token of each."""
         ...
 
-    def log_odds(self, texts: list[Text]) -> list[float]:
-        """The log-probability, in nats, of all tokens that go on from each beginning."""
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
+        """What the model says of the tokens that go on from each beginning; see `Decoder.log_odds`."""
         ...
 
 
@@ -64,8 +64,8 @@ class RunWriter:
         odds = odds_of(self.tokeniser, sampling, decoders[0].device)
         yield from write(decoders, odds, requests, stopped)
 
-    def log_odds(self, texts: list[Text]) -> list[float]:
-        """See `Writer`; a beginning and what goes on from it fit into the context."""
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
+        """See `Writer`."""
         return Decoder(self.stage, 0, 0, self.line).log_odds(texts, tokenisers.entries(self.tokeniser))
 
     def _rows(self, columns: int) -> int:
