@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.decode.cache import Cache
 from inference.decode.stage import Stage
-from model.gpt import Remember
+from model.gpt import Remember, prefix_mask
 from model.layout import Layout
 
 READ = 2**15  # tokens that are read in one pass
@@ -73,12 +73,13 @@ class Decoder:
     def read(self, texts: list[list[int]]) -> Tensor | None:
         """Read the first tokens of new rows, behind the rows in use; at most as many as are free.
 
-        Returns the scores of what comes next [len(texts), V] on the last stage, None on the others.
+        They are the prefix of a model that has one: then they all see each other. Returns the scores of what comes
+        next [len(texts), V] on the last stage, None on the others.
         """
         found: list[Tensor] = []
         most = max(1, READ // max(map(len, texts)))
         for some in (texts[first : first + most] for first in range(0, len(texts), most)):
-            x_BSH = self._pass(some, self.cache.reads(len(self.lengths)))
+            x_BSH = self._pass(some, list(map(len, some)), self.cache.reads(len(self.lengths)))
             self.lengths += map(len, some)
             if self.stage.last:
                 end_B = torch.tensor([len(text) - 1 for text in some], device=self.device)
@@ -115,14 +116,14 @@ class Decoder:
         """For each beginning and what goes on from it: what the model says of the latter.
 
         Ids from `entries` on are left out. Both together have at most one token more than the context: the last one is
-        not read. Texts of about the same length are read together.
+        not read. Texts of about the same length are read together. The beginning is the prefix of a model that has one.
         """
         order = sorted(range(len(texts)), key=lambda at: -sum(map(len, texts[at])))
         found_2B = torch.zeros(2, len(texts), dtype=torch.float64, device=self.device)  # sums; tokens not the likeliest
         for some in self._scored_together([texts[at] for at in order]):
             places = order[: len(some)]
             order = order[len(some) :]
-            x_BSH = self._pass([[*before, *after][:-1] for before, after in some], None)
+            x_BSH = self._pass([[*before, *after][:-1] for before, after in some], [len(a) for a, _ in some], None)
             if self.stage.last:
                 self._add_odds(found_2B, places, some, x_BSH, entries)
         totals, missed = self.line.from_last(found_2B).tolist()
@@ -157,22 +158,26 @@ class Decoder:
         each_2N = torch.stack((odds_NE.gather(1, label_N[:, None])[:, 0], (odds_NE.argmax(-1) != label_N).float()))
         found_2B.index_add_(1, torch.tensor(places, device=self.device)[row_N], each_2N.double())
 
-    def _pass(self, texts: list[list[int]], remembers: list[Remember] | None) -> Tensor:
-        """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right."""
+    def _pass(self, texts: list[list[int]], prefixes: list[int], remembers: list[Remember] | None) -> Tensor:
+        """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right, but
+        for the tokens of a prefix, and those see their prefix alone."""
         longest = max(map(len, texts))
         tokens_BS = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self.device)
         places_BS = torch.arange(longest, device=self.device).expand(len(texts), -1)
-        return self._through(tokens_BS, places_BS, None, remembers)
+        visible_BSS = None
+        if self.stage.config.objective == "prefix" and min(prefixes) < longest:  # else all tokens see all
+            visible_BSS = prefix_mask(torch.tensor(prefixes, device=self.device), longest)
+        return self._through(tokens_BS, places_BS, visible_BSS, remembers)
 
     def _through(
-        self, tokens_BS: Tensor, places_BS: Tensor, unseen_BSS: Tensor | None, remembers: list[Remember] | None
+        self, tokens_BS: Tensor, places_BS: Tensor, mask_BSS: Tensor | None, remembers: list[Remember] | None
     ) -> Tensor:
         """Get what the stage before gives, compute, and pass it on."""
         line, x = self.line, tokens_BS
         if not self.stage.first:
             x = torch.empty(*tokens_BS.shape, self.stage.config.hidden_size, dtype=self.dtype, device=self.device)
             dist.recv(x, line.ranks[line.stage - 1])
-        x_BSH: Tensor = self.stage(x, places_BS, unseen_BSS, remembers)
+        x_BSH: Tensor = self.stage(x, places_BS, mask_BSS, remembers)
         if not self.stage.last:
             dist.send(x_BSH.contiguous(), line.ranks[line.stage + 1])
         return x_BSH
