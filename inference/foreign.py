@@ -22,6 +22,7 @@ from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row, Stopped
 from inference.sampling import Sampling
 from inference.writers import Text, biased
+from model.parallel import Axis
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -33,8 +34,13 @@ class FolderWriter:
 
     slides = False
 
-    def __init__(self, model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> None:
-        self.model, self.tokeniser = model, tokeniser
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokeniser: PreTrainedTokenizerFast,
+        shares: Axis = Axis(),  # noqa: B008
+    ) -> None:
+        self.model, self.tokeniser, self.shares = model, tokeniser, shares
         self.framed = not isinstance(model, GPT2LMHeadModel)  # an export reads what its run reads
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
 
@@ -99,8 +105,11 @@ class _Asks(StoppingCriteria):
         return torch.tensor([self.stopped(self.row)], device=input_ids.device)
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWriter:
-    """The model of a folder and its tokeniser. Errors: `UserError` where the folder holds no such."""
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis = Axis()) -> FolderWriter:  # noqa: B008
+    """The model of a folder and its tokeniser, on each of the ranks that share the work.
+
+    Errors: `UserError` where the folder holds no such.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
@@ -113,7 +122,7 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWrite
             f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
             "export the run again"
         )
-    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser)
+    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser, shares)
 
 
 def meaningless(model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> list[int]:

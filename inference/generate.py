@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.ranks import Loading, load_run, told_by_first
+from inference.ranks import Loading, all_ranks, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
 from run.checkpoints import Chosen
 from support.errors import UserError
@@ -35,7 +35,7 @@ def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | No
         raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
     if loading.ranks > 1:
         raise UserError(f"{path} is no run: it is written with on one rank; leave --tensor and --pipeline out")
-    return load_folder(path, DTYPES[loading.precision]), None
+    return load_folder(path, DTYPES[loading.precision], all_ranks()), None
 
 
 def told(checkpoint: Chosen | None) -> JsonObject:
