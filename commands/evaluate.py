@@ -4,7 +4,8 @@ from pathlib import Path
 
 from commands import cli
 from inference.evaluate import evaluate, show
-from inference.ranks import PRECISIONS, Loading, leads
+from inference.named import model_of
+from inference.ranks import PRECISIONS, Loading, leads, started
 from inference.tasks import find as tasks
 from inference.tasks import harness
 from run import checkpoints
@@ -17,7 +18,7 @@ TASK_FLAGS = ("shots", "limit", "task_folder", "tensor", "pipeline", "precision"
 
 def main() -> None:
     parser = cli.Parser("Loss, perplexity and bits per byte of a run on any text or shard; with --tasks scores.")
-    parser.add_argument("--run", help=f"{HELP}; with --tasks also the folder of an export or another causal model")
+    parser.add_argument("--run", help=f"{HELP}; with --tasks also what generate takes")
     parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     parser.add_argument(
         "--data", default="validation", help="validation, a corpus, a prepared folder's FOLDER/test, or a shard"
@@ -43,10 +44,8 @@ def main() -> None:
                 show(values)
             return values
         asked = tasks.Asked(tuple(args.tasks.split(",")), args.shots, args.limit, args.task_folder)
-        loading = Loading(
-            args.checkpoint, args.tensor or 1, args.pipeline or 1, args.precision or PRECISIONS[0], shared=True
-        )
-        values = harness.evaluate(find(args.run), asked, loading)
+        loading = Loading(args.checkpoint, args.tensor or 1, args.pipeline or 1, args.precision or PRECISIONS[0])
+        values = harness.evaluate(model_of(args.run), asked, loading.over(started()))
         if leads() and not args.json:
             harness.show(values)
         return values

@@ -1,5 +1,6 @@
 """Writing with a folder of Hugging Face's form, an export or any causal model, through transformers' `generate`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from transformers import (
     StoppingCriteriaList,
     set_seed,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from data.tokens import tokenisers
 from inference.decode.decoder import Scored
@@ -110,8 +113,9 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis =
 
     Errors: `UserError` where the folder holds no such.
     """
+    refuse_other_kinds(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
@@ -123,6 +127,33 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis =
             "export the run again"
         )
     return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser, shares)
+
+
+def refuse_other_kinds(folder: Path) -> None:
+    """Errors: `UserError` where a folder holds no causal model, or needs code that comes with it."""
+    config, words = (_json_of(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    if ("auto_map" in config and kind not in CONFIG_MAPPING_NAMES) or (
+        "AutoTokenizer" in words.get("auto_map", {}) and not (folder / "tokenizer.json").exists()
+    ):
+        raise UserError(f"{folder} needs code of its own, which is not run here; take a model that transformers knows")
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) & set(classes)
+    reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal
+    known = (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind not in CONFIG_MAPPING_NAMES
+    )  # transformers says the latter
+    if config.get("is_encoder_decoder") or reads_both_ways or not known:
+        what = ", ".join(classes) or kind
+        raise UserError(f"{folder} holds no causal model but {what}; give one that goes on from a text, such as gpt2")
+
+
+def _json_of(file: Path) -> JsonObject:
+    """What a file of JSON says, nothing where it cannot be read: who loads the model says that."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def meaningless(model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> list[int]:

@@ -1,11 +1,11 @@
-"""Over which ranks a model is cut to write, as a launcher has started them:
-`torchrun --nproc-per-node 4 -m -- commands generate --tensor 2 --pipeline 2 …` (without `--` torchrun takes `--run` for
-a flag of its own). Imports no torch before it loads.
+"""Over which ranks a model is cut to write, and how many copies of it write, as a launcher has started them.
+
+Imports no torch before it loads.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,14 +26,14 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class Loading:
     """Which checkpoint of a run, over how many tensor ranks and pipeline stages, and in which precision.
 
-    Where the work can be `shared`, further ranks hold the same weights: as many as were started.
+    `replicas` copies of the model write different prompts.
     """
 
     which: str | None = None
     tensor: int = 1
     pipeline: int = 1
     precision: str = PRECISIONS[0]
-    shared: bool = False
+    replicas: int = 1
 
     def __post_init__(self) -> None:
         for flag, degree in (("--tensor", self.tensor), ("--pipeline", self.pipeline)):
@@ -42,23 +42,34 @@ class Loading:
 
     def check(self) -> None:
         """Errors: `UserError` where another number of ranks was started."""
-        if self.shared and not started() % self.ranks:
-            return
-        if self.ranks != started():
-            command = "evaluate" if self.shared else "generate"
+        world = started()
+        if self.ranks != world:
             raise UserError(
-                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {started()} were "
-                f"started; start them with torchrun --nproc-per-node {self.ranks} -m -- commands {command} …"
+                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {self.ranks} ranks, but {world} were "
+                f"started; start them with torchrun --nproc-per-node {self.ranks} -m -- commands generate …"
             )
+
+    def over(self, world: int) -> "Loading":
+        """The same in as many copies as so many ranks have room for.
+
+        Errors: `UserError` where they do not divide.
+        """
+        each = self.tensor * self.pipeline
+        if world % each:
+            raise UserError(
+                f"--tensor {self.tensor} x --pipeline {self.pipeline} are {each} ranks a copy of the model, which do "
+                f"not divide {world}; start a multiple of {each}"
+            )
+        return replace(self, replicas=world // each)
 
     @property
     def ranks(self) -> int:
-        """How many ranks hold the model together."""
-        return self.tensor * self.pipeline
+        """How many ranks hold all copies of the model together."""
+        return self.tensor * self.pipeline * self.replicas
 
 
 def started() -> int:
-    """How many ranks a launcher has started."""
+    """How many ranks the launcher has started; one where there was none."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -106,7 +117,7 @@ def load_run(run: Path, loading: Loading) -> "tuple[RunWriter, Chosen]":
 
     config, parallel, line, shares = read_recipe(run).model, SOLO, Line(), Axis()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if started() > 1:
+    if loading.ranks > 1:
         from model.engine.build import start_process_group
         from model.grid import make_grid
 
@@ -115,7 +126,7 @@ def load_run(run: Path, loading: Loading) -> "tuple[RunWriter, Chosen]":
         start_process_group()
         grid, line = make_grid(layout), line_of(layout)
         parallel, shares = grid.parallel, grid.data
-    checkpoint = told_by_first(started(), lambda: choose(run, loading.which))
+    checkpoint = told_by_first(loading.ranks, lambda: choose(run, loading.which))
     if leads():
         checkpoint.tell()
     dtype = DTYPES[loading.precision]

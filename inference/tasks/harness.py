@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.named import at_step
 from inference.ranks import Loading, leads
 from inference.tasks.find import Asked, Found, find, quiet
 from run import record
@@ -32,12 +33,13 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     from inference.generate import load, told
     from inference.tasks.model import TaskModel
 
-    if not (path / "config.json").exists():
-        check_tokeniser(path)
+    run, _ = at_step(path, loading.which)
+    if not (run / "config.json").exists():
+        check_tokeniser(run)
     found = find(asked)
     writer, checkpoint = load(path, loading)
     values: JsonObject = {
-        "run": str(path),
+        "run": str(run),
         **told(checkpoint),
         "precision": loading.precision,
         "limit": asked.limit,
@@ -45,7 +47,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
         "file": None,
     }
     if checkpoint and leads():
-        values["file"] = str(keep(path, values))
+        values["file"] = str(keep(run, values))
     return values
 
 
