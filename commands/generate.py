@@ -6,10 +6,10 @@ from pathlib import Path
 
 from commands import cli, sampling_flags
 from inference.generate import generate
+from inference.named import HELP, model_of
 from inference.prompts import write_all
-from inference.ranks import leads
+from inference.ranks import leads, started
 from run import checkpoints
-from run.select import HELP, find
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -32,7 +32,7 @@ def read_prompt(text: str | None, file: Path | None) -> str:
 
 def main() -> None:
     parser = cli.Parser("Write text with a run, or through transformers with the folder of any causal model.")
-    parser.add_argument("--run", help=f"{HELP}; or the folder of an export or another causal model")
+    parser.add_argument("--run", help=HELP)
     parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from; by default standard input")
@@ -55,8 +55,9 @@ def main() -> None:
             raise UserError("--prompts FILE and --out FILE belong together; give both")
         if not args.prompts:
             prompt = read_prompt(args.prompt, args.file) if leads() else ""
-            return generate(find(args.run), prompt, sampling, shown, loading, args.special_tokens, by)
-        values = write_all(find(args.run), args.prompts, args.out, sampling, loading, args.special_tokens, by)
+            return generate(model_of(args.run), prompt, sampling, shown, loading, args.special_tokens, by)
+        loading = loading.over(started())
+        values = write_all(model_of(args.run), args.prompts, args.out, sampling, loading, args.special_tokens, by)
         if shown:
             print(f"wrote {values['written']} of {values['rows']} prompts to {args.out}, {values['kept']} were there")
         return values

@@ -1,5 +1,6 @@
 """Writing with a folder of Hugging Face's form, an export or any causal model, through transformers' `generate`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from transformers import (
     StoppingCriteriaList,
     set_seed,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from data.tokens import tokenisers
+from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row, Stopped
 from inference.sampling import Sampling
 from inference.writers import Text, biased
+from model.parallel import Axis
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -32,8 +37,13 @@ class FolderWriter:
 
     slides = False
 
-    def __init__(self, model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> None:
-        self.model, self.tokeniser = model, tokeniser
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokeniser: PreTrainedTokenizerFast,
+        shares: Axis = Axis(),  # noqa: B008
+    ) -> None:
+        self.model, self.tokeniser, self.shares = model, tokeniser, shares
         self.framed = not isinstance(model, GPT2LMHeadModel)  # an export reads what its run reads
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
 
@@ -55,13 +65,15 @@ class FolderWriter:
             yield row
 
     @torch.inference_mode()
-    def log_odds(self, texts: list[Text]) -> list[float]:
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
         """See `Writer`."""
         found = []
         for before, after in texts:
-            inputs = torch.tensor([[*before, *after]], device=self.model.device)
-            odds_SV = self.model(inputs).logits[0, len(before) - 1 : -1, : self._entries].float().log_softmax(-1)
-            found.append(float(odds_SV.gather(1, inputs[0, len(before) :, None]).double().sum()))
+            inputs = torch.tensor([[*before, *after][:-1]], device=self.model.device)
+            label_S = torch.tensor(after, device=self.model.device)
+            odds_SV = self.model(inputs).logits[0, len(before) - 1 :, : self._entries].float().log_softmax(-1)
+            total = float(odds_SV.gather(1, label_S[:, None]).double().sum())
+            found.append(Scored(total, bool((odds_SV.argmax(-1) == label_S).all())))
         return found
 
     @property
@@ -96,10 +108,14 @@ class _Asks(StoppingCriteria):
         return torch.tensor([self.stopped(self.row)], device=input_ids.device)
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWriter:
-    """The model of a folder and its tokeniser. Errors: `UserError` where the folder holds no such."""
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis = Axis()) -> FolderWriter:  # noqa: B008
+    """The model of a folder and its tokeniser, on each of the ranks that share the work.
+
+    Errors: `UserError` where the folder holds no such.
+    """
+    refuse_other_kinds(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
@@ -110,7 +126,34 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWrite
             f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
             "export the run again"
         )
-    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser)
+    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser, shares)
+
+
+def refuse_other_kinds(folder: Path) -> None:
+    """Errors: `UserError` where a folder holds no causal model, or needs code that comes with it."""
+    config, words = (_json_of(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    if ("auto_map" in config and kind not in CONFIG_MAPPING_NAMES) or (
+        "AutoTokenizer" in words.get("auto_map", {}) and not (folder / "tokenizer.json").exists()
+    ):
+        raise UserError(f"{folder} needs code of its own, which is not run here; take a model that transformers knows")
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) & set(classes)
+    reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal
+    known = (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind not in CONFIG_MAPPING_NAMES
+    )  # transformers says the latter
+    if config.get("is_encoder_decoder") or reads_both_ways or not known:
+        what = ", ".join(classes) or kind
+        raise UserError(f"{folder} holds no causal model but {what}; give one that goes on from a text, such as gpt2")
+
+
+def _json_of(file: Path) -> JsonObject:
+    """What a file of JSON says, nothing where it cannot be read: who loads the model says that."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def meaningless(model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> list[int]:

@@ -1,9 +1,11 @@
 """Write text with a run or a folder. Imports nothing heavy: flags are checked first."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.ranks import Loading, load_run, told_by_first
+from inference.named import at_step
+from inference.ranks import Loading, all_ranks, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
 from run.checkpoints import Chosen
 from support.errors import UserError
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | None]":  # noqa: B008  # it is frozen
-    """What writes with a folder of Hugging Face's form, or with a checkpoint of a run.
+    """What writes with a folder of Hugging Face's form, with a run, or with the checkpoint that `path` is.
 
     Errors: `UserError` where it is neither, or there is no such checkpoint.
     """
@@ -28,14 +30,16 @@ def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | No
     from model.engine.precision import DTYPES
 
     loading.check()
+    path, which = at_step(path, loading.which)
+    loading = replace(loading, which=which)
     logging.disable_progress_bar()
     if not (path / "config.json").exists():
         return load_run(path, loading)
     if loading.which is not None:
         raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
-    if loading.ranks > 1:
-        raise UserError(f"{path} is no run: it is written with on one rank; leave --tensor and --pipeline out")
-    return load_folder(path, DTYPES[loading.precision]), None
+    if loading.tensor * loading.pipeline > 1:
+        raise UserError(f"{path} is no run: each rank writes with all of it; leave --tensor and --pipeline out")
+    return load_folder(path, DTYPES[loading.precision], all_ranks()), None
 
 
 def told(checkpoint: Chosen | None) -> JsonObject:
@@ -87,8 +91,13 @@ def stops(writer: "Writer", sampling: Sampling, shown: "Shown | None" = None) ->
     return stopped
 
 
-def described(writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None) -> JsonObject:
-    """The texts of a prompt; ranked `by` a score, the best first, with the scores and how much the texts differ."""
+def described(
+    writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None, speaks: bool = True
+) -> JsonObject:
+    """The texts of a prompt; ranked `by` a score, the best first, with the scores and how much the texts differ.
+
+    Collective. What a rank gets that does not speak for its model is nothing to go by.
+    """
     from inference.ranking import diversity, scores
 
     parts = [text_of(writer, row) for row in rows]

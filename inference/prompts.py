@@ -5,27 +5,25 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference import answers
 from inference.generate import described, load, requests, stops, told
+from inference.named import at_step
 from inference.ranks import Loading, leads, told_by_first
+from inference.replicas import Replica
 from inference.sampling import Sampling
 from run import record
-from support import json_lines
 from support.errors import UserError
-from support.files import enough_room, locked
 from support.json_object import JsonObject
 from support.terminal import now_and_then
 
 if TYPE_CHECKING:
     from inference.decode.rows import Request, Row
     from inference.writers import Writer
-
-OURS = b'{"line": '  # how each of our lines begins
 
 
 @dataclass(frozen=True)
@@ -73,100 +71,104 @@ def write_all(
 ) -> JsonObject:
     """Go on from every prompt of a file, and add a line to `out` for each as soon as all its samples are there.
 
-    What stands in `out` from an earlier call with the same settings is kept and not done again. Errors: `UserError`
+    What stands in `out` from an earlier call with the same settings is kept and not done again, whatever ranks wrote
+    it. Several copies of the model share the rest. The first rank alone reads and writes files. Errors: `UserError`
     where the file cannot be read, a prompt does not fit, or `out` holds something else.
     """
-    prompts = read_prompts(file)
+    prompts = read_prompts(file) if leads() else []
     writer, checkpoint = load(path, loading)
+    prompts = told_by_first(loading.ranks, lambda: prompts)
     wanted: list[Request] = []
     for prompt in prompts:
         try:
             wanted += requests(writer, prompt.text, sampling, special, len(wanted), within=by is not None)
         except UserError as error:
             raise UserError(f"--prompts {file}, line {prompt.line}: {error}") from None
-    known = record.read(path) if checkpoint else None
-    model = [known.id if known else str(path.resolve()), checkpoint.step if checkpoint else None]
+    run = at_step(path, loading.which)[0]
+    known = record.read(run) if checkpoint else None
+    model = [known.id if known else str(run.resolve()), checkpoint.step if checkpoint else None]
     facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, by])
     settings = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    texts = {prompt.line: prompt.text for prompt in prompts}
     with ExitStack() as held:
-        kept = told_by_first(loading.ranks, lambda: held.enter_context(_taken(out, settings, prompts)))
-        written = _write(writer, prompts, wanted, kept, sampling, by, out, settings)
+        kept = told_by_first(loading.ranks, lambda: held.enter_context(answers.taken(out, settings, texts)))
+        book = Book(prompts, out, kept, Replica(loading), settings)
+        book.write(writer, wanted, sampling, by)
     return {
         "prompts": str(file),
         "out": str(out),
         "rows": len(prompts),
         "kept": len(kept),
-        **written,
+        **book.told(),
         **told(checkpoint),
     }
 
 
-@contextmanager
-def _taken(out: Path, settings: str, prompts: list[Prompt]) -> Iterator[set[int]]:
-    """Take `out` for this process: the lines of the prompts that are done. Errors: `UserError`."""
-    _refuse_others(out, settings, prompts)
-    with locked(out, f"--out {out} is being written by another process; wait, or give another"), enough_room(out):
-        _cut_torn_end(out)
-        yield _kept(out, settings, prompts)
+class Book:
+    """The rows of one call: this copy of the model writes its own, and the first rank adds those of all to `out`."""
 
+    def __init__(self, prompts: list[Prompt], out: Path, kept: set[int], replica: Replica, settings: str) -> None:
+        self.prompts, self.out, self.kept, self.replica, self.settings = prompts, out, kept, replica, settings
+        self.done = self.tokens = 0
+        self.began = time.monotonic()
+        self.say = now_and_then(lambda line: print(line, file=sys.stderr))
 
-def _refuse_others(out: Path, settings: str, prompts: list[Prompt]) -> None:
-    """Refuse a file that is none of ours before a lock makes it ours. Errors: `UserError`."""
-    if out.is_dir():
-        raise UserError(f"--out {out} is a directory; give a file")
-    if out.exists():
-        _kept(out, settings, prompts)
+    def write(self, writer: "Writer", wanted: "list[Request]", sampling: Sampling, by: str | None) -> None:
+        """Write what is not kept. Errors: `UserError`, which the first rank hears too."""
+        try:
+            self._write(writer, wanted, sampling, by)
+        except UserError as error:
+            self._give({"error": str(error)})
+            raise
+        self._give({"done": True})
+        post = self.replica.post
+        while leads() and post and post.waits:
+            self._take(post.come())
 
+    def told(self) -> JsonObject:
+        """How many rows and new tokens were written, and how fast."""
+        seconds = time.monotonic() - self.began
+        return {"written": self.done, "tokens": self.tokens, "tokens_per_second": self.tokens / seconds}
 
-def _kept(out: Path, settings: str, prompts: list[Prompt]) -> set[int]:
-    """The lines of the prompts that are done. Errors: `UserError` where `out` is another call's, or something else."""
-    *lines, torn = out.read_bytes().split(b"\n")
-    found = json_lines.objects(lines)
-    texts = {prompt.line: prompt.text for prompt in prompts}
-    good = len(found) == len(lines) and torn.startswith(OURS[: len(torn)])
-    for value in found:
-        good = good and value.get("settings") == settings and texts.get(value.get("line", 0)) == value.get("prompt")
-    if not good:
-        raise UserError(f"--out {out} holds something else than rows of these prompts and settings; give another")
-    return {value["line"] for value in found}
+    def _write(self, writer: "Writer", wanted: "list[Request]", sampling: Sampling, by: str | None) -> None:
+        each = sampling.samples
+        rows = [number for number, prompt in enumerate(self.prompts) if prompt.line not in self.kept]
+        mine = self.replica.of(rows)
+        left = [request for number in mine for request in wanted[number * each : (number + 1) * each]]
+        stopped, post = stops(writer, sampling), self.replica.post
+        finished: dict[int, list[Row]] = {}
 
+        def looked(row: "Row") -> bool:
+            if leads() and post:
+                self._take(post.look())
+            return stopped(row)
 
-def _cut_torn_end(out: Path) -> None:
-    """Remove a line that a killed process has not finished."""
-    content = out.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with open(out, "r+b") as stream:
-            stream.truncate(whole)
+        for row in writer.write(left, sampling, looked) if left else ():
+            number = row.request.number // each
+            together = finished.setdefault(number, [])
+            together.append(row)
+            if len(together) == each:
+                together = sorted(finished.pop(number), key=lambda row: row.request.number)
+                values = described(writer, together, sampling, by, self.replica.speaks)
+                self._finish(self.prompts[number], values, sum(len(row.new) for row in together))
 
+    def _finish(self, prompt: Prompt, values: JsonObject, tokens: int) -> None:
+        """A row of this copy is finished."""
+        row = {"line": prompt.line, "prompt": prompt.text, **values, "more": prompt.more, "settings": self.settings}
+        if leads():
+            self._take([{"row": row, "tokens": tokens}])
+        else:
+            self._give({"row": row, "tokens": tokens})
 
-def _write(
-    writer: "Writer",
-    prompts: list[Prompt],
-    wanted: "list[Request]",
-    kept: set[int],
-    sampling: Sampling,
-    by: str | None,
-    out: Path,
-    settings: str,
-) -> JsonObject:
-    """Write what is not kept. Returns how many rows and new tokens that were, and how fast."""
-    each, began, tokens, done = sampling.samples, time.monotonic(), 0, 0
-    left = [request for request in wanted if prompts[request.number // each].line not in kept]
-    say = now_and_then(lambda line: print(line, file=sys.stderr))
-    finished: dict[int, list[Row]] = {}
-    for row in writer.write(left, sampling, stops(writer, sampling)) if left else ():
-        number = row.request.number // each
-        tokens += len(row.new)
-        rows = finished.setdefault(number, [])
-        rows.append(row)
-        if len(rows) < each:
-            continue
-        prompt, done = prompts[number], done + 1
-        values = described(writer, sorted(finished.pop(number), key=lambda row: row.request.number), sampling, by)
-        line = {"line": prompt.line, "prompt": prompt.text, **values, "more": prompt.more, "settings": settings}
-        if not leads():
-            continue
-        json_lines.add(out, line)
-        say(f"{len(kept) + done} of {len(prompts)} prompts")
-    return {"written": done, "tokens": tokens, "tokens_per_second": tokens / (time.monotonic() - began)}
+    def _give(self, message: JsonObject) -> None:
+        """Send something to the first rank, if this rank speaks for another copy than its own."""
+        if self.replica.post and self.replica.speaks and not leads():
+            self.replica.post.send(self.replica.number, message)
+
+    def _take(self, messages: list[JsonObject]) -> None:
+        """Add rows to `out`."""
+        for message in messages:
+            answers.add(self.out, message["row"])
+            self.done += 1
+            self.tokens += message["tokens"]
+            self.say(f"{len(self.kept) + self.done} of {len(self.prompts)} prompts")

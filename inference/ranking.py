@@ -23,10 +23,10 @@ def scores(writer: "Writer", rows: "Sequence[Row]", by: str) -> list[float]:
     `likelihood` is the mean log-probability behind the prompt. `mutual` is that minus the same at the beginning of a
     document: how much the prompt makes the text likelier (Li et al. 2016, arXiv:1510.03055).
     """
-    given = writer.log_odds([(list(row.request.prompt), row.new) for row in rows])
+    given = [each.total for each in writer.log_odds([(list(row.request.prompt), row.new) for row in rows])]
     if by == MUTUAL:
         alone = writer.log_odds([([writer.tokeniser.eos_token_id], row.new) for row in rows])
-        given = [one - other for one, other in zip(given, alone, strict=True)]
+        given = [one - other.total for one, other in zip(given, alone, strict=True)]
     return [score / len(row.new) for score, row in zip(given, rows, strict=True)]
 
 

@@ -41,7 +41,7 @@ class Row:
 
     def window(self, context: int) -> list[int]:
         """What is read anew where the context is full: the first tokens, a quarter of the context at most, and the
-        last ones, half of it. Learned positions cannot slide."""
+        last ones, half of it. Learned positions cannot slide. All of it is the prefix of a model that has one."""
         if len(self.tokens) < context:
             return self.tokens
         first = min(len(self.request.prompt), context // 4)

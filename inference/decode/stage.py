@@ -38,17 +38,17 @@ class Stage(nn.Module):
         self,
         x: Tensor,
         places_BS: Tensor,
-        unseen_BSS: Tensor | None = None,
+        mask_BSS: Tensor | None = None,
         remembers: list[Remember] | None = None,
     ) -> Tensor:
         """Token ids [B, S] on the first stage, else what the stage before gave [B, S, H], to [B, S, H].
 
-        `places_BS` are the tokens' positions. `unseen_BSS` is added to the scores, and `remembers` is a cache's for
-        each block; see `Cache`.
+        `places_BS` are the tokens' positions. `mask_BSS` says which token sees which, or is added to the scores, and
+        `remembers` is a cache's for each block; see `Cache`.
         """
         x_BSH = self.position(self.embed(x), places_BS) if self.first else x
         for number, block in enumerate(self.blocks.values()):
-            x_BSH = block(x_BSH, unseen_BSS, remembers[number] if remembers else None)
+            x_BSH = block(x_BSH, mask_BSS, remembers[number] if remembers else None)
         return self.final_norm(x_BSH) if self.last else x_BSH
 
     def logits(self, x_BSH: Tensor) -> Tensor:
@@ -79,11 +79,12 @@ def load_stage(
 ) -> Stage:
     """Read a rank's part of a checkpoint that any layout has written, one tensor at a time.
 
-    Errors: `UserError` where the checkpoint is of another shape, or the model does not see to the left alone.
+    Errors: `UserError` where the checkpoint is of another shape, or the model is of the masked objective.
     """
-    if config.objective != "causal":
+    if config.objective == "masked":
         raise UserError(
-            f"a model of the {config.objective} objective cannot go on from a text: it also sees to its right"
+            "a model of the masked objective cannot go on from a text: it guesses tokens between others; stagecraft "
+            "evaluate gives its pseudo-perplexity"
         )
     with torch.device("meta"):
         everything = {name for name, _ in GPT(config).named_parameters()}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from commands import generate
+from inference import export
 from inference.ranks import Loading
 from support import json_lines
 from tests.distributed import run_ranks
@@ -76,3 +77,30 @@ def test_as_many_ranks_must_be_started(
         monkeypatch.setenv("WORLD_SIZE", started)
     with pytest.raises(ValueError, match=words):
         Loading(tensor=tensor, pipeline=pipeline).check()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_copies_of_a_model_share_the_prompts(folder: bool, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two copies of two tensor ranks each, or of a folder: the rows of one rank, whoever wrote some of them before."""
+    monkeypatch.setattr("sys.argv", [])
+    prompts, one, four = (run.parent / name for name in ("prompts.txt", "one.jsonl", "four.jsonl"))
+    prompts.write_text("".join(f"the cat {number}\n" for number in range(7)))
+    if folder:
+        export.export(run, run.parent / "exported")
+    flags = ("--run", str(run.parent / "exported" if folder else run), "--prompts", str(prompts), "--json")
+    flags += ("--max-new-tokens", "5", "--samples", "2")
+    world, cut = (2, ()) if folder else (4, ("--tensor", "2"))
+    values, *others = run_ranks(world, printed, *flags, *cut, "--out", str(four))
+    assert json.loads(values)["written"] == 7 and others == [""] * (world - 1)
+    printed(*flags, "--out", str(one))
+    whole = sorted(one.read_bytes().splitlines())
+    assert sorted(four.read_bytes().splitlines()) == whole
+    four.write_bytes(b"".join(four.read_bytes().splitlines(keepends=True)[:3]) + b'{"line": 5, "pro')
+    assert json.loads(printed(*flags, "--out", str(four)))["kept"] == 3
+    assert sorted(four.read_bytes().splitlines()) == whole
+
+
+def test_ranks_that_do_not_divide_into_copies_are_one_line() -> None:
+    assert Loading(tensor=2, pipeline=2).over(12).replicas == 3 and Loading().over(1) == Loading()
+    with pytest.raises(ValueError, match="are 4 ranks a copy of the model, which do not divide 6; start a multiple"):
+        Loading(tensor=2, pipeline=2).over(6)
