@@ -13,7 +13,7 @@ from run.select import HELP, find
 from support.errors import UserError
 from support.json_object import JsonObject
 
-TASK_FLAGS = ("shots", "limit", "task_folder", "tensor", "pipeline", "precision")
+TASK_FLAGS = ("shots", "limit", "task_folder", "overlap", "tensor", "pipeline", "precision")
 
 
 def main() -> None:
@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--shots", type=int, metavar="N", help="examples in front of each document of a task")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first documents of each task")
     parser.add_argument("--task-folder", type=Path, metavar="DIR", help="where YAML files of further tasks lie")
+    parser.add_argument(
+        "--overlap", action="store_true", default=None, help="with --tasks: what they share with the data of the run"
+    )
     for flag, what in (("--tensor", "tensor ranks"), ("--pipeline", "pipeline stages")):
         parser.add_argument(flag, type=int, metavar="N", help=f"with --tasks: {what} of a run's model, under torchrun")
     parser.add_argument("--precision", choices=PRECISIONS, help="with --tasks: of weights and activations; else fp32")
@@ -43,7 +46,7 @@ def main() -> None:
             if not args.json:
                 show(values)
             return values
-        asked = tasks.Asked(tuple(args.tasks.split(",")), args.shots, args.limit, args.task_folder)
+        asked = tasks.Asked(tuple(args.tasks.split(",")), args.shots, args.limit, args.task_folder, bool(args.overlap))
         loading = Loading(args.checkpoint, args.tensor or 1, args.pipeline or 1, args.precision or PRECISIONS[0])
         values = harness.evaluate(model_of(args.run), asked, loading.over(started()))
         if leads() and not args.json:

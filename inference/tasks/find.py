@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.corpus import bigbench
 from inference.tasks import rows
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -26,12 +27,13 @@ PIP = "pip install lm-eval==0.4.13"
 @dataclass(frozen=True)
 class Asked:
     """Which tasks, with how many examples in front (None: as many as the task says), on how many documents of each
-    (None: all), and where a user keeps tasks."""
+    (None: all), where a user keeps tasks, and whether to tell what the examples share with the training data."""
 
     names: tuple[str, ...]
     shots: int | None = None
     limit: int | None = None
     folder: Path | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
@@ -122,6 +124,8 @@ def _loaded(manager: "TaskManager", name: str) -> Any:
     for each in _leaves(manager, name):
         config = manager.task_index[each].cfg or {}
         rows.check(each, config)
+        if taken := (config.get("dataset_kwargs") or {}).get("rows"):  # by our own; what is fetched says so
+            bigbench.rows_file(taken)
         for metric in config.get("metric_list") or ():
             _check_metric(each, config, metric)
     kept = sys.modules.get("evaluate")
@@ -129,6 +133,8 @@ def _loaded(manager: "TaskManager", name: str) -> Any:
     try:
         with quiet():
             return manager.load([name])
+    except UserError:
+        raise
     except (ConnectionError, OSError) as error:
         where = (manager.task_index[name].cfg or {}).get("dataset_path")
         raise UserError(

@@ -31,21 +31,27 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     asked, with the model or with a task.
     """
     from inference.generate import load, told
+    from inference.tasks import overlap
     from inference.tasks.model import TaskModel
 
     run, _ = at_step(path, loading.which)
     if not (run / "config.json").exists():
         check_tokeniser(run)
     found = find(asked)
+    training = overlap.training_texts(run) if asked.overlap else None
     writer, checkpoint = load(path, loading)
+    samples: JsonObject | None = {} if asked.overlap else None
     values: JsonObject = {
         "run": str(run),
         **told(checkpoint),
         "precision": loading.precision,
         "limit": asked.limit,
-        "tasks": scores(TaskModel(writer), found, asked.limit),
+        "tasks": scores(TaskModel(writer), found, asked.limit, samples=samples),
+        "overlap": None,
         "file": None,
     }
+    if training and samples and leads():
+        values["overlap"] = overlap.apart(found.tasks, samples, training)
     if checkpoint and leads():
         values["file"] = str(keep(run, values))
     return values
@@ -66,17 +72,24 @@ def check_tokeniser(run: Path) -> None:
         )
 
 
-def scores(model: "TaskModel", found: Found, limit: int | None = None, errors: bool = True) -> JsonObject:
+def scores(
+    model: "TaskModel", found: Found, limit: int | None = None, errors: bool = True, samples: JsonObject | None = None
+) -> JsonObject:
     """The scores of tasks by name, and those of the groups that sum them up; collective. Keys as in docs/json.md.
 
-    Without `errors` no standard errors are computed, which may take longer than the task. Errors: `UserError` for a
+    Without `errors` no standard errors are computed, which may take longer than the task. `samples`, where given,
+    receives each task's documents with their scores, as lm-eval logs them. Errors: `UserError` for a
     candidate that does not fit into the context, and for settings of a task that we do not know.
     """
     from lm_eval.evaluator import evaluate
 
     loaded = {"tasks": found.tasks, "groups": found.groups}
     with quiet(), _one_process():
-        results = evaluate(model, loaded, limit=limit, bootstrap_iters=DRAWS if errors else 0, log_samples=False)
+        results = evaluate(
+            model, loaded, limit=limit, bootstrap_iters=DRAWS if errors else 0, log_samples=samples is not None
+        )
+    if samples is not None:
+        samples.update(results["samples"])
     counts, shots, better = (results.get(key, {}) for key in ("n-samples", "n-shot", "higher_is_better"))
     return {
         name: {
@@ -161,6 +174,10 @@ def show(values: JsonObject) -> None:
             shown = _shown(error) if isinstance(error, float) else ""
             table.add_row(*(("", "", "") if number else first), metric, _shown(score), shown)
     Console(soft_wrap=True).print(table)
+    if values["overlap"]:
+        from inference.tasks import overlap
+
+        overlap.show(values["overlap"])
 
 
 def _shown(number: float) -> str:

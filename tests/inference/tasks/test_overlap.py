@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -6,9 +7,13 @@ from typing import Any
 import pytest
 
 from data.samples.mixture import Mixture, PreparedPart
+from inference.ranks import Loading
 from inference.tasks import overlap
-from inference.tasks.overlap import clean_scores, example_text, shared, training_texts
+from inference.tasks.find import Asked
+from inference.tasks.harness import evaluate
+from inference.tasks.overlap import apart, clean_scores, example_text, shared, show, training_texts
 from support.errors import UserError
+from support.json_object import JsonObject
 from tests.inference.test_evaluate import prepared
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -28,15 +33,12 @@ def test_an_example_with_thirteen_words_of_training_is_found() -> None:
         text(*range(4, 11)),  # too short to look for
         text(*range(39, 20, -1)),  # the other way round
     ]
-    found = shared(examples, iter(training))
-    assert found.documents == (1, 2, 0, 1, 0, 0)
-    assert found.clean == [False, False, True, False, True, True]
-    assert found.too_short == 1
+    assert shared(examples, iter(training)) == [1, 2, 0, 1, 0, 0]
 
 
 def test_nothing_is_shared_with_nothing() -> None:
-    assert shared([text(*range(20))], []).documents == (0,)
-    assert shared([], [text(*range(20))]).documents == ()
+    assert shared([text(*range(20))], []) == [0]
+    assert shared([], [text(*range(20))]) == []
 
 
 def task(text: Any, target: Any, choices: Any = None) -> Any:
@@ -62,14 +64,48 @@ def test_an_example_is_its_question_and_its_answer(asked: Any, whole: str) -> No
     assert example_text(asked, {}) == whole
 
 
+def sample(number: int, acc: float, doc: str = "", through: str = "none") -> JsonObject:
+    """What lm-eval logs of an example, as far as it is read."""
+    scores = {"metrics": ["acc", "most"], "acc": acc, "most": acc}
+    return {"doc_id": number, "doc": {"text": doc}, "filter": through, **scores}
+
+
+AGGREGATION = {"acc": lambda items: sum(items) / len(items), "most": max}
+
+
 def test_scores_of_clean_examples_stand_apart() -> None:
-    samples = [
-        {"doc_id": number, "metrics": ["acc", "most"], "acc": acc, "most": acc}
-        for number, acc in ((2, 1.0), (0, 0.0), (1, 0.5))
+    samples = [sample(2, 1.0), sample(0, 0.0), sample(1, 0.5), sample(0, 1.0, through="strict")]
+    strict = {"acc,strict": 1.0, "most,strict": 1.0}  # what an answer went through first, as lm-eval names scores
+    assert clean_scores(samples, AGGREGATION, {1}) == {"acc": 0.5, "most": 1.0, **strict}
+    assert clean_scores(samples, AGGREGATION, {0, 2}) == {"acc": 0.5, "most": 0.5} | dict.fromkeys(strict)
+
+
+def test_each_task_s_examples_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    long, other = text(*range(13)), text(*range(20, 33))
+    tasks = {name: task(None, "x") for name in ("one", "two")}
+    for each in tasks.values():
+        each.doc_to_text = lambda doc: doc["text"]
+        each.aggregation = lambda: AGGREGATION
+    samples = {
+        "one": [sample(4, 1.0, long), sample(7, 0.0, other), sample(9, 0.5, "short")],
+        "two": [sample(4, 0.25, long), sample(4, 0.25, long, "strict")],
+    }
+    found = apart(tasks, samples, [f"before {long} behind"])
+    assert found == {
+        "one": {"examples": 3, "shared": 1, "too_short": 1, "scores": {"acc": 0.25, "most": 0.5}},
+        "two": {
+            "examples": 1,
+            "shared": 1,
+            "too_short": 0,
+            "scores": dict.fromkeys(("acc", "most", "acc,strict", "most,strict")),
+        },
+    }
+    show(found)
+    assert capsys.readouterr().out.splitlines() == [
+        "one: 1 of 3 examples share n-grams with the training data; 1 are too short to look for; the others: "
+        "acc 0.2500, most 0.5000",
+        "two: 1 of 1 examples share n-grams with the training data; the others: none",
     ]
-    aggregation = {"acc": lambda items: sum(items) / len(items), "most": max}
-    assert clean_scores(samples, aggregation, [True, False, True]) == {"acc": 0.5, "most": 1.0}
-    assert clean_scores(samples, aggregation, [False] * 3) == {"acc": None, "most": None}
 
 
 def test_a_run_s_training_texts_are_read_from_its_tokens(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,5 +120,21 @@ def test_a_run_s_training_texts_are_read_from_its_tokens(run: Path, monkeypatch:
 
 
 def test_a_run_without_its_data_is_one_line(run: Path) -> None:
-    with pytest.raises(UserError, match=r"data.json is missing"):
-        list(training_texts(run))
+    with pytest.raises(UserError, match=r"does not say what it was trained on: .*leave out --overlap"):
+        training_texts(run)
+
+
+def test_scores_come_with_what_is_shared(run: Path, home: Path) -> None:
+    asked = Asked(("made_choice", "made_writing"), folder=home / "tasks", overlap=True)
+    with pytest.raises(UserError, match="does not say what it was trained on"):
+        evaluate(run, asked, Loading())
+    assert not (run / "evaluations").exists()
+    long = "more and more the mat, the rat sat on the cat and more the cat sat on"
+    _, folder = prepared([f"so {long} now", "the cat sat on the mat"], run)
+    (run / "data.json").write_text(json.dumps(Mixture([PreparedPart("texts", folder, 1)]).described))
+    values = evaluate(run, asked, Loading())
+    assert values["overlap"].keys() == values["tasks"].keys()
+    for name, each in values["overlap"].items():  # of five examples only one is long enough to be found
+        assert (each["examples"], each["shared"]) == (5, 1), name
+        assert each["scores"].keys() == values["tasks"][name]["scores"].keys()
+    assert evaluate(run, replace(asked, overlap=False), Loading())["overlap"] is None

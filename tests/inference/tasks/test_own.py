@@ -12,6 +12,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from data.corpus.bigbench import SOURCES, rows_file
+from inference.tasks.find import Asked, find
 from inference.tasks.own import rows
 from recipes.registry import ROOT
 from support.errors import UserError
@@ -207,6 +208,16 @@ def test_a_row_without_a_field_is_named(package: None, task: str, wrong: dict[st
     with pytest.raises(UserError) as caught:
         TaskManager(include_path=str(OWN), include_defaults=False).load([task])
     assert str(caught.value).startswith(f"{path} {words}; mend it, or remove {path.parent}")
+
+
+def test_what_is_wrong_reaches_the_user_as_it_is_said(package: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "bb_qasc" in find(Asked(("bb_qasc",))).tasks
+    assert "bb_qasc: QASC" in capsys.readouterr().err  # lm-eval is silenced, and licences are not
+    path = rows_file("bb_qasc")
+    path.write_text("{}")
+    with pytest.raises(UserError) as caught:
+        find(Asked(("bb_qasc",)))
+    assert str(caught.value).startswith(f'{path} line 1 has no field "context"')
 
 
 def test_a_line_that_is_no_object_is_named(package: None) -> None:
