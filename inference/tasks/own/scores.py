@@ -41,9 +41,9 @@ def f1(text: str, answer: str) -> float:
 
 
 def begins(text: str, answer: str) -> float:
-    """1 where a text begins with the answer and a word ends there, else 0."""
+    """1 where a text begins with the answer and a word ends there, else 0; where no word is left of it, as `exact`."""
     words, wanted = normalised(text).split(), normalised(answer).split()
-    return float(bool(wanted) and words[: len(wanted)] == wanted)
+    return float(words[: len(wanted)] == wanted if wanted else not words)
 
 
 def answers(row: JsonObject, results: Sequence[str]) -> dict[str, float]:

@@ -47,6 +47,11 @@ def test_a_fact_may_be_written_on(text: str, begins: float) -> None:
     assert scores.facts({"answers": ["parody", "Comedy"]}, [text])["begins"] == begins
 
 
+def test_an_answer_of_which_nothing_is_left_begins_nothing_else() -> None:
+    assert scores.facts({"answers": ["A"]}, [" the"])["begins"] == 1
+    assert scores.facts({"answers": ["A"]}, [" a cat"])["begins"] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "acc"),
     [
