@@ -19,8 +19,9 @@ from support.json_object import JsonObject
 
 EVALUATED = b'"validation_loss"'
 FINAL = "final_validation_loss"
+TASK = "task/"  # begins the names of scores: task/NAME/METRIC
 MEASURED = (
-    *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds"),
+    *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds", "task_seconds"),
     *("tokens_per_second", "mfu", "memory_bytes"),
 )
 Column = NDArray[np.float64]

@@ -15,6 +15,7 @@ from typing import Any
 
 from run import record
 from run.directory import Run
+from run.metrics import TASK
 from support import files
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -55,7 +56,7 @@ def numbers(line: JsonObject) -> dict[str, float]:
         elif isinstance(value, list):
             result |= {f"train/{key}/{index}": each for index, each in enumerate(value)}
         elif value is not None and key not in ("step", "time"):
-            result[f"train/{key}"] = float(value)
+            result[key if key.startswith(TASK) else f"train/{key}"] = float(value)
     return result
 
 
