@@ -1,5 +1,6 @@
 """`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte; with --tasks scores in tasks."""
 
+import sys
 from pathlib import Path
 
 from commands import cli
@@ -12,6 +13,7 @@ from run import checkpoints
 from run.select import HELP, find
 from support.errors import UserError
 from support.json_object import JsonObject
+from training import evaluated
 
 TASK_FLAGS = ("shots", "limit", "task_folder", "tensor", "pipeline", "precision")
 
@@ -46,6 +48,8 @@ def main() -> None:
         asked = tasks.Asked(tuple(args.tasks.split(",")), args.shots, args.limit, args.task_folder)
         loading = Loading(args.checkpoint, args.tensor or 1, args.pipeline or 1, args.precision or PRECISIONS[0])
         values = harness.evaluate(model_of(args.run), asked, loading.over(started()))
+        if leads():
+            evaluated.add(values, lambda line: print(line, file=sys.stderr))
         if leads() and not args.json:
             harness.show(values)
         return values

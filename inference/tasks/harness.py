@@ -16,7 +16,7 @@ from run.directory import read_recipe
 from run.metrics import TASK
 from support.errors import UserError
 from support.files import NO_ROOM, write_json
-from support.json_object import JsonObject
+from support.json_object import JsonObject, finite
 
 if TYPE_CHECKING:
     from inference.tasks.model import Checked, TaskModel
@@ -150,7 +150,7 @@ def keep(run: Path, values: JsonObject) -> Path:
         place, number = place.with_name(f"{place.stem.rsplit('_', 1)[0]}_{number}.json"), number + 1
     try:
         place.parent.mkdir(exist_ok=True)
-        write_json(place, {**values, "file": str(place)})
+        write_json(place, finite({**values, "file": str(place)}))
     except OSError as error:
         remedy = "free some" if error.errno in NO_ROOM else "make it writable"
         raise UserError(
