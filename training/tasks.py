@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.decode.decoder import Line, line_of
+from inference.decode.decoder import line_of
 from inference.decode.stage import live_stage
 from inference.export import load_tokeniser
 from inference.tasks import harness
@@ -42,9 +42,8 @@ class LiveModel:
     """
 
     def __init__(self, trainer: Engine, tokeniser: "PreTrainedTokenizerFast") -> None:
-        layout = trainer.grid.layout
         self.trainer, self.tokeniser = trainer, tokeniser
-        self.line = line_of(layout) if layout.pp > 1 else Line()
+        self.line = line_of(trainer.grid.layout)
 
     @contextmanager
     def writer(self, recipe: Recipe) -> Iterator[RunWriter]:

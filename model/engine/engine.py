@@ -6,7 +6,7 @@ stage 1), see `pipelined.py`. What both do alike is here. Who holds an `Engine` 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,12 +106,8 @@ class Engine(ABC):
 
     @contextmanager
     def weights(self) -> Iterator[dict[str, Tensor]]:
-        """This rank's weights by their names in the plain `GPT`, whole and to be read only; collective.
-
-        Under ZeRO stage 3 they are gathered, and let go at the end: for so long each rank has room for all of them.
-        """
-        with inside.gathered(list(self.names)) if self.zero_stage == 3 else nullcontext():
-            yield {name: parameter.detach() for parameter, name in self.names.items()}
+        """This rank's weights by their names in the plain `GPT`, whole and to be read only; collective."""
+        yield {name: parameter.detach() for parameter, name in self.names.items()}
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of every parameter group."""

@@ -86,7 +86,12 @@ def test_data(called: Called, corpus: Path) -> None:
 
 def test_a_trained_model(called: Called, untrained: Path) -> None:
     (untrained / "text.txt").write_text(conftest.WORDS)
-    check("evaluate", called("evaluate", "--run", str(untrained), "--data", str(untrained / "text.txt")))
+    evaluate = ("evaluate", "--run", str(untrained), "--data", str(untrained / "text.txt"))
+    causal, recipe = called(*evaluate), (untrained / "recipe.json").read_text()
+    check("evaluate --protocol", called(*evaluate, "--protocol", "wikitext103"))
+    (untrained / "recipe.json").write_text(recipe.replace('"causal"', '"masked"'))
+    check("evaluate", causal, called(*evaluate, "--pseudo-tokens", "3"))
+    (untrained / "recipe.json").write_text(recipe)
     short = ("generate", "--run", str(untrained), "--max-new-tokens", "2")
     check("generate", called(*short, "--prompt", "the"), called(*short, "--prompt", "the", "--best-of", "2"))
     prompts, out = ("--prompts", str(untrained / "text.txt")), ("--out", str(untrained / "out.jsonl"))

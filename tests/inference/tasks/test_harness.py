@@ -130,7 +130,7 @@ def test_a_tokeniser_that_is_missing_or_another_one(home: Path, tmp_path: Path) 
 
     own.rename(tmp_path / "kept")
     try:
-        refused(asked, r"tokeniser .* cannot be loaded|has no words", run)
+        refused(asked, r"run/tokeniser is missing; restore it", run)
         words = [" ".join(f"word{n}x{n * 7919 % 9973}" for n in range(3000))] * 3
         tokenisers.save(tokenisers.train_bpe(words, 900), own)
         refused(asked, r"run/tokeniser has \d+ entries for a model of 400: it is not the one that", run)
@@ -138,7 +138,7 @@ def test_a_tokeniser_that_is_missing_or_another_one(home: Path, tmp_path: Path) 
         tokenisers.save(tokenisers.train_bpe(["abc"], 300), own)
         refused(asked, r"entries for a model of 281: it is not the one that", run)
     finally:
-        shutil.rmtree(own)
+        shutil.rmtree(own, ignore_errors=True)
         (home / "run" / "data.json").unlink(missing_ok=True)
         (tmp_path / "kept").rename(own)
 
