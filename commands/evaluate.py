@@ -1,56 +1,46 @@
-"""`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte; with --tasks scores in tasks."""
+"""`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a model, or with --tasks its scores."""
 
-from pathlib import Path
-
-from commands import cli
-from inference.evaluate import evaluate, show
-from inference.named import model_of
-from inference.ranks import PRECISIONS, Loading, leads, started
-from inference.tasks import find as tasks
-from inference.tasks import harness
+from commands import cli, task_flags
+from inference.evaluate import evaluate, show, word_perplexity
+from inference.named import HELP, model_of
+from inference.ranks import leads
 from run import checkpoints
-from run.select import HELP, find
-from support.errors import UserError
 from support.json_object import JsonObject
-
-TASK_FLAGS = ("shots", "limit", "task_folder", "overlap", "tensor", "pipeline", "precision")
 
 
 def main() -> None:
-    parser = cli.Parser("Loss, perplexity and bits per byte of a run on any text or shard; with --tasks scores.")
-    parser.add_argument("--run", help=f"{HELP}; with --tasks also what generate takes")
+    parser = cli.Parser("Loss, perplexity and bits per byte of a run or another causal model on any text or shard.")
+    parser.add_argument("--run", help=HELP)
     parser.add_argument("--checkpoint", metavar="STEP", help=checkpoints.HELP)
     parser.add_argument(
         "--data", default="validation", help="validation, a corpus, a prepared folder's FOLDER/test, or a shard"
     )
     parser.add_argument(
-        "--tasks", metavar="A,B", help="tasks of lm-eval to run instead: our own, a folder's, the hub's"
+        "--protocol", choices=("wikitext103",), help="perplexity a word of --data, a file of WikiText, as Megatron's"
     )
-    parser.add_argument("--shots", type=int, metavar="N", help="examples in front of each document of a task")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first documents of each task")
-    parser.add_argument("--task-folder", type=Path, metavar="DIR", help="where YAML files of further tasks lie")
+    parser.add_argument("--stride", type=int, metavar="N", help="with --protocol: tokens that a window scores (32)")
     parser.add_argument(
-        "--overlap", action="store_true", default=None, help="with --tasks: what they share with the data of the run"
+        "--pseudo-tokens", type=int, metavar="N", help="masked models: tokens for the pseudo-perplexity (1000)"
     )
-    for flag, what in (("--tensor", "tensor ranks"), ("--pipeline", "pipeline stages")):
-        parser.add_argument(flag, type=int, metavar="N", help=f"with --tasks: {what} of a run's model, under torchrun")
-    parser.add_argument("--precision", choices=PRECISIONS, help="with --tasks: of weights and activations; else fp32")
+    task_flags.add(parser)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
     def job() -> JsonObject:
-        if args.tasks is None:
-            if given := next((flag for flag in TASK_FLAGS if getattr(args, flag) is not None), None):
-                raise UserError(f"--{given.replace('_', '-')} goes with --tasks; give that too, or leave it out")
-            values = evaluate(find(args.run), args.data, args.checkpoint)
-            if not args.json:
-                show(values)
-            return values
-        asked = tasks.Asked(tuple(args.tasks.split(",")), args.shots, args.limit, args.task_folder, bool(args.overlap))
-        loading = Loading(args.checkpoint, args.tensor or 1, args.pipeline or 1, args.precision or PRECISIONS[0])
-        values = harness.evaluate(model_of(args.run), asked, loading.over(started()))
-        if leads() and not args.json:
-            harness.show(values)
+        task_flags.check(args)
+        if args.tasks is not None:
+            return task_flags.run(args)
+        model = model_of(args.run)
+        if args.protocol:
+            values = word_perplexity(model, args.data, args.checkpoint, args.stride)
+        else:
+            values = evaluate(model, args.data, args.checkpoint, args.pseudo_tokens)
+        if not args.json:
+            show(values)
         return values
 
+    if args.stride is not None and not args.protocol:
+        parser.error("--stride goes with --protocol")
+    if args.protocol and (args.pseudo_tokens is not None or args.data == "validation"):
+        parser.error("--protocol needs --data FILE, and no --pseudo-tokens")
     cli.run_job(job, args.json and leads())

@@ -34,6 +34,8 @@ def load_tokeniser(run: Path) -> "PreTrainedTokenizerFast":
     """The tokeniser that a run was trained with. Errors: `UserError` where it is missing."""
     from data.tokens import tokenisers
 
+    if not (run / "tokeniser").is_dir():
+        raise UserError(f"{run / 'tokeniser'} is missing; restore it: the folder of the run's data holds a copy")
     return tokenisers.load(str(run / "tokeniser"))
 
 

@@ -115,13 +115,22 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis =
     """
     refuse_other_kinds(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
+    # transformers draws anew what it does not find, and says so in a table.
+    if wrong := sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]):
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(
+            f"{folder} lacks the tensor {wrong[0]}{more}, or holds it in another shape than its config.json says; copy "
+            "it again, or export the run again"
+        )
     tokeniser = tokenisers.load(str(folder))
     entries, rows = tokenisers.entries(tokeniser), model.get_input_embeddings().weight.size(0)
-    if entries > rows:
+    if not rows <= 2 * entries <= 2 * rows:  # some models have rows that no id needs, but not as many again
         raise UserError(
             f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
             "export the run again"

@@ -80,8 +80,8 @@ def find(asked: Asked) -> Found:
     Errors: `UserError` where there is no such task, its data cannot be read, or a row, a metric or a template is wrong.
     """
     library()
-    if asked.folder is not None and not asked.folder.is_dir():
-        raise UserError(f"--task-folder {asked.folder} is no directory; give one that holds YAML files of tasks")
+    if asked.folder is not None:
+        _check_folder(asked.folder)
     manager = _manager(asked)
     found = Found({}, {})
     for name in asked.names:
@@ -97,6 +97,23 @@ def find(asked: Asked) -> Found:
         task.set_fewshot_seed(seed=1234)  # lm-eval's own
         _try(name, task)
     return found
+
+
+def _check_folder(folder: Path) -> None:
+    """lm-eval passes over a file that it cannot read. Errors: `UserError` for one, and where there is none."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    if not folder.is_dir():
+        raise UserError(f"--task-folder {folder} is no directory; give one that holds YAML files of tasks")
+    files = sorted(folder.rglob("*.yaml"))
+    if not files:
+        raise UserError(f"--task-folder {folder} holds no *.yaml; give a folder that holds tasks")
+    for file in files:
+        try:
+            load_yaml(file, resolve_func=False)
+        except Exception as error:
+            words = " ".join(str(error).split())
+            raise UserError(f"--task-folder: {file} cannot be read: {words}; mend it") from None
 
 
 def _manager(asked: Asked) -> "TaskManager":

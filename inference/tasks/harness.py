@@ -6,19 +6,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference.named import at_step
 from inference.ranks import Loading, leads
 from inference.tasks.find import Asked, Found, find, quiet
 from run import record
 from run.directory import read_recipe
+from run.metrics import TASK
 from support.errors import UserError
 from support.files import NO_ROOM, write_json
-from support.json_object import JsonObject
+from support.json_object import JsonObject, finite
 
 if TYPE_CHECKING:
-    from inference.tasks.model import TaskModel
+    from inference.tasks.model import Checked, TaskModel
 
 DRAWS = 1000  # resamples for the error of a metric that has no formula for it
 FOLDER = "evaluations"
@@ -101,6 +102,18 @@ def scores(
     }
 
 
+def check(model: "Checked", found: Found, limit: int | None = None) -> None:
+    """Errors: `UserError` for what a model will refuse in the requests of the tasks."""
+    for task in found.tasks.values():
+        with quiet():
+            task.build_all_requests(limit=limit, rank=0, world_size=1)
+        kinds: dict[str, list[Any]] = {}
+        for request in task.instances:
+            kinds.setdefault(request.request_type, []).append(request)
+        for kind, requests in kinds.items():
+            getattr(model, kind)(requests)
+
+
 def _numbers(values: JsonObject, better: JsonObject) -> JsonObject:
     """The numbers of a task. lm-eval calls them `acc,none`: the metric, and what its answers went through before."""
     found: JsonObject = {"scores": {}, "errors": {}, "higher_is_better": {}}
@@ -131,7 +144,7 @@ def _one_process() -> Iterator[None]:
 def named(values: JsonObject) -> dict[str, float]:
     """The scores of tasks as they are called among the metrics of a run: `task/NAME/METRIC`."""
     return {
-        f"task/{task}/{metric}": float(score)
+        f"{TASK}{task}/{metric}": float(score)
         for task, value in values.items()
         for metric, score in value["scores"].items()
         if isinstance(score, (int, float))
@@ -150,7 +163,7 @@ def keep(run: Path, values: JsonObject) -> Path:
         place, number = place.with_name(f"{place.stem.rsplit('_', 1)[0]}_{number}.json"), number + 1
     try:
         place.parent.mkdir(exist_ok=True)
-        write_json(place, {**values, "file": str(place)})
+        write_json(place, finite({**values, "file": str(place)}))
     except OSError as error:
         remedy = "free some" if error.errno in NO_ROOM else "make it writable"
         raise UserError(

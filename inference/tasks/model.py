@@ -163,6 +163,18 @@ class TaskModel(TemplateLM):
         return [parts[at % size][at // size] for at in range(len(asked))]
 
 
+class Checked(TaskModel):
+    """The same without the work: it finds what the model will refuse, before anything is trained."""
+
+    def _scored(self, texts: list[Text]) -> list[Scored]:
+        return [Scored(0.0, False)] * len(texts)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        for request in requests:
+            sampling_of(request, self.writer.context)
+        return [""] * len(requests)
+
+
 def where(request: Instance) -> str:
     """Which task and document a request belongs to."""
     return f"task {request.task_name}, document {request.doc_id}"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.tokens import tokenisers
-from inference import evaluate, export
+from inference import export
+from inference.measuring import models
 from model.checkpoint.weights import write_weights
 from model.gpt import GPT
 from model.init import init_weights
@@ -32,6 +33,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     init_weights({p: name for name, p in model.named_parameters()}, recipe.model, 1)
     weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
     write_weights(path / "checkpoints", weights, {}, {"step": 7, "consumed_samples": 112})
-    for module in (evaluate, export):
+    for module in (models, export):
         monkeypatch.setattr(module, "load_model", lambda run, checkpoint=None: model)
     return path

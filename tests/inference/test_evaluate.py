@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from data.samples.mixture import Mixture, PreparedPart
 from data.tokens import prepare, tokenisers
 from inference import evaluate
-from inference.evaluate import Text, Vocabulary, mean_loss, text_of
+from inference.measuring import losses, models
+from inference.measuring import texts as measured_texts
+from inference.measuring.losses import Measured, Objective, mean_loss
+from inference.measuring.texts import Text, words_of
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.init import init_weights
@@ -29,27 +32,30 @@ def test_a_loss_is_read_a_batch_at_a_time(count: int, separate: bool, monkeypatc
     init_weights({p: name for name, p in model.named_parameters()}, config, 1)
     tokens = np.random.default_rng(1).integers(ENTRIES, size=count)
     tokens[[0, count // 2]] = END
-    losses = []
+    each = []
     for first in range(0, count, 4):  # by hand: consecutive windows behind an end, the last one as short as it is
         window = torch.tensor([[END, *tokens][first : first + 5]])
         apart = (window[:, :-1] == END).cumsum(1).roll(1) if separate else None
         if apart is not None:
             apart[:, 0] = 0
-        losses.append(token_losses(model(window[:, :-1], None, apart), window[:, 1:], ENTRIES).flatten())
-    assert sum(map(len, losses)) == count
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 9)  # two windows of four
+        each.append(token_losses(model(window[:, :-1], None, apart), window[:, 1:], ENTRIES).flatten())
+    assert sum(map(len, each)) == count
+    monkeypatch.setattr(losses, "BATCH_TOKENS", 9)  # two windows of four
     spans = []
 
     def read(start: int, stop: int) -> NDArray[np.generic]:
         spans.append(stop - start)
         return tokens[start:stop]
 
-    vocabulary = Vocabulary(ENTRIES, END)
-    loss = mean_loss(model, Text("a", read, count, 1), vocabulary, separate)
-    assert loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
+    objective = Objective(separate=separate)
+    subject = Measured(model, 128, 4, ENTRIES, END, END, torch.device("cpu"), objective)
+    loss = mean_loss(subject, Text("a", read, count, 1))
+    assert loss.mean == pytest.approx(torch.cat(each).mean().item(), rel=1e-6) and loss.tokens == count
     assert spans == [8] * -(-count // 8)
-    with pytest.raises(ValueError, match="a holds token 40 but the run's tokeniser has 40: another tokeniser made it"):
-        mean_loss(model, Text("a", lambda start, stop: np.full(count, 40)[start:stop], count, 1), vocabulary, separate)
+    with pytest.raises(
+        ValueError, match="a holds token 40 but the model's tokeniser has 40: another tokeniser made it"
+    ):
+        mean_loss(subject, Text("a", lambda start, stop: np.full(count, 40)[start:stop], count, 1))
 
 
 @pytest.mark.parametrize("texts", [["x"], ["the cat sat on the mat", "x", "Käse, the rat"], ["the cat " * 40] * 3])
@@ -57,9 +63,9 @@ def test_bits_per_byte_of_a_model_that_knows_nothing(
     texts: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All ids are alike to it: log2 V bits a token, of all tokens, over the bytes of the text."""
-    model = evaluate.load_model(run)
+    model = models.load_model(run)
     torch.nn.init.zeros_(model.embed.weight)
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 64)  # two windows
+    monkeypatch.setattr(losses, "BATCH_TOKENS", 64)  # two windows
     path = run.parent / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tokeniser = tokenisers.load(str(run / "tokeniser"))
@@ -76,17 +82,21 @@ def test_validation_while_training_sees_what_evaluate_sees(run: Path, monkeypatc
     _, folder = prepared([f"{WORDS}{i}" for i in range(5)], run)
     mixture = Mixture([PreparedPart("texts", folder, 1)])
     (run / "data.json").write_text(json.dumps(mixture.described))
-    model, length = evaluate.load_model(run), 32
+    model, length = models.load_model(run), 32
     samples, mask = map(torch.from_numpy, mixture.held_out(length, 1000))
     with torch.no_grad():
-        losses = token_losses(model(samples[:, :-1]), samples[:, 1:], mixture.entries)[mask]
+        each = token_losses(model(samples[:, :-1]), samples[:, 1:], mixture.entries)[mask]
     (shard,) = folder.glob("validation-*.idx")
     held_out = prepare.manifest(folder)["validation"]
     for data in ("validation", str(folder / "validation"), str(shard)):
         values = evaluate.evaluate(run, data)
-        assert values["tokens"] == len(losses) == held_out["tokens"] and values["bytes"] == held_out["bytes"]
-        assert values["loss"] == pytest.approx(losses.mean().item(), rel=1e-6)
+        assert values["tokens"] == len(each) == held_out["tokens"] and values["bytes"] == held_out["bytes"]
+        assert values["loss"] == pytest.approx(each.mean().item(), rel=1e-6)
         assert values["bits_per_byte"] == pytest.approx(bits_per_byte(values["loss"], mixture.bytes_per_token))
+
+
+def text_of(run: Path, data: str) -> Text:
+    return measured_texts.text_of(words_of(run), data)
 
 
 def test_a_text_of_nothing_is_refused(run: Path) -> None:
@@ -129,7 +139,7 @@ def prepared(texts: list[str], run: Path) -> tuple[Path, Path]:
 
 def test_a_text_has_the_tokens_that_preparing_gives_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the name of a special token is plain text, and no end of a document."""
-    monkeypatch.setattr(evaluate, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(measured_texts, "BATCH_DOCUMENTS", 2)
     path, folder = prepared([f"{WORDS}{i}" for i in range(5)], run)
     direct, parts = text_of(run, str(path)), [text_of(run, str(folder / split)) for split in ("train", "validation")]
     tokens = direct.read(0, direct.num_tokens)
@@ -141,6 +151,6 @@ def test_a_text_has_the_tokens_that_preparing_gives_it(run: Path, monkeypatch: p
 @pytest.mark.parametrize("batch", [1, 40, 10**6])
 def test_the_text_of_a_shard_is_measured_in_parts(batch: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, folder = prepared([f"Käse {i}" * 9 for i in range(10)], run)
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch)
+    monkeypatch.setattr(measured_texts, "DECODED_TOKENS", batch)
     (shard,) = folder.glob("train-*.idx")
     assert text_of(run, str(shard)).size == prepare.manifest(folder)["train"]["bytes"] == 9 * 9 * len("Käse 1".encode())

@@ -1,0 +1,1 @@
+"""What a model says of texts that are there: losses, pseudo-perplexity, word perplexity."""
