@@ -33,7 +33,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     """
     from inference.generate import load, told
     from inference.tasks import overlap
-    from inference.tasks.model import TaskModel
+    from inference.tasks.model import Checked, TaskModel
 
     run, _ = at_step(path, loading.which)
     if not (run / "config.json").exists():
@@ -41,6 +41,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     found = find(asked)
     training = overlap.training_texts(run) if asked.overlap else None
     writer, checkpoint = load(path, loading)
+    check(Checked(writer), found, limit=1)  # what no model of this context can do: else it is said after all the work
     samples: JsonObject | None = {} if asked.overlap else None
     values: JsonObject = {
         "run": str(run),
@@ -48,7 +49,6 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
         "precision": loading.precision,
         "limit": asked.limit,
         "tasks": scores(TaskModel(writer), found, asked.limit, samples=samples),
-        "overlap": None,
         "file": None,
     }
     if training and samples and leads():
@@ -187,7 +187,7 @@ def show(values: JsonObject) -> None:
             shown = _shown(error) if isinstance(error, float) else ""
             table.add_row(*(("", "", "") if number else first), metric, _shown(score), shown)
     Console(soft_wrap=True).print(table)
-    if values["overlap"]:
+    if "overlap" in values:
         from inference.tasks import overlap
 
         overlap.show(values["overlap"])

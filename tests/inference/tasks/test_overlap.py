@@ -14,6 +14,7 @@ from inference.tasks.harness import evaluate
 from inference.tasks.overlap import apart, clean_scores, example_text, shared, show, training_texts
 from support.errors import UserError
 from support.json_object import JsonObject
+from tests.commands import documented
 from tests.inference.test_evaluate import prepared
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -137,4 +138,6 @@ def test_scores_come_with_what_is_shared(run: Path, home: Path) -> None:
     for name, each in values["overlap"].items():  # of five examples only one is long enough to be found
         assert (each["examples"], each["shared"]) == (5, 1), name
         assert each["scores"].keys() == values["tasks"][name]["scores"].keys()
-    assert evaluate(run, replace(asked, overlap=False), Loading())["overlap"] is None
+    alone = evaluate(run, replace(asked, overlap=False), Loading())
+    assert "overlap" not in alone and alone["tasks"] == values["tasks"]
+    documented.check("evaluate --tasks", values, alone)

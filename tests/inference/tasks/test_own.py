@@ -12,7 +12,10 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from data.corpus.bigbench import SOURCES, rows_file
+from inference.ranks import Loading
+from inference.tasks import harness
 from inference.tasks.find import Asked, find
+from inference.tasks.model import TaskModel
 from inference.tasks.own import rows
 from recipes.registry import ROOT
 from support.errors import UserError
@@ -218,6 +221,15 @@ def test_what_is_wrong_reaches_the_user_as_it_is_said(package: None, capsys: pyt
     with pytest.raises(UserError) as caught:
         find(Asked(("bb_qasc",)))
     assert str(caught.value).startswith(f'{path} line 1 has no field "context"')
+
+
+def test_a_task_that_needs_a_longer_context_is_refused_before_the_work(
+    package: None, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskModel, "_scored", lambda *_: pytest.fail("it works already"))
+    with pytest.raises(UserError, match=r"task bb_xsum: .* 64 new tokens leave no room .* context of 32"):
+        harness.evaluate(run, Asked(("bb_qasc", "bb_xsum")), Loading())
+    assert not (run / "evaluations").exists()
 
 
 def test_a_line_that_is_no_object_is_named(package: None) -> None:
