@@ -146,6 +146,8 @@ def _loaded(manager: "TaskManager", name: str) -> Any:
     try:
         with quiet():
             return manager.load([name])
+    except UserError:
+        raise
     except (ConnectionError, OSError) as error:
         where = (manager.task_index[name].cfg or {}).get("dataset_path")
         raise UserError(
@@ -199,6 +201,8 @@ def _try(name: str, task: "Task") -> None:
         with quiet():
             evaluate(Pretended(task), {"tasks": {name: task}}, limit=1, bootstrap_iters=0, log_samples=False)
         missing = sorted(task.aggregation().keys() ^ task.higher_is_better().keys())
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(
             f"task {name}: {error} is missing, in a row or beside a metric (each needs an aggregation and "
