@@ -17,6 +17,7 @@ from model.gpt import Remember, prefix_mask
 from model.layout import Layout
 
 READ = 2**15  # tokens that are read in one pass
+READ_ON_CPU = 2**12  # the same where texts are scored: what its caches hold, which is twice as fast as 2**15
 SCORED = 2**24  # scores of ids that are held at once where texts are scored: 64 MB in fp32
 
 
@@ -132,8 +133,9 @@ class Decoder:
     def _scored_together(self, texts: list[tuple[list[int], list[int]]]) -> Iterator[list[tuple[list[int], list[int]]]]:
         """Texts, the longest first, in batches whose tokens are read in one pass and whose scores have room."""
         room, first = max(1, SCORED // self.stage.config.padded_vocab_size), 0
+        read = READ if self.device.type == "cuda" else min(READ, READ_ON_CPU)
         while first < len(texts):
-            most, scored, stop = max(1, READ // sum(map(len, texts[first]))), 0, first
+            most, scored, stop = max(1, read // sum(map(len, texts[first]))), 0, first
             while stop < min(len(texts), first + most) and (stop == first or scored + len(texts[stop][1]) <= room):
                 scored += len(texts[stop][1])
                 stop += 1

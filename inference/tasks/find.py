@@ -141,8 +141,8 @@ def _loaded(manager: "TaskManager", name: str) -> Any:
     for each in _leaves(manager, name):
         config = manager.task_index[each].cfg or {}
         rows.check(each, config)
-        if taken := (config.get("dataset_kwargs") or {}).get("rows"):  # by our own; what is fetched says so
-            bigbench.rows_file(taken)
+        if (taken := (config.get("dataset_kwargs") or {}).get("rows")) in bigbench.SOURCES:
+            bigbench.rows_file(taken)  # here, because what is fetched says its licence
         for metric in config.get("metric_list") or ():
             _check_metric(each, config, metric)
     kept = sys.modules.get("evaluate")
@@ -205,6 +205,8 @@ def _try(name: str, task: "Task") -> None:
         with quiet():
             evaluate(Pretended(task), {"tasks": {name: task}}, limit=1, bootstrap_iters=0, log_samples=False)
         missing = sorted(task.aggregation().keys() ^ task.higher_is_better().keys())
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(
             f"task {name}: {error} is missing, in a row or beside a metric (each needs an aggregation and "

@@ -83,7 +83,8 @@ def test_weights_of_the_moment_answer_as_a_plain_model(world: int, engine: str, 
 NAMES = ("made_choice", "made_rolling", "made_writing")
 
 
-def test_a_run_with_tasks_has_the_numbers_of_one_without(tmp_path: Path) -> None:
+def test_a_run_with_tasks_has_the_numbers_of_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     made.folder(tmp_path / "tasks")
     settings = small(write_corpus(tmp_path / "corpus.jsonl"))
     asked = [f"tasks.names={','.join(NAMES)}", f"tasks.folder={tmp_path / 'tasks'}", "tasks.every_steps=2"]
@@ -109,6 +110,7 @@ def test_a_run_with_tasks_has_the_numbers_of_one_without(tmp_path: Path) -> None
 
 
 def test_tasks_are_looked_at_before_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = made.folder(tmp_path / "tasks")
     recipe = override(load("tiny"), ["tasks.names=made_choice, made_rolling", f"tasks.folder={folder}"])
     assert recipe.tasks.names == ("made_choice", "made_rolling")
