@@ -122,7 +122,7 @@ logs: setup  ## what a run printed: RUN=… ARGS="--rank 7 --follow"
 stop: setup  ## have a run save and end: RUN=…
 	@$(PY) -m commands stop $(RUNFLAG) $(ARGS)
 
-evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt"
+evaluate: setup  ## loss, perplexity, bits per byte: RUN=… ARGS="--data my.txt", or ARGS="--tasks lambada_openai"
 	$(PY) -m commands evaluate $(RUNFLAG) $(ARGS)
 
 generate: setup  ## write text: RUN=… PROMPT="…"

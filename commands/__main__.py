@@ -1,14 +1,12 @@
 """All commands: `stagecraft plan 530b`, or `python -m commands plan 530b`."""
 
 import importlib
-import importlib.metadata
 import sys
-import tomllib
 
 from commands import cli
-from recipes.registry import ROOT
 from support.errors import WRONG_INPUT
 from support.nearest import hint
+from support.version import version
 
 COMMANDS = {
     "pretrain": "train a recipe: on this machine, or over a hostfile",
@@ -48,14 +46,6 @@ def usage() -> str:
     """What `--help` prints."""
     listed = "\n".join(f"  {name:10s} {what}" for name, what in COMMANDS.items())
     return f"usage: stagecraft COMMAND …\n\n{listed}\n\nstagecraft COMMAND --help says more; stagecraft --version."
-
-
-def version() -> str:
-    """This project's version, also in a checkout that is not installed."""
-    try:
-        return importlib.metadata.version("stagecraft")
-    except importlib.metadata.PackageNotFoundError:
-        return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
 def main() -> None:

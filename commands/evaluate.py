@@ -1,8 +1,9 @@
-"""`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a model."""
+"""`stagecraft evaluate --data my.txt`: loss, perplexity and bits per byte of a model, or with --tasks its scores."""
 
-from commands import cli
+from commands import cli, task_flags
 from inference.evaluate import evaluate, show, word_perplexity
 from inference.named import HELP, model_of
+from inference.ranks import leads
 from run import checkpoints
 from support.json_object import JsonObject
 
@@ -21,10 +22,14 @@ def main() -> None:
     parser.add_argument(
         "--pseudo-tokens", type=int, metavar="N", help="masked models: tokens for the pseudo-perplexity (1000)"
     )
+    task_flags.add(parser)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     args = parser.parse_args()
 
     def job() -> JsonObject:
+        task_flags.check(args)
+        if args.tasks is not None:
+            return task_flags.run(args)
         model = model_of(args.run)
         if args.protocol:
             values = word_perplexity(model, args.data, args.checkpoint, args.stride)
@@ -38,4 +43,4 @@ def main() -> None:
         parser.error("--stride goes with --protocol")
     if args.protocol and (args.pseudo_tokens is not None or args.data == "validation"):
         parser.error("--protocol needs --data FILE, and no --pseudo-tokens")
-    cli.run_job(job, args.json)
+    cli.run_job(job, args.json and leads())

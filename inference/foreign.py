@@ -23,9 +23,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from data.tokens import tokenisers
+from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row, Stopped
 from inference.sampling import NOT_FINITE, Sampling
 from inference.writers import Text, biased
+from model.parallel import Axis
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -37,8 +39,13 @@ class FolderWriter:
 
     slides = False
 
-    def __init__(self, model: PreTrainedModel, tokeniser: PreTrainedTokenizerFast) -> None:
-        self.model, self.tokeniser = model, tokeniser
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokeniser: PreTrainedTokenizerFast,
+        shares: Axis = Axis(),  # noqa: B008
+    ) -> None:
+        self.model, self.tokeniser, self.shares = model, tokeniser, shares
         self.framed = not isinstance(model, GPT2LMHeadModel)  # an export reads what its run reads
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
 
@@ -60,13 +67,15 @@ class FolderWriter:
             yield row
 
     @torch.inference_mode()
-    def log_odds(self, texts: list[Text]) -> list[float]:
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
         """See `Writer`."""
         found = []
         for before, after in texts:
-            inputs = torch.tensor([[*before, *after]], device=self.model.device)
-            odds_SV = self.model(inputs).logits[0, len(before) - 1 : -1, : self._entries].float().log_softmax(-1)
-            found.append(float(odds_SV.gather(1, inputs[0, len(before) :, None]).double().sum()))
+            inputs = torch.tensor([[*before, *after][:-1]], device=self.model.device)
+            label_S = torch.tensor(after, device=self.model.device)
+            odds_SV = self.model(inputs).logits[0, len(before) - 1 :, : self._entries].float().log_softmax(-1)
+            total = float(odds_SV.gather(1, label_S[:, None]).double().sum())
+            found.append(Scored(total, bool((odds_SV.argmax(-1) == label_S).all())))
         return found
 
     @property
@@ -111,8 +120,11 @@ class _Asks(StoppingCriteria):
         return torch.tensor([self.stopped(self.row)], device=input_ids.device)
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWriter:
-    """The model of a folder and its tokeniser. Errors: `UserError` where the folder holds no such."""
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis = Axis()) -> FolderWriter:  # noqa: B008
+    """The model of a folder and its tokeniser, on each of the ranks that share the work.
+
+    Errors: `UserError` where the folder holds no such.
+    """
     refuse_other_kinds(folder)
     logging.set_verbosity_error()  # what is wrong with the weights is said here, in a line
     try:
@@ -140,7 +152,7 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FolderWrite
             f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
             "export the run again"
         )
-    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser)
+    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser, shares)
 
 
 def refuse_other_kinds(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from inference.named import at_step
 from inference.ranking import WAYS, diversity, known, scores
-from inference.ranks import Loading, leads, load_run, told_by_first
+from inference.ranks import Loading, all_ranks, leads, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
 from run.checkpoints import Chosen
 from support.errors import UserError
@@ -40,11 +40,7 @@ def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | No
         raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
     if loading.tensor * loading.pipeline > 1:
         raise UserError(f"{path} is no run: each rank writes with all of it; leave --tensor and --pipeline out")
-    if loading.ranks > 1:
-        from model.engine.build import start_process_group
-
-        start_process_group()
-    return load_folder(path, DTYPES[loading.precision]), None
+    return load_folder(path, DTYPES[loading.precision], all_ranks()), None
 
 
 def told(checkpoint: Chosen | None) -> JsonObject:

@@ -45,10 +45,10 @@ def scores(
     """
     if by not in WAYS:
         return [scorer_of(by)(*text) if speaks else 0.0 for text in texts]
-    given = writer.log_odds([(list(row.request.prompt), row.new) for row in rows])
+    given = [each.total for each in writer.log_odds([(list(row.request.prompt), row.new) for row in rows])]
     if by == MUTUAL:
         alone = writer.log_odds([([writer.tokeniser.eos_token_id], row.new) for row in rows])
-        given = [one - other for one, other in zip(given, alone, strict=True)]
+        given = [one - other.total for one, other in zip(given, alone, strict=True)]
     if not all(map(math.isfinite, given)):
         raise UserError(NOT_FINITE)
     return [score / len(row.new) for score, row in zip(given, rows, strict=True)]

@@ -16,6 +16,7 @@ from support.errors import UserError
 
 if TYPE_CHECKING:
     from inference.writers import RunWriter
+    from model.parallel import Axis
 
 T = TypeVar("T")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -86,6 +87,20 @@ def told_by_first(ranks: int, find: Callable[[], T]) -> T:
     return told(find() if leads() else None)  # type: ignore[return-value]
 
 
+def all_ranks() -> "Axis":
+    """The ranks of a model that each of them holds whole; collective where there are several."""
+    from model.parallel import Axis
+
+    if started() == 1:
+        return Axis()
+    import torch.distributed as dist
+
+    from model.engine.build import start_process_group
+
+    start_process_group()
+    return Axis(dist.get_world_size(), dist.get_rank(), dist.group.WORLD)
+
+
 def load_run(run: Path, loading: Loading) -> "tuple[RunWriter, Chosen]":
     """A run's model, or this rank's part of it: then collective, and the first rank alone checks the checkpoint.
 
@@ -98,9 +113,9 @@ def load_run(run: Path, loading: Loading) -> "tuple[RunWriter, Chosen]":
     from inference.export import load_tokeniser
     from inference.writers import RunWriter
     from model.engine.precision import DTYPES
-    from model.parallel import SOLO
+    from model.parallel import SOLO, Axis
 
-    config, parallel, line = read_recipe(run).model, SOLO, Line()
+    config, parallel, line, shares = read_recipe(run).model, SOLO, Line(), Axis()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if loading.ranks > 1:
         from model.engine.build import start_process_group
@@ -109,10 +124,11 @@ def load_run(run: Path, loading: Loading) -> "tuple[RunWriter, Chosen]":
         layout = Layout(tp=loading.tensor, pp=loading.pipeline)
         layout.check(config)
         start_process_group()
-        parallel, line = make_grid(layout).parallel, line_of(layout)
+        grid, line = make_grid(layout), line_of(layout)
+        parallel, shares = grid.parallel, grid.data
     checkpoint = told_by_first(loading.ranks, lambda: choose(run, loading.which))
     if leads():
         checkpoint.tell()
     dtype = DTYPES[loading.precision]
     stage = load_stage(config, checkpoint.path, parallel, loading.pipeline, line.stage, dtype, device)
-    return RunWriter(stage, load_tokeniser(run), line), checkpoint
+    return RunWriter(stage, load_tokeniser(run), line, shares), checkpoint

@@ -8,11 +8,12 @@ from transformers import PreTrainedTokenizerFast
 
 from data.tokens import tokenisers
 from inference.decode.beam import search
-from inference.decode.decoder import Decoder, Line
+from inference.decode.decoder import Decoder, Line, Scored
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, Row, Stopped, write
 from inference.decode.stage import Stage
 from inference.sampling import Sampling
+from model.parallel import Axis
 from support.errors import UserError
 
 MOST_ROWS = 64  # texts at once
@@ -25,19 +26,21 @@ class Writer(Protocol):
     """A model with its tokeniser. `context` is how many tokens it sees; a text that `slides` may be longer.
 
     `framed` says whether a prompt gets what its tokeniser puts around a text, such as a token for the beginning.
+    `shares` are the ranks that hold the same weights, for who has them share the work.
     """
 
     tokeniser: PreTrainedTokenizerFast
     context: int
     slides: bool
     framed: bool
+    shares: Axis
 
     def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:
         """Write texts; each is given back when it is finished. `stopped` is asked after each token of each."""
         ...
 
-    def log_odds(self, texts: list[Text]) -> list[float]:
-        """The log-probability, in nats, of all tokens that go on from each beginning."""
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
+        """What the model says of the tokens that go on from each beginning; see `Decoder.log_odds`."""
         ...
 
 
@@ -46,8 +49,15 @@ class RunWriter:
 
     slides, framed = True, False  # no document begins with such a token in training
 
-    def __init__(self, stage: Stage, tokeniser: PreTrainedTokenizerFast, line: Line = Line()) -> None:  # noqa: B008
-        self.stage, self.tokeniser, self.line, self.context = stage, tokeniser, line, stage.config.seq_length
+    def __init__(
+        self,
+        stage: Stage,
+        tokeniser: PreTrainedTokenizerFast,
+        line: Line = Line(),  # noqa: B008  # it is frozen
+        shares: Axis = Axis(),  # noqa: B008
+    ) -> None:
+        self.stage, self.tokeniser, self.line, self.shares = stage, tokeniser, line, shares
+        self.context = stage.config.seq_length
 
     def write(self, requests: list[Request], sampling: Sampling, stopped: Stopped) -> Iterator[Row]:
         """See `Writer`. Rows enter in the order of the requests and leave as they are finished. A search with beams
@@ -64,8 +74,8 @@ class RunWriter:
         odds = odds_of(self.tokeniser, sampling, decoders[0].device)
         yield from write(decoders, odds, requests, stopped)
 
-    def log_odds(self, texts: list[Text]) -> list[float]:
-        """See `Writer`; a beginning and what goes on from it fit into the context."""
+    def log_odds(self, texts: list[Text]) -> list[Scored]:
+        """See `Writer`."""
         return Decoder(self.stage, 0, 0, self.line).log_odds(texts, tokenisers.entries(self.tokeniser))
 
     def _rows(self, columns: int) -> int:

@@ -79,8 +79,10 @@ def _ended(
         hosts.check(run.path)
     from launch.supervise import Supervisor
     from model.engine.build import check_json  # imports torch and DeepSpeed
+    from training import tasks
 
     check_json(run.engine.json, run.recipe.layout, world)
+    tasks.check(run.recipe)
     at_data = time.time()
     data = run_data(run, print)
     members.wait_alone(run.path)

@@ -24,6 +24,7 @@ from training.presence import STACKS
 STEP_SECONDS = 100.0  # that a step may take at least: a hang is found and its rank named within two minutes
 MEDIANS = 3  # that a step may take, where that is more
 START_SECONDS = 3600.0  # that ranks may take until they train
+TASK_SECONDS = 3600.0  # that the tasks of a recipe may take, until it is known
 SLOW_STORAGE = 5  # times what the planner says may a save take, until one was seen
 LOOK_SECONDS = 1.0
 STACK_SECONDS = 3.0  # that a rank has to write its stacks
@@ -48,7 +49,7 @@ class HangWatch:
         self.training = False
         self.step, self.last_step = 0, 0
         self.steps: deque[float] = deque(maxlen=50)
-        self.evaluated = 0.0
+        self.evaluated = self.scored = 0.0
         planned = saving(run.recipe, run.world_size).write_seconds
         self.saved = SLOW_STORAGE * planned  # what a save takes
         self.saves = False  # whether training waits for one
@@ -84,6 +85,7 @@ class HangWatch:
             self.step = happened["step"]
             self.steps.append(happened["seconds"])
         self.evaluated = max(self.evaluated, happened.get("evaluate_seconds", 0.0))
+        self.scored = max(self.scored, happened.get("task_seconds", 0.0))
 
     def _limit(self) -> float:
         """What may go by until the next step, with the evaluation that is due before it and the save that it waits for.
@@ -97,6 +99,8 @@ class HangWatch:
             samples = every.final_samples if step > self.last_step else every.evaluate_samples
             forward = samples / self.run.engine.json["train_batch_size"] * median
             limit += 2 * max(forward, self.evaluated)
+        if self.run.recipe.tasks.due(step, self.last_step):
+            limit += max(TASK_SECONDS, 2 * self.scored)
         return limit + (2 * self.saved if self.saves else 0.0)
 
     def _fault(self, silent: float, where: str) -> Fault:

@@ -234,6 +234,32 @@ class Intervals:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """Tasks that a run is scored in while it trains: their names, and every how many steps; after the last one too.
+
+    `limit` is how many documents of each task, and `shots` how many examples stand in front; None: all, and as many as
+    the task says. `folder` holds tasks of one's own.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    names: tuple[str, ...] = ()
+    every_steps: int = 1000
+    limit: int | None = None
+    shots: int | None = None
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("every_steps", 1), ("limit", 1), ("shots", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"tasks.{name} is {value}; it must be at least {least}")
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Whether a run is scored after this step."""
+        return bool(self.names) and (step % self.every_steps == 0 or step == last_step)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The declaration of a run. `source` says where the numbers come from, `status` what was really run."""
 
@@ -250,6 +276,7 @@ class Recipe:
     layout: Layout = field(default_factory=Layout)
     engine: str = "ds_configs/zero1_bf16.json"
     intervals: Intervals = field(default_factory=Intervals)
+    tasks: Tasks = field(default_factory=Tasks)
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -262,6 +289,8 @@ class Recipe:
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
+        if self.tasks.names and self.model.objective == "masked":
+            raise UserError("tasks.names does not go with model.objective masked: such a model goes on from no text")
         masks = {
             "model.objective prefix": self.model.objective == "prefix",
             "data.separate_documents": self.data.separate_documents,

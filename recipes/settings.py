@@ -38,7 +38,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict) or described:
             known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
             raise UserError(f"--set {setting}: there is no field {path}; {hint(path, known)}")
-        own = {"data.corpus": _corpus, "data.clean": _stages}.get(path)
+        own = {"data.corpus": _corpus, "data.clean": _names, "tasks.names": _names}.get(path)
         holder[key] = own(value) if own else _parsed(holder[key], value.strip(), setting)
         if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
             values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
@@ -70,8 +70,8 @@ def _corpus(text: str) -> str | list[dict[str, object]]:
     return text.strip() if len(parts) == 1 and "weight" not in parts[0] else parts
 
 
-def _stages(text: str) -> list[str]:
-    return [stage.strip() for stage in text.split(",") if stage.strip()]
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _parsed(old: object, text: str, setting: str) -> object:
@@ -82,7 +82,7 @@ def _parsed(old: object, text: str, setting: str) -> object:
         if text.lower() not in ("true", "false"):
             raise UserError(f"--set {setting}: {text!r} is neither true nor false")
         return text.lower() == "true"
-    if isinstance(old, int):
+    if isinstance(old, int) or old is None:  # None is where a number may be
         return _whole(text, setting)
     if isinstance(old, float):
         try:

@@ -13,6 +13,7 @@ runs/<recipe>/<time>/
     metrics.jsonl             one line a step, and one for the last evaluation
     events.jsonl              what else happened
     checkpoints/              step-00000100/ …
+    evaluations/              what `evaluate --tasks` found, a file each time
     jobs.jsonl                where a scheduler runs it: a line a job, with its kind and id
     job.sh, job.yaml          what the scheduler was given last
     .lock                     held by the process that trains here

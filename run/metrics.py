@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support import files, json_lines
-from support.json_object import JsonObject
+from support.json_object import JsonObject, finite
 
 EVALUATED = b'"validation_loss"'
 FINAL = "final_validation_loss"
+TASK = "task/"  # begins the names of scores: task/NAME/METRIC
 MEASURED = (
-    *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds"),
+    *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds", "task_seconds"),
     *("tokens_per_second", "mfu", "memory_bytes"),
 )
 Column = NDArray[np.float64]
@@ -75,6 +76,37 @@ def read_evaluated(path: Path) -> list[JsonObject]:
         lines.append(content[content.rfind(b"\n", 0, at) + 1 : end])
         at = content.find(EVALUATED, end)
     return [line for line in json_lines.objects(lines) if "step" in line]
+
+
+def read_tasks(path: Path) -> JsonObject:
+    """The last scores of each task by `NAME/METRIC`, with the step that they are of. Of a long file no other line is
+    parsed."""
+    found: JsonObject = {}
+    try:
+        lines = [line for line in path.read_bytes().split(b"\n") if f'"{TASK}'.encode() in line]
+    except OSError:
+        return found
+    for line in json_lines.objects(lines):
+        for key, score in line.items():
+            if key.startswith(TASK) and "step" in line:
+                found[key.removeprefix(TASK)] = {"step": line["step"], "score": score}
+    return found
+
+
+def add_to_step(path: Path, step: int, numbers: JsonObject) -> bool:
+    """Add numbers to the line of a step, all others stay as they are; whether there is such a line.
+
+    Nobody else may write the file meanwhile.
+    """
+    found = False
+    with open(path, "rb") as before, files.whole_file(path) as stream:
+        for text in before:
+            with suppress(json.JSONDecodeError):
+                line = json.loads(text.decode(errors="replace"))
+                if isinstance(line, dict) and line.get("step") == step and "loss" in line:
+                    text, found = (json.dumps(finite({**line, **numbers})) + "\n").encode(), True
+            stream.write(text)
+    return found
 
 
 def reproducible(lines: list[JsonObject]) -> list[JsonObject]:

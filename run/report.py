@@ -9,7 +9,7 @@ import numpy as np
 
 from run import curve
 from run.directory import Run, read_data, read_recipe, read_run
-from run.metrics import FINAL, Column, columns
+from run.metrics import FINAL, Column, columns, read_tasks
 from run.record import read_object
 from run.state import state_of
 from run.status import ENDS, RUNNING, status_of
@@ -62,6 +62,7 @@ def summary(path: Path) -> JsonObject:
         "tokens_per_second": speed,
         "model_flops_per_second": None if speed is None else speed * recipe.model.flops_per_token,
         "mfu": _median(found["mfu"]),
+        "tasks": read_tasks(path / "metrics.jsonl"),
         "seconds_left": going.get("seconds_left"),
         "slow_ranks": going.get("slow_ranks", []),
         "world_size": world,
@@ -153,7 +154,8 @@ def show(path: Path, values: JsonObject | None = None) -> None:
     over = values["validation_loss"] is not None
     place = f"{values['step']:,} steps" if over else f"step {values['step']:,} of {values['last_step']:,}"
     table = Table(title=f"{values['recipe']} after {place}", show_header=False)
-    for name, value in {**(_quality(values) if over else _progress(values)), **_speed(path, values)}.items():
+    rows = {**(_quality(values) if over else _progress(values)), **_scores(values), **_speed(path, values)}
+    for name, value in rows.items():
         if value is not None:
             table.add_row(name, value)
     Console(soft_wrap=True).print(table)
@@ -166,6 +168,15 @@ def _quality(values: JsonObject) -> dict[str, str | None]:
         "perplexity": f"{values['perplexity']:.2f}",
         "bits per byte": None if bits is None else f"{bits:.4f}",
     }
+
+
+def _scores(values: JsonObject) -> dict[str, str | None]:
+    lines = [
+        f"{name} {each['score']:.4g}, step {each['step']:,}"
+        for name, each in values.get("tasks", {}).items()
+        if each["score"] is not None
+    ]
+    return {"tasks": "\n".join(lines) or None}
 
 
 def _progress(values: JsonObject) -> dict[str, str | None]:

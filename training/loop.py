@@ -22,6 +22,7 @@ from training.rollback import MOST_SKIPPED, Position, roll_back
 from training.saves import Saves
 from training.source import Ahead, Source
 from training.stop import asked, save_asked
+from training.tasks import Scores
 
 SCHEDULER_OF_JSON = "scheduler"  # the section that takes the learning rate out of the recipe's hands
 
@@ -44,6 +45,7 @@ class Loop:
         self.trained: tuple[int, int] | None = None  # position and size of the batch of the last step that was taken
         self.last_norms: deque[float] = deque(maxlen=5)
         self.pace = Pace(trainer.device, self.rank, self.world, log)
+        self.scores = Scores(run, trainer, log) if run.recipe.tasks.names else None
 
     def run_to_last_step(self) -> None:
         """Train; save at intervals, at the end, and where a signal asks to stop.
@@ -58,6 +60,8 @@ class Loop:
             # The launcher gives a rank 30 s from SIGTERM to its end: a run that is to stop saves at once.
             if not stop and (step % every.evaluate_every == 0 or last):
                 metrics["validation_loss"], metrics["evaluate_seconds"] = self._evaluated(every.evaluate_samples)
+            if not stop and self.scores and self.run.recipe.tasks.due(step, self.last_step):
+                metrics |= self.scores.now()
             self._record(metrics)
             if not self.writing:
                 self.saves.finish(wait=False)

@@ -15,6 +15,7 @@ from typing import Any
 
 from run import record
 from run.directory import Run
+from run.metrics import TASK
 from support import files
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -28,6 +29,10 @@ class Monitor(ABC):
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Add the numbers of a step, by name. Steps come in order."""
 
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        """Add further numbers of a step that was written before."""
+        self.write(step, numbers)
+
     @abstractmethod
     def close(self, failed: bool) -> None:
         """Write out what is left."""
@@ -35,12 +40,27 @@ class Monitor(ABC):
 
 def opened(run: Run, step: int, reached: int, say: Say) -> list[Monitor]:
     """The monitors of a run that goes on after `step` and had come as far as `reached` before."""
+    return _opened(run, step if run.resume else None, reached, say)
+
+
+def add(run: Run, step: int, numbers: dict[str, float], say: Say) -> None:
+    """Give the monitors of a run that does not train further numbers of one of its steps. One that fails says so."""
+    for monitor in _opened(run, None, step, say):
+        try:
+            monitor.add(step, numbers)
+            monitor.close(failed=False)
+        except Exception as error:
+            say(f"{type(monitor).__name__} did not take the scores: {error}")
+
+
+def _opened(run: Run, step: int | None, reached: int, say: Say) -> list[Monitor]:
+    """With a step what came after it is forgotten."""
     config = run.engine.json
     result: list[Monitor] = []
     if config.get("csv_monitor", {}).get("enabled"):
-        result.append(CSV(_folder(run, "csv_monitor"), step if run.resume else None))
+        result.append(CSV(_folder(run, "csv_monitor"), step))
     if config.get("tensorboard", {}).get("enabled"):
-        result.append(TensorBoard(_folder(run, "tensorboard"), step if run.resume else None))
+        result.append(TensorBoard(_folder(run, "tensorboard"), step))
     if config.get("wandb", {}).get("enabled"):
         result.append(Wandb(run, reached, say))
     return result
@@ -55,7 +75,7 @@ def numbers(line: JsonObject) -> dict[str, float]:
         elif isinstance(value, list):
             result |= {f"train/{key}/{index}": each for index, each in enumerate(value)}
         elif value is not None and key not in ("step", "time"):
-            result[f"train/{key}"] = float(value)
+            result[key if key.startswith(TASK) else f"train/{key}"] = float(value)
     return result
 
 
@@ -172,6 +192,10 @@ class Wandb(Monitor):
     def write(self, step: int, numbers: dict[str, float]) -> None:
         if step > self.reached:
             self.run.log(numbers, step=step)
+
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        """wandb takes no step again, so these stand in the run's summary."""
+        self.run.summary.update({**numbers, f"{TASK}step": step})
 
     def close(self, failed: bool) -> None:
         import wandb

@@ -25,7 +25,7 @@ from run.prepared import missing, run_data
 from run.request import Request, plan_run
 from support.errors import DONE, UserError
 from support.files import enough_room
-from training import alike, proof, recorder
+from training import alike, proof, recorder, tasks
 from training.device import device_name
 from training.display import Display
 from training.launchers import check_meeting
@@ -52,6 +52,7 @@ def train_alone(recipe: Recipe, request: Request) -> None:
     if run.world_size > int(os.environ.get("LOCAL_WORLD_SIZE", run.world_size)):
         _check_data(run)
     check_json(run.engine.json, run.recipe.layout, run.world_size)
+    tasks.check(run.recipe)
     at_data = time.time()
     first = torch.distributed.get_rank() == 0
     data = run_data(run, print if first else lambda line: None, hashes=first)

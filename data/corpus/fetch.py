@@ -1,4 +1,4 @@
-"""Downloads that are checked and never installed: wheels from the package index, packages from Debian."""
+"""Downloads that are checked and never installed: files from the package index, packages from Debian."""
 
 import hashlib
 import os
@@ -23,15 +23,28 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
 
     Errors: `UserError` where it cannot be fetched, or its hash is another.
     """
-    target = cache_directory() / f"{requirement.replace('==', '-')}.whl"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", requirement]
+    return _fetch(command, requirement, sha256, ".whl")
+
+
+def fetch_sdist(requirement: str, sha256: str) -> Path:
+    """The same for a source archive. Nothing of it is run.
+
+    Errors: as `fetch_wheel`.
+    """
+    script = Path(__file__).with_name("sdist.py")
+    return _fetch([sys.executable, "-P", str(script), requirement], requirement, sha256, ".tar.gz")
+
+
+def _fetch(command: list[str], requirement: str, sha256: str, suffix: str) -> Path:
+    target = cache_directory() / f"{requirement.replace('==', '-')}{suffix}"
     if target.exists() and file_sha256(target) == sha256:
         return target
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", requirement]
-    with _downloaded(command, requirement, "*.whl", f"check the network, or put it at {target}") as wheel:
-        found = file_sha256(wheel)
+    with _downloaded(command, requirement, f"*{suffix}", f"check the network, or put it at {target}") as file:
+        found = file_sha256(file)
         if found != sha256:
             raise UserError(f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant")
-        give_name(wheel, target)
+        give_name(file, target)
     return target
 
 

@@ -3,6 +3,7 @@
 Every rank calls the same methods with the same arguments. What the last stage finds out, the others are told.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,17 @@ from model.gpt import Remember, prefix_mask
 from model.layout import Layout
 
 READ = 2**15  # tokens that are read in one pass
+READ_ON_CPU = 2**12  # the same where texts are scored: what its caches hold, which is twice as fast as 2**15
 SCORED = 2**24  # scores of ids that are held at once where texts are scored: 64 MB in fp32
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of tokens behind a beginning: the log-probability of all of them, in nats, and whether each is
+    the likeliest where it stands."""
+
+    total: float
+    greedy: bool
 
 
 @dataclass(frozen=True)
@@ -102,26 +113,52 @@ class Decoder:
         self.lengths = [self.lengths[0]] * len(sources)
 
     @torch.inference_mode()
-    def log_odds(self, texts: list[tuple[list[int], list[int]]], entries: int) -> list[float]:
-        """For each beginning and what goes on from it: the log-probability, in nats, of all tokens of the latter.
+    def log_odds(self, texts: list[tuple[list[int], list[int]]], entries: int) -> list[Scored]:
+        """For each beginning and what goes on from it: what the model says of the latter.
 
-        Ids from `entries` on are left out. Both together are at most as long as the context. The beginning is the
-        prefix of a model that has one.
+        Ids from `entries` on are left out. Both together have at most one token more than the context: the last one is
+        not read. Texts of about the same length are read together. The beginning is the prefix of a model that has one.
         """
-        found: list[float] = []
-        most = max(1, SCORED // (self.stage.config.padded_vocab_size * max(len(a) + len(b) for a, b in texts)))
-        for first in range(0, len(texts), most):
-            some = texts[first : first + most]
-            x_BSH = self._pass([[*before, *after] for before, after in some], [len(a) for a, _ in some], None)
-            total_B = torch.zeros(len(some), dtype=torch.float64, device=self.device)
+        order = sorted(range(len(texts)), key=lambda at: -sum(map(len, texts[at])))
+        found_2B = torch.zeros(2, len(texts), dtype=torch.float64, device=self.device)  # sums; tokens not the likeliest
+        for some in self._scored_together([texts[at] for at in order]):
+            places = order[: len(some)]
+            order = order[len(some) :]
+            x_BSH = self._pass([[*before, *after][:-1] for before, after in some], [len(a) for a, _ in some], None)
             if self.stage.last:
-                odds_BSV = self.stage.logits(x_BSH)[..., :entries].float().log_softmax(-1)
-                for row, (before, after) in enumerate(some):
-                    here = odds_BSV[row, len(before) - 1 : len(before) + len(after) - 1]
-                    label_S = torch.tensor(after, device=self.device)
-                    total_B[row] = here.gather(1, label_S[:, None]).double().sum()
-            found += self.line.from_last(total_B).tolist()
-        return found
+                self._add_odds(found_2B, places, some, x_BSH, entries)
+        totals, missed = self.line.from_last(found_2B).tolist()
+        return [Scored(total, not misses) for total, misses in zip(totals, missed, strict=True)]
+
+    def _scored_together(self, texts: list[tuple[list[int], list[int]]]) -> Iterator[list[tuple[list[int], list[int]]]]:
+        """Texts, the longest first, in batches whose tokens are read in one pass and whose scores have room."""
+        room, first = max(1, SCORED // self.stage.config.padded_vocab_size), 0
+        read = READ if self.device.type == "cuda" else min(READ, READ_ON_CPU)
+        while first < len(texts):
+            most, scored, stop = max(1, read // sum(map(len, texts[first]))), 0, first
+            while stop < min(len(texts), first + most) and (stop == first or scored + len(texts[stop][1]) <= room):
+                scored += len(texts[stop][1])
+                stop += 1
+            yield texts[first:stop]
+            first = stop
+
+    def _add_odds(
+        self,
+        found_2B: Tensor,
+        places: list[int],
+        texts: list[tuple[list[int], list[int]]],
+        x_BSH: Tensor,
+        entries: int,
+    ) -> None:
+        """Add what the last stage says of texts at their `places`; only what is asked about gets scores."""
+        row_N = torch.tensor([row for row, (_, after) in enumerate(texts) for _ in after], device=self.device)
+        column_N = torch.tensor(
+            [len(before) - 1 + at for before, after in texts for at in range(len(after))], device=self.device
+        )
+        label_N = torch.tensor([token for _, after in texts for token in after], device=self.device)
+        odds_NE = self.stage.logits(x_BSH[row_N, column_N].unsqueeze(0))[0, :, :entries].float().log_softmax(-1)
+        each_2N = torch.stack((odds_NE.gather(1, label_N[:, None])[:, 0], (odds_NE.argmax(-1) != label_N).float()))
+        found_2B.index_add_(1, torch.tensor(places, device=self.device)[row_N], each_2N.double())
 
     def _pass(self, texts: list[list[int]], prefixes: list[int], remembers: list[Remember] | None) -> Tensor:
         """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right, but

@@ -67,6 +67,14 @@ def blocks_of(config: GPTConfig, stages: int, stage: int) -> range:
     return range(cuts[stage], cuts[stage + 1])
 
 
+def live_stage(config: GPTConfig, parallel: Parallel, stages: int, stage: int, weights: dict[str, Tensor]) -> Stage:
+    """A rank's part of a model whose weights somebody else holds and may change, by their names: nothing is copied."""
+    with torch.device("meta"):
+        result = Stage(config, parallel, blocks_of(config, stages, stage))
+    result.load_state_dict({name: weights[name] for name, _ in result.named_parameters()}, assign=True)
+    return result.eval()
+
+
 @torch.no_grad()
 def load_stage(
     config: GPTConfig,

@@ -104,6 +104,11 @@ class Engine(ABC):
         samples = sum(batch.tokens_BS.size(0) for batch in batches)
         return self._mean_loss(batches) * samples * self.grid.dp
 
+    @contextmanager
+    def weights(self) -> Iterator[dict[str, Tensor]]:
+        """This rank's weights by their names in the plain `GPT`, whole and to be read only; collective."""
+        yield {name: parameter.detach() for parameter, name in self.names.items()}
+
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of every parameter group."""
         for group in self.deepspeed.optimizer.param_groups:

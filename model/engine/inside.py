@@ -9,7 +9,7 @@ field is gone or means something else. Two hooks cannot stand here, because they
 import copy
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +135,17 @@ def shape_of(parameter: Tensor) -> tuple[int, ...]:
     Read in runtime/zero/partition_parameters.py. Shown by test_a_layout_trains_like_plain_pytorch.
     """
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
+    """Parameters that ZeRO stage 3 has partitioned, whole until the context ends; collective.
+
+    Read in runtime/zero/partition_parameters.py. Shown by test_weights_of_the_moment_answer_as_a_plain_model.
+    """
+    import deepspeed
+
+    result: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(parameters)
+    return result
 
 
 def count_micro_batches_anew(engine: Any) -> None:

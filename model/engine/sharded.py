@@ -1,7 +1,8 @@
 """The engine without a pipeline: every rank computes the whole depth of the model, under ZeRO stage 0, 1, 2 or 3."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ from model.parallel import slice_of
 
 class ShardedEngine(Engine):
     """One backward pass a micro-batch; DeepSpeed steps with the last one."""
+
+    @contextmanager
+    def weights(self) -> Iterator[dict[str, Tensor]]:
+        """See `Engine`. Those that stage 3 has partitioned are gathered: so long each rank holds all of them."""
+        with inside.gathered(list(self.names)) if self.zero_stage == 3 else nullcontext(), super().weights() as weights:
+            yield weights
 
     def _train(self, batches: list[MicroBatch]) -> tuple[float, float]:
         self.deepspeed.train()

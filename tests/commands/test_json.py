@@ -137,6 +137,7 @@ def test_a_search(called: Called, tmp_path: Path) -> None:
 
 def test_a_report_without_finite_numbers(called: Called, untrained: Path) -> None:
     line = {"step": 1, "consumed_samples": 8, "loss": 800.0, "validation_loss": 800.0, "tokens_per_second": 5.0}
+    line["task/mine/acc"] = 0.5
     last = {"step": 1, "consumed_samples": 8, "final_validation_loss": 800.0}
     (untrained / "metrics.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(last))
     (untrained / "data.json").write_text('{"bytes_per_token": 2.0, "parts": []}')
@@ -172,7 +173,9 @@ def test_a_run_that_is_watched(called: Called, tmp_path: Path) -> None:
     ("new-recipe x --from y", "no recipe 'y'"),
     ("pretrain tinny", "did you mean gpt_tiny"), ("rehearse 530b --processes 2", "4 ranks"),
     ("plan 530b --top 0", "--top is 0"), ("prepare", "name a recipe"), ("clean x --out y", "corpus 'x' does not exist"),
-    ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"), ("export --run x", "not a run"),
+    ("inspect x", "no prepared folder"), ("evaluate --run x", "not a run"),
+    ("evaluate --shots 1", "--shots goes with --tasks"), ("evaluate --tasks a,a", "--tasks names a twice"),
+    ("evaluate --tasks a --limit 0", "--limit is 0"), ("export --run x", "not a run"),
     ("chat --run x", "not a run"), ("serve --run x", "not a run"),
     ("import x --recipe tiny", "x is no folder and no GGUF"),
     ("look --run x --prompt y", "not a run"),

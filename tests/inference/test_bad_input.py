@@ -75,9 +75,10 @@ def test_scores_of_a_folder_that_are_no_numbers_are_one_line(how: dict[str, int]
 
 
 def test_scores_that_rank_and_are_no_numbers_are_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference.decode.decoder import Scored
     from inference.writers import RunWriter
 
-    monkeypatch.setattr(RunWriter, "log_odds", lambda self, texts: [torch.nan] * len(texts))
+    monkeypatch.setattr(RunWriter, "log_odds", lambda self, texts: [Scored(torch.nan, False)] * len(texts))
     for by in ("likelihood", "mutual"):
         with pytest.raises(ValueError, match="the model's scores are not finite"):
             generate.generate(run, "the", FEW, by=by)

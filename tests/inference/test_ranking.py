@@ -26,10 +26,10 @@ def test_the_best_text_stands_first(by: str, run: Path) -> None:
     scores = []
     for row in rows(writer, "the cat", sampling):  # token by token, each behind what is before it
         prompt, new = list(row.request.prompt), row.new
-        total = sum(writer.log_odds([(prompt + new[:at], [new[at]])])[0] for at in range(len(new)))
+        total = sum(writer.log_odds([(prompt + new[:at], [new[at]])])[0].total for at in range(len(new)))
         if by == "mutual":
             alone = [writer.tokeniser.eos_token_id]
-            total -= sum(writer.log_odds([(alone + new[:at], [new[at]])])[0] for at in range(len(new)))
+            total -= sum(writer.log_odds([(alone + new[:at], [new[at]])])[0].total for at in range(len(new)))
         scores.append(total / len(new))
     order = sorted(range(6), key=lambda at: -scores[at])
     assert values["seeds"] == order and values["samples"] == [plain[at] for at in order]
@@ -43,7 +43,8 @@ def test_a_folder_gives_the_scores_of_its_run(run: Path) -> None:
     export.export(run, run.parent / "out")
     pairs = [([1, 2, 3], [4, 5]), ([9], [8, 7, 6, 5])]
     ours, theirs = (generate.load(path)[0].log_odds(pairs) for path in (run, run.parent / "out"))
-    assert theirs == pytest.approx(ours, rel=1e-5)
+    assert [each.total for each in theirs] == pytest.approx([each.total for each in ours], rel=1e-5)
+    assert [each.greedy for each in theirs] == [each.greedy for each in ours]
     values = generate.generate(run.parent / "out", "the", Sampling(samples=3, max_new_tokens=4), by="mutual")
     assert values["scores"] == sorted(values["scores"], reverse=True) and len(values["samples"]) == 3
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from launch.attempt import Fault, launch
 from launch.care import Care
 from launch.group import Group
 from launch.watch import HangWatch
+from recipes.settings import override
 from run import rank_logs
 from run.directory import read_run
 from tests.patience import wait_until
@@ -101,6 +103,19 @@ def test_an_evaluation_that_is_due_gets_its_time(path: Path, clock: Clock, group
     write(path, [event("training", 0.0, step=0, last_step=100), step(20, 1.0, evaluate_seconds=50.0), step(39, 2.0)])
     assert after(hang, clock, 2.0) is None and after(hang, clock, 109.0) is None
     assert after(hang, clock, 2.0)  # 10 + 2 x 50
+
+
+def test_tasks_that_are_due_get_an_hour_or_twice_their_time(path: Path, clock: Clock, group: Group) -> None:
+    run = read_run(path)
+    run = replace(run, recipe=override(run.recipe, ["tasks.names=mine", "tasks.every_steps=7"]))
+    hang = HangWatch(run, 10.0, group, local=False)
+    write(path, [event("training", 0.0, step=0, last_step=100), step(6, 1.0)])
+    assert after(hang, clock, 2.0) is None and after(hang, clock, 3609.0) is None
+    write(path, [step(7, 2.0, task_seconds=2000.0)])
+    assert after(hang, clock, 2.0) is None and after(hang, clock, 9.0) is None
+    write(path, [step(13, 3.0)])
+    assert after(hang, clock, 2.0) is None and after(hang, clock, 4009.0) is None
+    assert after(hang, clock, 2.0)  # 10 + 2 x 2000
 
 
 def test_a_save_that_is_waited_for_gets_its_time(path: Path, clock: Clock, group: Group) -> None:

@@ -215,6 +215,8 @@ def test_the_feed_forward_width_follows_an_overridden_width() -> None:
         ("intervals.save_minutes=inf", "intervals.save_minutes is inf"),
         ("intervals.save_minutes=5", "save_every and save_minutes are both given; set one of them to 0"),
         ("intervals.log_every=0", "intervals.log_every is 0; it must be at least 1"),
+        ("tasks.every_steps=0", "tasks.every_steps is 0; it must be at least 1"),
+        ("tasks.shots=-1", "tasks.shots is -1; it must be at least 0"),
         ("schedule.min_lr_ratio=-0.5", "schedule.min_lr_ratio is -0.5; it must be from 0 to 1"),
         ("schedule.min_lr_ratio=10", "schedule.min_lr_ratio is 10.0"),
         ("schedule.min_lr_ratio=nan", "schedule.min_lr_ratio is nan"),

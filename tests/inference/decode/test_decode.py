@@ -123,7 +123,7 @@ def decoded(layout: Layout, checkpoint: Path, sampling: Sampling) -> tuple[list[
     grid, line = make_grid(layout), line_of(layout)
     stage = load_stage(CONFIG, checkpoint, grid.parallel, layout.pp, grid.stage)
     pairs = [(list(prompt[:1]), list(prompt[1:])) for prompt in prompts() if len(prompt) > 1]
-    scores = Decoder(stage, 0, 0, line).log_odds(pairs, ENTRIES)
+    scores = [each.total for each in Decoder(stage, 0, 0, line).log_odds(pairs, ENTRIES)]
     return texts(stage, prompts(), sampling, rows=3, line=line, batches=layout.pp), scores
 
 
@@ -139,7 +139,7 @@ def test_fewer_ranks_than_trained_it_write_what_one_does(
     stage = load_stage(CONFIG, checkpoint)
     wanted = theirs if greedy else texts(stage, prompts(), sampling)
     pairs = [(list(prompt[:1]), list(prompt[1:])) for prompt in prompts() if len(prompt) > 1]
-    scores = Decoder(stage, 0, 0).log_odds(pairs, ENTRIES)
+    scores = [each.total for each in Decoder(stage, 0, 0).log_odds(pairs, ENTRIES)]
     for found, theirs_scores in run_ranks(layout.tp * layout.pp, decoded, layout, checkpoint, sampling):
         assert found == wanted
         assert theirs_scores == pytest.approx(scores, rel=TOLERANCE)
@@ -167,7 +167,26 @@ def test_log_odds_by_hand(checkpoint: Path) -> None:
         subject.log_odds([(before, after)], ENTRIES),
         subject.log_odds([([1], [2] * 9), (before, after)], ENTRIES),
     )
-    assert alone[0] == pytest.approx(wanted, rel=1e-5) and beside[1] == pytest.approx(wanted, rel=1e-5)
+    assert alone[0].total == pytest.approx(wanted, rel=1e-5) and beside[1].total == pytest.approx(wanted, rel=1e-5)
+    assert not alone[0].greedy and not beside[1].greedy
+    likeliest = int(odds_SV[1].argmax())
+    assert [each.greedy for each in subject.log_odds([(before, [likeliest]), (before, [likeliest, 3])], ENTRIES)] == [
+        True,
+        int(model()(torch.tensor([[*before, likeliest]]))[0, -1, :ENTRIES].argmax()) == 3,
+    ]
+
+
+def test_the_last_token_of_a_text_is_not_read(checkpoint: Path) -> None:
+    """So a text of one token more than the context has a score; batches of any size give the same ones."""
+    tokens = list(prompts((49,))[0])
+    with torch.no_grad():
+        odds_SV = model()(torch.tensor([tokens[:-1]]))[0, :, :ENTRIES].log_softmax(-1)
+    wanted = sum(float(odds_SV[place - 1, tokens[place]]) for place in range(1, 49))
+    subject = Decoder(load_stage(CONFIG, checkpoint), 0, 0)
+    pairs = [(tokens[:1], tokens[1:]), (tokens[:40], tokens[40:]), ([5], [6]), (tokens[:48], tokens[48:])]
+    together = [each.total for each in subject.log_odds(pairs, ENTRIES)]
+    assert together[0] == pytest.approx(wanted, rel=1e-5)
+    assert together == pytest.approx([subject.log_odds([pair], ENTRIES)[0].total for pair in pairs], rel=1e-5)
 
 
 def test_a_text_past_the_context_reads_its_last_half_anew(checkpoint: Path) -> None:

@@ -88,10 +88,10 @@ def pairs() -> list[tuple[list[int], list[int]]]:
 
 def test_log_odds_are_behind_a_prefix(checkpoint: Path) -> None:
     plain, found = model(PREFIX), Decoder(load_stage(PREFIX, checkpoint), 0, 0).log_odds(pairs(), ENTRIES)
-    for (before, after), total in zip(pairs(), found, strict=True):
+    for (before, after), scored in zip(pairs(), found, strict=True):
         odds_SE = scores(plain, [*before, *after], len(before)).log_softmax(-1)
         exact = sum(float(odds_SE[len(before) - 1 + place, token]) for place, token in enumerate(after))
-        assert total == pytest.approx(exact, rel=1e-5)
+        assert scored.total == pytest.approx(exact, rel=1e-5)
 
 
 def test_a_search_with_beams_finds_no_worse_text_than_the_likeliest_tokens(checkpoint: Path) -> None:
@@ -114,7 +114,7 @@ def decoded(layout: Layout, checkpoint: Path) -> tuple[list[list[int]], list[flo
     grid, line = make_grid(layout), line_of(layout)
     stage = load_stage(PREFIX, checkpoint, grid.parallel, layout.pp, grid.stage)
     beam = search(Decoder(stage, 3, 48, line), odds(Sampling(beams=3), BIAS), Request(0, prompts()[4], 0, 8), 3)
-    odds_of_pairs = Decoder(stage, 0, 0, line).log_odds(pairs(), ENTRIES)
+    odds_of_pairs = [each.total for each in Decoder(stage, 0, 0, line).log_odds(pairs(), ENTRIES)]
     return texts(stage, prompts(), rows=3, line=line, batches=layout.pp), odds_of_pairs, beam.new
 
 
@@ -122,7 +122,7 @@ def decoded(layout: Layout, checkpoint: Path) -> tuple[list[list[int]], list[flo
 def test_ranks_write_together(layout: Layout, checkpoint: Path, wanted: list[list[int]]) -> None:
     stage = load_stage(PREFIX, checkpoint)
     beam = search(Decoder(stage, 3, 48), odds(Sampling(beams=3), BIAS), Request(0, prompts()[4], 0, 8), 3)
-    alone = Decoder(stage, 0, 0).log_odds(pairs(), ENTRIES)
+    alone = [each.total for each in Decoder(stage, 0, 0).log_odds(pairs(), ENTRIES)]
     for found, theirs, beams in run_ranks(layout.tp * layout.pp, decoded, layout, checkpoint):
         assert found == wanted and beams == beam.new
         assert theirs == pytest.approx(alone, rel=TOLERANCE)

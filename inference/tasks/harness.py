@@ -1,0 +1,197 @@
+"""Run lm-eval's tasks with a model, and keep what comes out of it."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.named import at_step
+from inference.ranks import Loading, leads
+from inference.tasks.find import Asked, Found, find, quiet
+from run import record
+from run.directory import read_recipe
+from run.metrics import TASK
+from support.errors import UserError
+from support.files import NO_ROOM, write_json
+from support.json_object import JsonObject, finite
+
+if TYPE_CHECKING:
+    from inference.tasks.model import Checked, TaskModel
+
+DRAWS = 1000  # resamples for the error of a metric that has no formula for it
+FOLDER = "evaluations"
+
+
+def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
+    """The scores of a run or of a folder of Hugging Face's form in tasks; collective where there are several ranks.
+
+    Those of a run are kept in its directory by the first rank. Errors: `UserError` for all that is wrong with what was
+    asked, with the model or with a task.
+    """
+    from inference.generate import load, told
+    from inference.tasks import overlap
+    from inference.tasks.model import Checked, TaskModel
+
+    run, _ = at_step(path, loading.which)
+    if not (run / "config.json").exists():
+        check_tokeniser(run)
+    found = find(asked)
+    training = overlap.training_texts(run) if asked.overlap else None
+    writer, checkpoint = load(path, loading)
+    check(Checked(writer), found, limit=1)  # what no model of this context can do: else it is said after all the work
+    samples: JsonObject | None = {} if asked.overlap else None
+    values: JsonObject = {
+        "run": str(run),
+        **told(checkpoint),
+        "precision": loading.precision,
+        "limit": asked.limit,
+        "tasks": scores(TaskModel(writer), found, asked.limit, samples=samples),
+        "file": None,
+    }
+    if training and samples and leads():
+        values["overlap"] = overlap.apart(found.tasks, samples, training)
+    if checkpoint and leads():
+        values["file"] = str(keep(run, values))
+    return values
+
+
+def check_tokeniser(run: Path) -> None:
+    """Errors: `UserError` where the tokeniser of a run is missing, or another one than it was trained with."""
+    from data.tokens import tokenisers
+    from inference.export import load_tokeniser
+
+    entries, room = tokenisers.entries(load_tokeniser(run)), read_recipe(run).model.vocab_size
+    parts = record.read_object(run / "data.json").get("parts") or [{}]  # an import has none
+    trained = parts[0].get("vocab_size", entries)
+    if entries > room or entries != trained:
+        raise UserError(
+            f"{run / 'tokeniser'} has {entries} entries for a model of {trained if entries <= room else room}: it is "
+            "not the one that the run was trained with; restore that"
+        )
+
+
+def scores(
+    model: "TaskModel", found: Found, limit: int | None = None, errors: bool = True, samples: JsonObject | None = None
+) -> JsonObject:
+    """The scores of tasks by name, and those of the groups that sum them up; collective. Keys as in docs/json.md.
+
+    Without `errors` no standard errors are computed, which may take longer than the task. `samples`, where given,
+    receives each task's documents with their scores, as lm-eval logs them. Errors: `UserError` for a
+    candidate that does not fit into the context, and for settings of a task that we do not know.
+    """
+    from lm_eval.evaluator import evaluate
+
+    loaded = {"tasks": found.tasks, "groups": found.groups}
+    with quiet(), _one_process():
+        results = evaluate(
+            model, loaded, limit=limit, bootstrap_iters=DRAWS if errors else 0, log_samples=samples is not None
+        )
+    if samples is not None:
+        samples.update(results["samples"])
+    counts, shots, better = (results.get(key, {}) for key in ("n-samples", "n-shot", "higher_is_better"))
+    return {
+        name: {
+            "samples": counts[name]["effective"] if name in counts else None,
+            "shots": shots.get(name),
+            **_numbers(values, better.get(name, {})),
+        }
+        for name, values in {**results["results"], **results.get("groups", {})}.items()
+    }
+
+
+def check(model: "Checked", found: Found, limit: int | None = None) -> None:
+    """Errors: `UserError` for what a model will refuse in the requests of the tasks."""
+    for task in found.tasks.values():
+        with quiet():
+            task.build_all_requests(limit=limit, rank=0, world_size=1)
+        kinds: dict[str, list[Any]] = {}
+        for request in task.instances:
+            kinds.setdefault(request.request_type, []).append(request)
+        for kind, requests in kinds.items():
+            getattr(model, kind)(requests)
+
+
+def _numbers(values: JsonObject, better: JsonObject) -> JsonObject:
+    """The numbers of a task. lm-eval calls them `acc,none`: the metric, and what its answers went through before."""
+    found: JsonObject = {"scores": {}, "errors": {}, "higher_is_better": {}}
+    for key, value in values.items():
+        metric, comma, through = key.partition(",")
+        if not comma or isinstance(value, str):
+            continue
+        plain = metric.removesuffix("_stderr")
+        name = plain if through == "none" else f"{plain},{through}"
+        found["errors" if plain != metric else "scores"][name] = value
+        if plain == metric:
+            found["higher_is_better"][name] = better.get(metric)
+    return found
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """lm-eval resamples in as many processes as there are cores: forks of one that holds a GPU and other ranks."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+
+
+def named(values: JsonObject) -> dict[str, float]:
+    """The scores of tasks as they are called among the metrics of a run: `task/NAME/METRIC`."""
+    return {
+        f"{TASK}{task}/{metric}": float(score)
+        for task, value in values.items()
+        for metric, score in value["scores"].items()
+        if isinstance(score, (int, float))
+    }
+
+
+def keep(run: Path, values: JsonObject) -> Path:
+    """Write what was found into the run directory, whole or not at all; returns the file.
+
+    Errors: `UserError` where that cannot be written.
+    """
+    step = "import" if values["checkpoint"] is None else f"{values['checkpoint']:08}"
+    place = run / FOLDER / f"tasks-{step}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    number = 2
+    while place.exists():
+        place, number = place.with_name(f"{place.stem.rsplit('_', 1)[0]}_{number}.json"), number + 1
+    try:
+        place.parent.mkdir(exist_ok=True)
+        write_json(place, finite({**values, "file": str(place)}))
+    except OSError as error:
+        remedy = "free some" if error.errno in NO_ROOM else "make it writable"
+        raise UserError(
+            f"{place} cannot be written: {os.strerror(error.errno or errno.EIO)}; {remedy}, and run the same again"
+        ) from None
+    return place
+
+
+def show(values: JsonObject) -> None:
+    """Print the scores as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for title in ("task", "documents", "shots", "metric", "score", "error"):
+        table.add_column(title, justify="left" if title in ("task", "metric") else "right", overflow="fold")
+    for task, value in values["tasks"].items():
+        for number, (metric, score) in enumerate(value["scores"].items()):
+            first = (task, f"{value['samples'] or ''}", "" if value["shots"] is None else str(value["shots"]))
+            error = value["errors"].get(metric)
+            shown = _shown(error) if isinstance(error, float) else ""
+            table.add_row(*(("", "", "") if number else first), metric, _shown(score), shown)
+    Console(soft_wrap=True).print(table)
+    if "overlap" in values:
+        from inference.tasks import overlap
+
+        overlap.show(values["overlap"])
+
+
+def _shown(number: float) -> str:
+    return f"{number:,.4f}" if abs(number) < 1e6 else f"{number:.4g}"

@@ -1,0 +1,86 @@
+"""The rows of our own tasks, checked before anything is computed."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.corpus import bigbench, corpora
+from support.errors import UserError
+from support.json_object import JsonObject
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LAMBADA = "STAGECRAFT_LAMBADA"
+LISTS = ("answers", "choices")
+GOLD = "gold"  # the number of the right choice, from 0
+
+
+def load(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
+    """The rows of a task of BIG-bench, for lm-eval, which adds arguments of its own.
+
+    Errors: `UserError` where the package cannot be fetched, and as `checked`.
+    """
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(list(checked(bigbench.rows_file(rows), fields)))}
+
+
+def lambada(**_: object) -> "dict[str, Dataset]":
+    """LAMBADA's texts, each as its last word and the start before it.
+
+    Errors: `UserError` where nobody said where they are, where they cannot be read, and for a text of one word.
+    """
+    from datasets import Dataset
+
+    place = os.environ.get(LAMBADA)
+    if not place:
+        raise UserError(
+            f'LAMBADA comes from a file of yours: set {LAMBADA} to its JSON lines with a field "text", or to their '
+            "folder; or ask for the hub's task lambada_openai"
+        )
+    return {"test": Dataset.from_list([last_word(each.text, each.name) for each in corpora.documents(place)])}
+
+
+def last_word(text: str, name: str) -> JsonObject:
+    """Cut a text before its last word, as white space parts words. Errors: `UserError` where it has only one."""
+    start, _, word = text.strip().replace("\n", " \n").rpartition(" ")
+    if not start.strip():
+        raise UserError(f"{name}: LAMBADA's text {text[:40]!r} has no word before its last one; mend or remove it")
+    return {"start": start.replace(" \n", "\n").rstrip(), "word": word.strip()}
+
+
+def checked(path: Path, fields: Sequence[str]) -> Iterator[JsonObject]:
+    """The rows of a file of JSON lines, with these fields only. Errors: `UserError` that says file, line and field."""
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{path} line {number} is no JSON object; {_again(path)}")
+            for field in fields:
+                if wrong := fault(row, field):
+                    raise UserError(f'{path} line {number} {wrong} "{field}"; {_again(path)}')
+            yield {field: row[field] for field in fields}
+
+
+def fault(row: JsonObject, field: str) -> str:
+    """What is wrong with a field, "" if nothing is."""
+    if field not in row:
+        return "has no field"
+    value = row[field]
+    if field in LISTS:
+        good = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
+        return "" if good else "has no list of texts in field"
+    if field == GOLD:
+        good = isinstance(value, int) and value in range(len(row.get("choices", ())))
+        return "" if good else "has no number of a choice in field"
+    return "" if isinstance(value, str) else "has no text in field"
+
+
+def _again(path: Path) -> str:
+    return f"mend it, or remove {path.parent}, so that it is made again"

@@ -1,0 +1,91 @@
+"""The tasks of a recipe, scored with the weights of the moment while a run trains."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.decode.decoder import line_of
+from inference.decode.stage import live_stage
+from inference.export import load_tokeniser
+from inference.tasks import harness
+from inference.tasks.find import Asked, find
+from inference.writers import RunWriter
+from model.engine.engine import Engine
+from model.parallel import Parallel
+from recipes.recipe import Recipe
+from run.directory import Run
+from support.json_object import JsonObject
+from training.log import Log
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def asked_of(recipe: Recipe) -> Asked:
+    """What a recipe asks for, which names at least one task. Errors: `UserError`."""
+    tasks = recipe.tasks
+    return Asked(tasks.names, tasks.shots, tasks.limit, Path(tasks.folder) if tasks.folder else None)
+
+
+def check(recipe: Recipe) -> None:
+    """Errors: `UserError` where a task of a recipe cannot be run: known before there is any rank."""
+    if recipe.tasks.names:
+        find(asked_of(recipe))
+
+
+class LiveModel:
+    """The model that is trained, as one that writes: its tensor ranks and stages work together, and all others share.
+
+    Ulysses ranks and the ranks of sequence parallelism hold whole slices of the weights: each reads whole texts.
+    """
+
+    def __init__(self, trainer: Engine, tokeniser: "PreTrainedTokenizerFast") -> None:
+        self.trainer, self.tokeniser = trainer, tokeniser
+        self.line = line_of(trainer.grid.layout)
+
+    @contextmanager
+    def writer(self, recipe: Recipe) -> Iterator[RunWriter]:
+        """What writes with the weights of the moment; nothing may be trained meanwhile. Collective."""
+        grid = self.trainer.grid
+        with self.trainer.weights() as weights:
+            stage = live_stage(recipe.model, Parallel(grid.tp), grid.layout.pp, grid.stage, weights)
+            yield RunWriter(stage, self.tokeniser, self.line, grid.data)
+
+
+class Scores:
+    """The tasks of a run that trains. Collective, also where it is made.
+
+    Errors: `UserError` where a task cannot be run, or one of its candidates does not fit into the context.
+    """
+
+    def __init__(self, run: Run, trainer: Engine, log: Log) -> None:
+        from inference.tasks.model import Checked
+
+        self.recipe, self.log, self.failed = run.recipe, log, False
+        self.found = find(asked_of(run.recipe))
+        self.live = LiveModel(trainer, load_tokeniser(run.path))
+        with self.live.writer(run.recipe) as writer:
+            harness.check(Checked(writer), self.found, run.recipe.tasks.limit)
+
+    def now(self) -> JsonObject:
+        """The scores as a run's metrics have them, and the seconds that it took.
+
+        A task whose own code fails ends them: the run is worth more.
+        """
+        from inference.tasks.model import TaskModel
+
+        if self.failed:
+            return {}
+        began = time.perf_counter()
+        try:
+            with self.live.writer(self.recipe) as writer:
+                values = harness.scores(TaskModel(writer), self.found, self.recipe.tasks.limit, errors=False)
+        except (RuntimeError, OSError):  # of torch: it may be of this rank alone
+            raise
+        except Exception as error:
+            self.log.say(f"no more tasks: {type(error).__name__}: {error}")
+            self.failed = True
+            return {}
+        return {**harness.named(values), "task_seconds": time.perf_counter() - began}
