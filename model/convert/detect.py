@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from model.convert import folder, gguf_file, megatron, universal
+from model.convert import folder, gguf_file, megatron, sharded, universal, zero
 from model.convert.foreign import Foreign
 from support.errors import UserError
 
@@ -17,9 +17,10 @@ def opened(path: Path) -> Foreign:
         return folder.opened(path)
     if files := megatron.found(path):
         return megatron.opened(files)
-    if checkpoint := universal.found(path):
-        return universal.opened(checkpoint)
+    for kind in (sharded, universal, zero):
+        if checkpoint := kind.found(path):
+            return kind.opened(checkpoint)
     raise UserError(
         f"{path} holds no model that can be taken: no config.json of Hugging Face's form, no "
-        f"mp_rank_00/{megatron.FILE} of Megatron-LM's, no universal checkpoint of DeepSpeed's"
+        f"mp_rank_00/{megatron.FILE} nor {sharded.SAID} of Megatron-LM's, no checkpoint of DeepSpeed's"
     )

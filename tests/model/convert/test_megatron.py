@@ -1,6 +1,9 @@
 """Checkpoints of Megatron-LM built by hand from known weights, in each of its orders and over tensor ranks."""
 
 import argparse
+import dataclasses
+import itertools
+import re
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -17,6 +20,7 @@ from model.convert import detect, megatron
 from model.gpt import GPT
 from support.errors import UserError
 from tests.distributed import run_ranks
+from tests.model.convert.test_pickles import Harmful
 from tests.model.test_huggingface import LOGIT_TOLERANCE, randomise
 
 CONFIG = GPTConfig(2, 128, 2, 16, 256, ffn_hidden_size=192)  # heads of 64, as are assumed where none are told
@@ -123,9 +127,60 @@ def test_the_names_of_megatron_core_are_read(tmp_path: Path) -> None:
         for old, new in CORE.items():
             theirs = theirs.replace(old, new)
         flat[theirs] = value
+    flat["output_layer.weight"] = flat["embedding.word_embeddings.weight"].clone()  # of a last stage
     flat["decoder.layers.0.mlp.linear_fc1._extra_state"] = torch.ones(3)
     torch.save({"model": flat, "checkpoint_version": 3.0, "args": argparse.Namespace(**ARGS)}, tmp_path / megatron.FILE)
     assert same(model, dict(detect.opened(tmp_path).weights()))
+
+
+def write_stages(root: Path, model: GPT, ranks: int, stages: int, turns: int) -> None:
+    """A pipeline's checkpoint, of several parts a stage where the pipeline comes by `turns` times."""
+    (root / megatron.LATEST).write_text("7")
+    layers = model.config.num_layers // (stages * turns)
+    for rank, stage in itertools.product(range(ranks), range(stages)):
+        parts = []
+        for part in range(stage, stages * turns, stages):
+            whole = nested(model, 2.0, rank, ranks)["language_model"]
+            encoder = {
+                f"layers.{int(found[1]) - part * layers}.{found[2]}": value
+                for name, value in whole["encoder"].items()
+                if (found := re.fullmatch(r"layers\.(\d+)\.(.+)", name)) and int(found[1]) // layers == part
+            }
+            if last := part == stages * turns - 1:
+                encoder |= {name: value for name, value in whole["encoder"].items() if name.startswith("final")}
+            first = {} if part else {"embedding": whole["embedding"]}
+            head = {"word_embeddings_for_head": whole["embedding"]["word_embeddings"]} if last else {}
+            parts.append({"language_model": {**first, "encoder": encoder}, **head})
+        told = {**ARGS, "tensor_model_parallel_size": ranks, "pipeline_model_parallel_size": stages, "num_layers": 4}
+        content = {"iteration": 7, "checkpoint_version": 3.0, "args": argparse.Namespace(**told)}
+        content |= {"model": parts[0]} if turns == 1 else {f"model{turn}": part for turn, part in enumerate(parts)}
+        folder = root / "iter_0000007" / f"mp_rank_{rank:02d}_{stage:03d}"
+        folder.mkdir(parents=True)
+        torch.save(content, folder / megatron.FILE)
+
+
+@pytest.mark.parametrize(("ranks", "stages", "turns"), [(1, 4, 1), (2, 2, 1), (1, 2, 2)])
+def test_the_stages_of_a_pipeline_are_put_together(tmp_path: Path, ranks: int, stages: int, turns: int) -> None:
+    model = GPT(dataclasses.replace(CONFIG, num_layers=4)).eval()
+    randomise(model)
+    write_stages(tmp_path, model, ranks, stages, turns)
+    assert same(model, dict(detect.opened(tmp_path).weights()))
+
+    def refused(words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            detect.opened(tmp_path)
+
+    file = tmp_path / "iter_0000007" / "mp_rank_00_001" / megatron.FILE
+    held = torch.load(file, weights_only=False)
+    torch.save({**held, "iteration": 8}, file)
+    refused(r"several iterations \(7, 8\)")
+    torch.save({**held, "harm": Harmful(tmp_path / "harm")}, file)
+    refused("mp_rank_00_001.*it asks for eval")
+    file.write_bytes(file.read_bytes()[:999])
+    refused("mp_rank_00_001.*model_optim_rng.pt")
+    file.unlink()
+    refused("mp_rank_00_001 is not there; fetch all mp_rank folders")
+    assert not (tmp_path / "harm").exists()
 
 
 def core_model(file: Path) -> tuple[Tensor, Tensor]:
@@ -177,12 +232,17 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     refused("position_embedding_type='rope'", position_embedding_type="rope")
     refused("exact GELU", bias_gelu_fusion=False)
     refused("untie_embeddings_and_output_weights=True", untie_embeddings_and_output_weights=True)
-    refused("of several tensor ranks and 1 are there", tensor_model_parallel_size=4)
+    refused("of 4 tensor ranks and 1 pipeline stages, and mp_rank_01 is not there", tensor_model_parallel_size=4)
+    refused("of 1 tensor ranks and 2 pipeline stages, and mp_rank_00_001 is not", pipeline_model_parallel_size=2)
+    refused("says 3 layers, and 2 are there", num_layers=3)
+    refused("3 heads over 2 tensor ranks, which do not divide them", ranks=2, num_attention_heads=3)
+    refused("use_rotary_position_embeddings=True", use_rotary_position_embeddings=True)
+    (tmp_path / "iter_0001000" / "mp_rank_01" / megatron.FILE).unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.model.convert.test_megatron.STEMS", {**STEMS, "mlp.up": "mlp.experts"})
         refused(r"lacks the tensor language_model.transformer.layers.0.mlp.dense_h_to_4h.weight")
-    (tmp_path / "iter_0001000" / "mp_rank_00").rename(tmp_path / "iter_0001000" / "mp_rank_00_000")
-    with pytest.raises(UserError, match="mp_rank_00_000 is a part of a pipeline"):
+    (tmp_path / "iter_0001000" / "mp_rank_00").rename(tmp_path / "iter_0001000" / "mp_rank_00_000_001")
+    with pytest.raises(UserError, match="mp_rank_00_000_001 is a part of an expert"):
         detect.opened(tmp_path)
     torch.save({"optimizer": 1}, tmp_path / megatron.FILE)
     with pytest.raises(UserError, match="holds no model"):
