@@ -86,8 +86,16 @@ def plain(path: Path, allowed: Container[tuple[str, str]]) -> Any:
         with path.open("rb") as file:
             return _Plain(file, allowed).load()
     except pickle.UnpicklingError as error:
-        raise _refused(path, GLOBAL.search(str(error))) from None
-    except (*TORN, AttributeError, IndexError, KeyError, TypeError) as error:  # bytes that are no pickle mean anything
+        found = GLOBAL.search(str(error))
+        raise (_refused(path, found) if found else _torn(path, error)) from None
+    except (
+        *TORN,
+        AttributeError,
+        ImportError,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:  # bytes that are no pickle mean anything
         raise _torn(path, error) from None
 
 

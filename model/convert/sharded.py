@@ -29,6 +29,9 @@ ALLOWED = {
     *((f"{OF_TORCH}metadata", f"{name}StorageMetadata") for name in ("Tensor", "Bytes", "Chunk")),
     (f"{OF_TORCH}metadata", "_MEM_FORMAT_ENCODING"),
     (f"{OF_TORCH}filesystem", "_StorageInfo"),
+    *((f"{OF_TORCH}planner", name) for name in ("SavePlan", "WriteItem", "WriteItemType")),  # how it was written
+    *((f"{OF_TORCH}planner", f"{name}WriteData") for name in ("Tensor", "BytesIO")),
+    ("pathlib", "PosixPath"),
     ("torch.serialization", "_get_layout"),
     ("torch", "Size"),
     *(("torch", name) for name in ("float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool")),

@@ -183,38 +183,54 @@ def test_the_stages_of_a_pipeline_are_put_together(tmp_path: Path, ranks: int, s
     assert not (tmp_path / "harm").exists()
 
 
-def core_model(file: Path) -> tuple[Tensor, Tensor]:
-    """A model of megatron-core's, written as it writes it; tokens, and its logits. It meets itself on a CPU."""
-    from megatron.core import parallel_state, tensor_parallel
+def core_model(root: Path) -> tuple[Tensor, Tensor]:
+    """A model of megatron-core's over two tensor ranks, in both of its forms; tokens, and its logits. All on a CPU."""
+    from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    parallel_state.initialize_model_parallel()
+    parallel_state.initialize_model_parallel(2)
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]
+    torch.cuda.synchronize = lambda *_: None  # type: ignore[assignment]
     tensor_parallel.get_cuda_rng_tracker().fork = lambda *_: nullcontext()
     config = TransformerConfig(
         num_layers=2, hidden_size=32, num_attention_heads=4, ffn_hidden_size=96, hidden_dropout=0.0,
         attention_dropout=0.0, use_cpu_initialization=True, masked_softmax_fusion=False, bias_dropout_fusion=False,
         gradient_accumulation_fusion=False, activation_func=partial(F.gelu, approximate="tanh"),
+        tensor_model_parallel_size=2,
     )  # fmt: skip
     how = {"position_embedding_type": "learned_absolute", "share_embeddings_and_output_weights": True}
-    model = GPTModel(config, get_gpt_layer_local_spec(), vocab_size=256, max_sequence_length=16, **how).eval()
-    randomise(model)
-    tokens, places = torch.randint(0, 256, (2, 16)), torch.arange(16).expand(2, 16)
+    spec = get_gpt_layer_local_spec()
+    model = GPTModel(config, spec, vocab_size=256, max_sequence_length=16, parallel_output=False, **how).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():  # what ranks share must be the same on both
+            part = parallel_state.get_tensor_model_parallel_rank() if getattr(value, "tensor_model_parallel", 0) else 0
+            generator = torch.Generator().manual_seed(len(name) * 2 + part)
+            value.copy_(torch.empty(value.shape).normal_(0, 0.1, generator=generator) + (name.endswith("norm.weight")))
+    tokens, places = torch.arange(32).view(2, 16) * 7 % 256, torch.arange(16).expand(2, 16)
     with torch.no_grad():
         logits = model(tokens, places, torch.ones(16, 16, dtype=torch.bool).triu(1)[None, None])
-    args = argparse.Namespace(**{**ARGS, "num_attention_heads": 4})
-    torch.save({"model": model.state_dict_for_save_checkpoint(), "checkpoint_version": 3.0, "args": args}, file)
+    told = {**ARGS, "num_attention_heads": 4, "tensor_model_parallel_size": 2}
+    about = {"checkpoint_version": 3.0, "args": argparse.Namespace(**told), "iteration": 5}
+    folder = root / "ranks" / f"mp_rank_{torch.distributed.get_rank():02d}"
+    for new in (folder, root / "dist" / "iter_0000005"):
+        new.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": model.state_dict_for_save_checkpoint(), **about}, folder / megatron.FILE)
+    torch.distributed.barrier()
+    dist_checkpointing.save({"model": model.sharded_state_dict(), **about}, str(root / "dist" / "iter_0000005"))
+    (root / "dist" / megatron.LATEST).write_text("5")
     return tokens, logits
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="megatron-core has no wheel for this Python")
-def test_megatron_core_and_the_import_of_its_model_have_the_same_logits(tmp_path: Path) -> None:
-    ((tokens, logits),) = run_ranks(1, core_model, tmp_path / megatron.FILE)
-    foreign = detect.opened(tmp_path)
-    model = GPT(foreign.config).eval()
-    model.load_state_dict(dict(foreign.weights()))
+def test_megatron_core_and_the_imports_of_its_model_have_the_same_logits(tmp_path: Path) -> None:
+    tokens, logits = run_ranks(2, core_model, tmp_path)[0]
+    ranks, dist = detect.opened(tmp_path / "ranks"), detect.opened(tmp_path / "dist")
+    assert dist.form == "distributed checkpoint of megatron-core" and dist.config == ranks.config
+    model = GPT(dist.config).eval()
+    model.load_state_dict(dict(dist.weights()))
+    assert same(model, dict(ranks.weights()))
     with torch.no_grad():
         assert (model(tokens) - logits).abs().max() <= LOGIT_TOLERANCE
 
