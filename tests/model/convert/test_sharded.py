@@ -10,16 +10,17 @@ import torch
 from torch.distributed.checkpoint import FileSystemWriter, save
 
 from model.convert import detect, sharded
+from model.gpt import GPT
 from support.errors import UserError
 from tests.model.convert.test_megatron import ARGS, CORE, known, same
 from tests.model.convert.test_pickles import Harmful
 
 
-def write(folder: Path, masters: bool = False, **args: object) -> None:
-    """The known model by the names of megatron-core, with layers stacked."""
+def write(folder: Path, masters: bool = False, model: GPT | None = None, **args: object) -> None:
+    """A model, by default the known one, by the names of megatron-core, with layers stacked."""
     tensors: dict[str, torch.Tensor] = {}
     stacks: dict[str, list[torch.Tensor]] = {}
-    for name, value in known().state_dict().items():
+    for name, value in (model or known()).state_dict().items():
         for ours, theirs in {
             "embed.": "embedding.word_embeddings.", "position.": "embedding.position_embeddings.",
             "final_norm.": "decoder.final_layernorm.", **CORE,
