@@ -224,3 +224,76 @@ def refuse_damaged(root: Path, folder: Path) -> None:
     file.write_bytes(whole)
     (root / "latest").write_text("global_step7")
     refused("names global_step7, which is not there")
+
+
+def neox_layers(root: Path, ranks: int, told: str = "") -> Path:
+    """What a pipeline of gpt-neox leaves in fp16, without ZeRO; beside it a file of its configuration."""
+    folder = root / "global_step8"
+    (folder / "configs").mkdir(parents=True)
+    for rank in range(ranks):
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, value in shard("neox", rank, ranks).items():
+            _, number, inner = name.split(".", 2)
+            layers.setdefault(number, {})[inner] = value.half()
+        layers["9"] = {name: value + 1 for name, value in layers["0"].items()}  # the head's copy, of no account
+        for number, tensors in layers.items():
+            torch.save(tensors, folder / f"layer_{int(number):02d}-model_{rank:02d}-model_states.pt")
+        state = {"module": None, "global_steps": 8, "args": arguments("neox", ranks)}
+        torch.save(state, folder / f"mp_rank_{rank:02d}_model_states.pt")
+    (folder / "configs" / "small.yml").write_text(f'{{"pos-emb": "learned", "bias-gelu-fusion": true, {told}}}')
+    (root / "latest").write_text("global_step8")
+    return folder
+
+
+def test_layers_of_gpt_neox_are_read_by_what_they_hold(tmp_path: Path) -> None:
+    neox_layers(tmp_path, 2)
+    foreign = detect.opened(tmp_path)
+    halves = {name: value.half().float() for name, value in known().state_dict().items()}
+    found = dict(foreign.weights())
+    assert found.keys() == halves.keys() and all(value.equal(halves[name]) for name, value in found.items())
+    assert foreign.notes == ("its weights are float16: it has no fp32 weights of ZeRO's",)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ('"pos-emb": "rotary"', "pos_emb='rotary'; this model has 'learned'"),
+        ('"gpt-j-residual": true', "gpt_j_residual=True"),
+        ('"no-weight-tying": true', "no_weight_tying=True"),
+        ('"norm": "rmsnorm"', "norm='rmsnorm'"),
+        ('"activation": "swiglu"', "activation='swiglu'"),
+        ('"bias-gelu-fusion": false', "exact GELU"),
+        ("[", "small.yml cannot be read"),
+    ],
+)
+def test_a_gpt_neox_of_another_kind_is_one_line(tmp_path: Path, told: str, words: str) -> None:
+    neox_layers(tmp_path, 1, told)
+    with pytest.raises(UserError, match=words) as raised:
+        detect.opened(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    folder = neox_layers(tmp_path, 2)
+
+    def refused(words: str) -> None:
+        with pytest.raises(UserError, match=words) as raised:
+            list(detect.opened(tmp_path).weights())
+        assert "\n" not in str(raised.value)
+
+    (folder / "layer_03-model_01-model_states.pt").rename(tmp_path / "kept")
+    refused(r"lacks the tensor language_model.transformer.layers.1.\S+")
+    (tmp_path / "kept").rename(folder / "layer_03-model_01-model_states.pt")
+    (folder / "layer_02-model_01-model_states.pt").unlink()
+    refused("layers")
+    for file in folder.glob("layer_*-model_01-*"):
+        file.unlink()
+    refused("is of 2 tensor ranks, and 1 are there")
+    for file in folder.glob("layer_*"):
+        file.unlink()
+    refused("holds no weights: with ZeRO-3 they are in")
+    torch.save({"module": {}}, folder / "layer_3_expert_1_mp_rank_00_model_states.pt")
+    refused("is a part of an expert")
+    (folder / "layer_3_expert_1_mp_rank_00_model_states.pt").unlink()
+    torch.save([1], folder / "mp_rank_00_model_states.pt")
+    refused("is no state of DeepSpeed's")
