@@ -238,10 +238,11 @@ def _config(
 ) -> tuple[GPTConfig, tuple[str, ...]]:
     """The shape of the model, from its tensors and arguments; and what was assumed."""
 
-    def shape(name: str) -> torch.Size:
-        return ranks[0][_name(file, name, ranks[0])].shape
+    def one(name: str) -> Tensor:
+        return ranks[0][_name(file, name, ranks[0])]
 
-    rows, hidden = shape("embed.weight")
+    embedding = one("embed.weight")
+    rows, hidden = embedding.shape
     layers = len({match[1] for name in ranks[0] if (match := LAYER.search(name))})
     if asked.get("num_layers", layers) != layers:
         raise UserError(f"{file} says {asked['num_layers']} layers, and {layers} are there; fetch it again")
@@ -251,15 +252,18 @@ def _config(
         notes.append(f"{heads} heads of {HEAD_SIZE} are assumed: it says no number")
     elif not {"bias_gelu_fusion", "openai_gelu"} & asked.keys():
         notes.append("the tanh form of the GELU is assumed: it does not say which")
+    if embedding.dtype != torch.float32:
+        kind = str(embedding.dtype).removeprefix("torch.")
+        notes.append(f"its weights are {kind}, as in training: no fp32 ones are there to take")
     if heads % len(ranks):
         raise UserError(f"{file} has {heads} heads over {len(ranks)} tensor ranks, which do not divide them")
     config = GPTConfig(
         num_layers=layers,
         hidden_size=hidden,
         num_attention_heads=heads,
-        seq_length=shape("position.weight")[0],
+        seq_length=len(one("position.weight")),
         vocab_size=rows * len(ranks),
-        ffn_hidden_size=shape("blocks.0.mlp.up.weight")[0] * len(ranks),
+        ffn_hidden_size=len(one("blocks.0.mlp.up.weight")) * len(ranks),
         dropout=asked.get("hidden_dropout", 0.1),
         init_method_std=asked.get("init_method_std", 0.02),
     )

@@ -5,7 +5,6 @@ the precision of training, or a pipeline has a file for each layer and tensor ra
 the optimizer's files, and are taken from there.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +61,7 @@ def opened(folder: Path) -> Foreign:
             raise UserError(f"{folder} is of {degree} tensor ranks, and {len(ranks)} are there; fetch all files of it")
     both = [{**(kept[rank] if kept else {}), **(masters[rank] if masters else {})} for rank in range(degree)]
     lazy = [Lazy(named(_ordered(reads), folder)) for reads in both]
-    foreign = megatron.model_of("ZeRO checkpoint of DeepSpeed's", folder, lazy, GROUPED, asked)
-    if masters:
-        return foreign
-    kind = str(foreign.read("final_norm.weight").dtype).removeprefix("torch.")
-    note = f"its weights are {kind}: it has no fp32 weights of ZeRO's"
-    return foreign if kind == "float32" else dataclasses.replace(foreign, notes=(*foreign.notes, note))
+    return megatron.model_of("ZeRO checkpoint of DeepSpeed's", folder, lazy, GROUPED, asked)
 
 
 def _files(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Place, Path]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.convert import detect, megatron
+from model.convert import detect, flat, megatron
 from support.errors import UserError
 from tests.distributed import run_ranks
 from tests.model.alone import config
@@ -169,7 +169,7 @@ def test_what_deepspeed_wrote_is_read_to_the_bit(tmp_path: Path) -> None:
             assert not found["embed.weight"].bfloat16().float().equal(found["embed.weight"])
         assert foreign.form == "ZeRO checkpoint of DeepSpeed's"
         assert foreign.notes == {
-            0: ("its weights are bfloat16: it has no fp32 weights of ZeRO's",),
+            0: ("its weights are bfloat16, as in training: no fp32 ones are there to take",),
             3: ("the tanh form of the GELU is assumed: it does not say which",),
         }.get(stage, ())
     root = gather(tmp_path / "pipeline", 2)
@@ -251,7 +251,7 @@ def test_layers_of_gpt_neox_are_read_by_what_they_hold(tmp_path: Path) -> None:
     halves = {name: value.half().float() for name, value in known().state_dict().items()}
     found = dict(foreign.weights())
     assert found.keys() == halves.keys() and all(value.equal(halves[name]) for name, value in found.items())
-    assert foreign.notes == ("its weights are float16: it has no fp32 weights of ZeRO's",)
+    assert foreign.notes == ("its weights are float16, as in training: no fp32 ones are there to take",)
 
 
 @pytest.mark.parametrize(
@@ -297,3 +297,27 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (folder / "layer_3_expert_1_mp_rank_00_model_states.pt").unlink()
     torch.save([1], folder / "mp_rank_00_model_states.pt")
     refused("is no state of DeepSpeed's")
+
+
+def test_optimizer_states_of_several_steps_are_one_line(tmp_path: Path) -> None:
+    weights = {their_name(name, "megatron"): value for name, value in known().state_dict().items()}
+    whole = torch.cat([value.flatten() for value in weights.values()])
+    shapes = [{name: value.shape for name, value in weights.items()}]
+    told = {"module": {}, "param_shapes": shapes, "args": arguments("megatron", 1)}
+    torch.save(told, tmp_path / "mp_rank_00_model_states.pt")
+
+    def write(*steps: int) -> None:
+        for rank, (step, part) in enumerate(zip(steps, whole.chunk(len(steps)), strict=True)):
+            adam = {"state": {0: {"step": torch.tensor(float(step)), "exp_avg": torch.zeros(3)}}, "param_groups": [{}]}
+            state = {flat.GROUPS: [part.clone()], "partition_count": [2], "base_optimizer_state": adam}
+            file = tmp_path / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+            torch.save({"optimizer_state_dict": state}, file)
+
+    write(5, 5)
+    assert same(known(), dict(detect.opened(tmp_path).weights()))
+    write(5, 6)
+    with pytest.raises(UserError, match=r"optimizer states of several steps \(5, 6\)"):
+        detect.opened(tmp_path)
+    write(5, 5, 5)
+    with pytest.raises(UserError, match="has 3 of 2 optimizer states of model rank 0"):
+        detect.opened(tmp_path)
