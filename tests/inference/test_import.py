@@ -170,3 +170,21 @@ def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
     with pytest.raises(SystemExit):
         command(monkeypatch, "import", str(source), "--recipe", "tiny", "--run-dir", str(tmp_path / "new"))
     assert "exists; give another --run-dir" in capfd.readouterr().err and not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize("form", ["stages", "sharded", "zero"])
+def test_a_torn_file_of_each_form_is_one_line_and_leaves_nothing(
+    form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hf = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=32, n_embd=128, n_layer=4, n_head=2))
+    hf.save_pretrained(source)
+    theirs = in_form(form, source, tmp_path / "theirs")
+    file = max(theirs.rglob("*.*"), key=lambda file: file.is_file() and file.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    flags = ("--recipe", "tiny", "--tokeniser", str(source), "--run-dir", str(tmp_path / "new"))
+    capfd.readouterr()  # of transformers' progress
+    with pytest.raises(SystemExit) as ended:
+        command(monkeypatch, "import", str(theirs), *flags)
+    out, err = capfd.readouterr()
+    assert ended.value.code == WRONG_INPUT and f"{file.name}" in err and len(err.splitlines()) == 1 and not out
+    assert not list(tmp_path.glob("new*"))
