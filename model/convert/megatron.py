@@ -174,6 +174,8 @@ def model_of(
         parts = [rank[_name(where, name, rank)] for rank in ranks]
         if ".qkv." in name and all(len(part) * len(ranks) == 3 * config.hidden_size for part in parts):
             parts = [grouped_by_head(part, version, config.head_size) for part in parts]
+        if len({part.shape for part in parts}) > 1:
+            raise UserError(f"{where}: tensor ranks have {name} of several shapes; fetch all of one checkpoint")
         dim = next((dim for end, dim in CUT.items() if name.endswith(end)), None)
         return parts[0] if dim is None or len(parts) == 1 else torch.cat(parts, dim)
 

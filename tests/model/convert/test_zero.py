@@ -321,3 +321,14 @@ def test_optimizer_states_of_several_steps_are_one_line(tmp_path: Path) -> None:
     write(5, 5, 5)
     with pytest.raises(UserError, match="has 3 of 2 optimizer states of model rank 0"):
         detect.opened(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["module", "param_shapes", "global_steps", "args"])
+@pytest.mark.parametrize("value", [7, "x", [1], torch.ones(2)], ids=["number", "text", "list", "tensor"])
+def test_a_state_with_anything_in_any_place_is_one_line(tmp_path: Path, key: str, value: object) -> None:
+    state = {"module": {}, "param_shapes": [{}], "global_steps": 1, "args": arguments("megatron", 1)}
+    torch.save({**state, key: value}, tmp_path / "mp_rank_00_model_states.pt")
+    torch.save({"optimizer_state_dict": {flat.GROUPS: []}}, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    with pytest.raises(UserError) as raised:
+        detect.opened(tmp_path)
+    assert "\n" not in str(raised.value)
