@@ -47,13 +47,14 @@ def known() -> GPT:
 
 def ordered(qkv: Tensor, version: float) -> Tensor:
     """Our rows, grouped by head, as a version has them: row by row."""
+    if version >= 2:
+        return qkv
     heads, width = len(qkv) // (3 * 64), 64
     rows = [
         (head, which, place)
         for head, which, place in {
             0: [(h, w, p) for w in range(3) for h in range(heads) for p in range(width)],
             1: [(h, w, p) for h in range(heads) for p in range(width) for w in range(3)],
-            2: [(h, w, p) for h in range(heads) for w in range(3) for p in range(width)],
         }[int(version)]
     ]
     return torch.stack([qkv[(head * 3 + which) * width + place] for head, which, place in rows])
@@ -151,7 +152,8 @@ def write_stages(root: Path, model: GPT, ranks: int, stages: int, turns: int) ->
             first = {} if part else {"embedding": whole["embedding"]}
             head = {"word_embeddings_for_head": whole["embedding"]["word_embeddings"]} if last else {}
             parts.append({"language_model": {**first, "encoder": encoder}, **head})
-        told = {**ARGS, "tensor_model_parallel_size": ranks, "pipeline_model_parallel_size": stages, "num_layers": 4}
+        told = {**ARGS, "tensor_model_parallel_size": ranks, "pipeline_model_parallel_size": stages}
+        told["num_layers"] = model.config.num_layers
         content = {"iteration": 7, "checkpoint_version": 3.0, "args": argparse.Namespace(**told)}
         content |= {"model": parts[0]} if turns == 1 else {f"model{turn}": part for turn, part in enumerate(parts)}
         folder = root / "iter_0000007" / f"mp_rank_{rank:02d}_{stage:03d}"
