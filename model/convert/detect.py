@@ -1,8 +1,10 @@
 """What kind of model a folder holds."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from model.convert import folder, gguf_file, megatron, universal
+from model.convert import folder, gguf_file, megatron, sharded, universal, zero
 from model.convert.foreign import Foreign
 from support.errors import UserError
 
@@ -15,11 +17,30 @@ def opened(path: Path) -> Foreign:
         raise UserError(f"{path} is no folder and no GGUF; give one that holds a model")
     if (path / "config.json").exists():
         return folder.opened(path)
-    if files := megatron.found(path):
-        return megatron.opened(files)
-    if checkpoint := universal.found(path):
-        return universal.opened(checkpoint)
+    with _in_one_line(path):
+        if files := megatron.found(path):
+            return megatron.opened(files)
+        for kind in (sharded, universal, zero):
+            if checkpoint := kind.found(path):
+                return kind.opened(checkpoint)
     raise UserError(
         f"{path} holds no model that can be taken: no config.json of Hugging Face's form, no "
-        f"mp_rank_00/{megatron.FILE} of Megatron-LM's, no universal checkpoint of DeepSpeed's"
+        f"mp_rank_00/{megatron.FILE} nor {sharded.SAID} of Megatron-LM's, no checkpoint of DeepSpeed's"
     )
+
+
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """Say in one line that a checkpoint holds something else than its form has.
+
+    A pickle may have any value in any place, and no list of checks covers them all. Errors: `UserError`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"{path} is not laid out as the program writes it that it seems to be of ({reason}); fetch it again"
+        ) from error

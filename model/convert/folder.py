@@ -1,7 +1,6 @@
 """A GPT-2 in a Hugging Face folder."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from transformers import GPT2Config
 
 from model.convert import pickles
-from model.convert.foreign import Foreign
+from model.convert.foreign import Foreign, Read
 from model.huggingface import config_from_hf, from_hf_value, hf_name, hf_shape, shapes
 from support.errors import UserError
 
@@ -19,8 +18,6 @@ SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 PREFIX = "transformer."  # OpenAI's own files have names without it
 BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old files hold
 HEAD, EMBEDDING = "lm_head.weight", f"{PREFIX}wte.weight"
-
-Read = Callable[[], Tensor]
 
 
 def opened(folder: Path) -> Foreign:

@@ -1,6 +1,6 @@
 """A model of somebody else's, read a tensor at a time under the names of ours."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -8,6 +8,31 @@ from torch import Tensor
 from model.config import GPTConfig
 from model.huggingface import shapes
 from support.errors import UserError
+
+Read = Callable[[], Tensor]
+
+
+class Lazy(Mapping[str, Tensor]):
+    """Tensors by name, each put together when it is asked for and not kept."""
+
+    def __init__(self, reads: Mapping[str, Read]) -> None:
+        self._reads = reads
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Put one together, whole."""
+        return self._reads[name]()
+
+    def __contains__(self, name: object) -> bool:
+        """Whether it is there; puts nothing together."""
+        return name in self._reads
+
+    def __iter__(self) -> Iterator[str]:
+        """All names."""
+        return iter(self._reads)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._reads)
 
 
 @dataclass(frozen=True)

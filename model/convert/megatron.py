@@ -1,4 +1,6 @@
-"""A GPT of Megatron-LM: `model_optim_rng.pt` of each tensor rank, as NVIDIA's 345M and what came after it.
+"""A GPT of Megatron-LM: `model_optim_rng.pt` of each rank, as NVIDIA's 345M and what came after it.
+
+A rank is a tensor rank (`mp_rank_01`), or one of a stage of a pipeline (`mp_rank_01_003`).
 
 The fused rows of queries, keys and values stand in three orders. Checkpoints of version 0 (those that say none) have
 [3, heads, width], of version 1 [heads, width, 3], from version 2 on [heads, 3, width], which is also ours.
@@ -6,7 +8,8 @@ The fused rows of queries, keys and values stand in three orders. Checkpoints of
 
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from model.convert.foreign import Foreign
 from model.layers import Norm
 from support.errors import UserError
 
+PLACE = re.compile(r"mp_rank_(\d+)(?:_(\d+))?")
+LAYER = re.compile(r"\blayers\.(\d+)\.")
 FILE, LATEST = "model_optim_rng.pt", "latest_checkpointed_iteration.txt"
 OUTER = {  # our name, and theirs: Megatron-LM's of all ages, and megatron-core's
     "embed": ("language_model.embedding.word_embeddings", "embedding.word_embeddings"),
@@ -58,43 +63,106 @@ WANTED = {  # what an argument must be, where the checkpoint has it
     "squared_relu": False,
     "untie_embeddings_and_output_weights": False,
     "group_query_attention": False,
-    "num_experts": None,
+    "num_experts": None,  # Megatron-DeepSpeed says [1]
     "apply_residual_connection_post_layernorm": False,
     "gpt_j_residual": False,
+    "use_rotary_position_embeddings": False,
+    "pos_emb": "learned",  # from here on gpt-neox's
+    "norm": "layernorm",
+    "no_weight_tying": False,
 }
-HEADS = ("output_layer.weight", "final_linear.weight")
+HEADS = ("output_layer.weight", "final_linear.weight", "lm_head.weight")
 HEAD_SIZE = 64  # of GPT-2, where a checkpoint does not say how many heads there are
 
 
+def newest(folder: Path) -> Path:
+    """The newest checkpoint of a folder of several; else the folder itself."""
+    if not (folder / LATEST).is_file():
+        return folder
+    said = (folder / LATEST).read_text(errors="replace").strip()
+    return folder / (f"iter_{int(said):07d}" if said.isdecimal() else "release")
+
+
 def found(folder: Path) -> list[Path]:
-    """The files of a checkpoint's tensor ranks, none where the folder holds no checkpoint of Megatron-LM's."""
+    """The files of a checkpoint's ranks, none where the folder holds no checkpoint of Megatron-LM's."""
     if (folder / FILE).is_file():
         return [folder / FILE]
-    if (folder / LATEST).is_file():
-        newest = (folder / LATEST).read_text(errors="replace").strip()
-        folder /= f"iter_{int(newest):07d}" if newest.isdecimal() else "release"
-    return sorted(folder.glob(f"mp_rank_*/{FILE}"))
+    return sorted(newest(folder).glob(f"mp_rank_*/{FILE}"))
 
 
 def opened(files: list[Path]) -> Foreign:
-    """The model in the files of all tensor ranks. Errors: `UserError` where it is a variant that we have not."""
-    if parted := [file.parent for file in files if re.match(r"mp_rank_\d+_", file.parent.name)]:
-        raise UserError(
-            f"{parted[0]} is a part of a pipeline or an expert; have Megatron-LM's tools/checkpoint/convert.py merge it"
-        )
-    held = [pickles.load(file) for file in files]
-    if not all(isinstance(each, dict) and isinstance(each.get("model"), dict) for each in held):
+    """The model in the files of all ranks. Errors: `UserError` where it is a variant that we have not."""
+    held = {_place(file): pickles.load(file) for file in files}
+    first = next(iter(held.values()))
+    if not all(isinstance(each, dict) and _parts(each) for each in held.values()):
         raise UserError(f"{files[0]} holds no model; give a checkpoint of Megatron-LM")
-    args = held[0].get("args")
+    args = first.get("args")
     asked = vars(args) if isinstance(args, Namespace) else {}
-    if asked.get("tensor_model_parallel_size", asked.get("model_parallel_size", len(files))) != len(files):
-        raise UserError(f"{files[0]} is of several tensor ranks and {len(files)} are there; fetch all mp_rank folders")
-    version = float(held[0].get("checkpoint_version", 0))
-    ranks = [dict(_flat(each["model"])) for each in held]
+    _check_complete(files[0], held, asked)
+    version = float(first.get("checkpoint_version", 0))
+    tensor_ranks = sorted({tensor for _, tensor in held})
+    ranks = [joined([_parts(held[place]) for place in sorted(held) if place[1] == tensor]) for tensor in tensor_ranks]
     return model_of(f"Megatron-LM checkpoint of version {version:g}", files[0], ranks, version, asked)
 
 
-def model_of(form: str, where: Path, ranks: list[dict[str, Tensor]], version: float, asked: dict[str, Any]) -> Foreign:
+def _place(file: Path) -> tuple[int, int]:
+    """The stage and the tensor rank that a file is of. Errors: `UserError` for an expert's."""
+    found = PLACE.fullmatch(file.parent.name)
+    if not found and file.parent.name.startswith("mp_rank_"):
+        raise UserError(f"{file.parent} is a part of an expert; this model has none")
+    return (int(found[2] or 0), int(found[1])) if found else (0, 0)
+
+
+def _parts(held: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a rank has of the model: one part, or one for each time that a pipeline with turns comes by."""
+    names = ["model"] if "model" in held else sorted(name for name in held if re.fullmatch(r"model\d+", name))
+    return [held[name] for name in names if isinstance(held[name], dict)]
+
+
+def _check_complete(file: Path, held: dict[tuple[int, int], dict[str, Any]], asked: dict[str, Any]) -> None:
+    """Errors: `UserError` that names a rank that is missing, or says that they are of several iterations."""
+    tensor = asked.get("tensor_model_parallel_size", asked.get("model_parallel_size", 1 + max(t for _, t in held)))
+    stages = asked.get("pipeline_model_parallel_size", 1 + max(stage for stage, _ in held))
+    for stage, rank in product(range(stages), range(tensor)):
+        if (stage, rank) not in held:
+            lacking = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if stages > 1 else "")
+            many = f"{tensor} tensor ranks and {stages} pipeline stages"
+            raise UserError(f"{file} is of {many}, and {lacking} is not there; fetch all mp_rank folders")
+    steps = {each.get("iteration") for each in held.values()}
+    if len(steps) > 1:
+        raise UserError(
+            f"{file} and the ranks beside it are of several iterations ({_listed(steps)}); fetch them again"
+        )
+    if len({len(_parts(each)) for each in held.values()}) > 1:
+        raise UserError(f"{file} and the ranks beside it have several numbers of parts; fetch them again")
+
+
+def _listed(values: set[Any]) -> str:
+    return ", ".join(sorted(map(str, values)))
+
+
+def joined(stages: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Tensor]:
+    """The tensors of a tensor rank over all stages of a pipeline, each of as many parts.
+
+    A part counts its layers from 0. The first parts of all stages come before the second ones. The last stage has the
+    embedding once more, as its head; the first counts.
+    """
+    result: dict[str, Tensor] = {}
+    before = 0
+    for part in chain.from_iterable(zip(*stages, strict=True)):
+        layers = 0
+        for name, value in flat_names(part):
+            if found := LAYER.search(name):
+                layers = max(layers, int(found[1]) + 1)
+                name = f"{name[: found.start(1)]}{before + int(found[1])}{name[found.end(1) :]}"
+            result.setdefault(name, value)
+        before += layers
+    return result
+
+
+def model_of(
+    form: str, where: Path, ranks: Sequence[Mapping[str, Tensor]], version: float, asked: dict[str, Any]
+) -> Foreign:
     """The model in the tensors of all tensor ranks, by Megatron-LM's names, with its arguments.
 
     Errors: `UserError` where it is a variant that we have not.
@@ -106,6 +174,8 @@ def model_of(form: str, where: Path, ranks: list[dict[str, Tensor]], version: fl
         parts = [rank[_name(where, name, rank)] for rank in ranks]
         if ".qkv." in name and all(len(part) * len(ranks) == 3 * config.hidden_size for part in parts):
             parts = [grouped_by_head(part, version, config.head_size) for part in parts]
+        if len({part.shape for part in parts}) > 1:
+            raise UserError(f"{where}: tensor ranks have {name} of several shapes; fetch all of one checkpoint")
         dim = next((dim for end, dim in CUT.items() if name.endswith(end)), None)
         return parts[0] if dim is None or len(parts) == 1 else torch.cat(parts, dim)
 
@@ -122,16 +192,16 @@ def grouped_by_head(value: Tensor, version: float, head_size: int) -> Tensor:
     return value
 
 
-def _flat(values: dict[str, Any], stem: str = "") -> Iterator[tuple[str, Tensor]]:
+def flat_names(values: dict[str, Any], stem: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors of nested dictionaries, their names joined by dots."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{stem}{name}.")
+            yield from flat_names(value, f"{stem}{name}.")
         elif isinstance(value, Tensor):
             yield f"{stem}{name}", value
 
 
-def _name(file: Path, name: str, rank: dict[str, Tensor]) -> str:
+def _name(file: Path, name: str, rank: Mapping[str, Tensor]) -> str:
     """What a rank calls one of our parameters. Errors: `UserError` where it has none."""
     stem, _, kind = name.rpartition(".")
     block = re.fullmatch(r"blocks\.(\d+)\.(.+)", stem)
@@ -146,35 +216,57 @@ def _name(file: Path, name: str, rank: dict[str, Tensor]) -> str:
     return theirs
 
 
-def _check(file: Path, asked: dict[str, Any], rank: dict[str, Tensor]) -> None:
+def _check(file: Path, asked: dict[str, Any], rank: Mapping[str, Tensor]) -> None:
     """Errors: `UserError` that names what the model has and ours has not."""
     for name, wanted in WANTED.items():
-        if asked.get(name, wanted) != wanted:
+        if name in asked and not _as_wanted(asked[name], wanted):
             raise UserError(f"{file} has a model with {name}={asked[name]!r}; this model has {wanted!r}")
     if not asked.get("bias_gelu_fusion", True) and not asked.get("openai_gelu", False):
         raise UserError(f"{file} has a model with the exact GELU; this model has the tanh form")
-    if heads := [name for name in rank if name.endswith(HEADS)]:
-        raise UserError(f"{file} has a head ({heads[0]}) of its own; this model has one matrix for both")
+    for name in filter(lambda name: name.endswith(HEADS), rank):
+        if not rank[name].equal(rank[_name(file, "embed.weight", rank)]):
+            raise UserError(f"{file} has a head ({name}) of its own; this model has one matrix for both")
 
 
-def _config(file: Path, ranks: list[dict[str, Tensor]], asked: dict[str, Any]) -> tuple[GPTConfig, tuple[str, ...]]:
+def _as_wanted(said: Any, wanted: Any) -> bool:
+    """Whether an argument is as this model has it; of classes of other programs that is left to the tensors."""
+    if isinstance(said, str) and isinstance(wanted, str):
+        return said.casefold() == wanted.casefold()
+    return said == wanted or isinstance(said, pickles.Unknown) or (wanted is None and said in (1, [1]))
+
+
+def _config(
+    file: Path, ranks: Sequence[Mapping[str, Tensor]], asked: dict[str, Any]
+) -> tuple[GPTConfig, tuple[str, ...]]:
     """The shape of the model, from its tensors and arguments; and what was assumed."""
 
-    def shape(name: str) -> torch.Size:
-        return ranks[0][_name(file, name, ranks[0])].shape
+    def one(name: str) -> Tensor:
+        return ranks[0][_name(file, name, ranks[0])]
 
-    rows, hidden = shape("embed.weight")
-    layers = {match[1] for name in ranks[0] if (match := re.search(r"\blayers\.(\d+)\.", name))}
-    heads = asked.get("num_attention_heads") or max(1, hidden // HEAD_SIZE)
-    notes = () if "num_attention_heads" in asked else (f"{heads} heads of {HEAD_SIZE} are assumed: it says no number",)
+    embedding = one("embed.weight")
+    rows, hidden = embedding.shape
+    layers = len({match[1] for name in ranks[0] if (match := LAYER.search(name))})
+    if asked.get("num_layers", layers) != layers:
+        raise UserError(f"{file} says {asked['num_layers']} layers, and {layers} are there; fetch it again")
+    heads, notes = asked.get("num_attention_heads"), []
+    if not heads:
+        heads = max(1, hidden // HEAD_SIZE)
+        notes.append(f"{heads} heads of {HEAD_SIZE} are assumed: it says no number")
+    elif not {"bias_gelu_fusion", "openai_gelu"} & asked.keys():
+        notes.append("the tanh form of the GELU is assumed: it does not say which")
+    if embedding.dtype != torch.float32:
+        kind = str(embedding.dtype).removeprefix("torch.")
+        notes.append(f"its weights are {kind}, as in training: no fp32 ones are there to take")
+    if heads % len(ranks):
+        raise UserError(f"{file} has {heads} heads over {len(ranks)} tensor ranks, which do not divide them")
     config = GPTConfig(
-        num_layers=len(layers),
+        num_layers=layers,
         hidden_size=hidden,
         num_attention_heads=heads,
-        seq_length=shape("position.weight")[0],
+        seq_length=len(one("position.weight")),
         vocab_size=rows * len(ranks),
-        ffn_hidden_size=shape("blocks.0.mlp.up.weight")[0] * len(ranks),
+        ffn_hidden_size=len(one("blocks.0.mlp.up.weight")) * len(ranks),
         dropout=asked.get("hidden_dropout", 0.1),
         init_method_std=asked.get("init_method_std", 0.02),
     )
-    return config, notes
+    return config, tuple(notes)

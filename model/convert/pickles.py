@@ -6,12 +6,13 @@
 
 import argparse
 import codecs
+import io
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ import torch
 from support.errors import UserError
 
 PROGRAMS = ("megatron.", "deepspeed.", "apex.", "transformer_engine.")  # whose classes nobody needs here
+GLOBAL = re.compile(r"GLOBAL (\S+)")
+TORN = (OSError, RuntimeError, ValueError, EOFError)
 RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]  # of an array; numpy 2 keeps it elsewhere than numpy 1
 ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
@@ -41,29 +44,76 @@ class Unknown:
         """Keep nothing."""
 
 
-def load(path: Path) -> Any:
+class _Plain(pickle.Unpickler):
+    """Builds what is on a list, by module and name, and nothing else."""
+
+    def __init__(self, file: BinaryIO, allowed: Container[tuple[str, str]]) -> None:
+        super().__init__(file)
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load(path: Path, span: tuple[int, int] | None = None) -> Any:
     """What a file of `torch.save` holds; tensors stay in the file until they are read, where its form allows that.
 
-    Errors: `UserError` where it cannot be read, or would have to run something to be read.
+    `span` is where it lies in a file of several: its first byte and how many. Errors: `UserError` where it cannot be
+    read, or would have to run something to be read.
     """
     inert: list[str] = []
     while True:
         try:
-            return _read(path, inert)
+            return _read(path, span, inert)
         except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)", str(error))
+            found = GLOBAL.search(str(error))
             if found and found[1].startswith(PROGRAMS) and found[1] not in inert:
                 inert.append(found[1])
                 continue
-            what = f"it asks for {found[1]}" if found else "it is no list of tensors"
-            reason = f"holds more than tensors ({what}) and is not read; have it saved as tensors"
-            raise UserError(f"{path} {reason}") from None
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            reason = str(error).partition("\n")[0] or "it ends too early"
-            raise UserError(f"{path} cannot be read: {reason}; fetch it again") from None
+            raise _refused(path, found) from None
+        except TORN as error:
+            raise _torn(path, error) from None
 
 
-def _read(path: Path, inert: list[str]) -> Any:
+def plain(path: Path, allowed: Container[tuple[str, str]]) -> Any:
+    """What a file of `pickle.dump` holds, of classes that are `allowed`, each as its module and name.
+
+    Errors: `UserError` where it cannot be read, or asks for another class.
+    """
+    try:
+        with path.open("rb") as file:
+            return _Plain(file, allowed).load()
+    except pickle.UnpicklingError as error:
+        found = GLOBAL.search(str(error))
+        raise (_refused(path, found) if found else _torn(path, error)) from None
+    except (
+        *TORN,
+        AttributeError,
+        ImportError,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:  # bytes that are no pickle mean anything
+        raise _torn(path, error) from None
+
+
+def _read(path: Path, span: tuple[int, int] | None, inert: list[str]) -> Any:
     allowed: list[Any] = [*ALLOWED, *((Unknown, name) for name in inert)]
     with torch.serialization.safe_globals(allowed):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if span is None:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with path.open("rb") as file:
+            file.seek(span[0])
+            return torch.load(io.BytesIO(file.read(span[1])), map_location="cpu", weights_only=True)
+
+
+def _refused(path: Path, found: re.Match[str] | None) -> UserError:
+    what = f"it asks for {found[1]}" if found else "it is no list of tensors"
+    return UserError(f"{path} holds more than tensors ({what}) and is not read; have it saved as tensors")
+
+
+def _torn(path: Path, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0] or "it ends too early"
+    return UserError(f"{path} cannot be read: {reason}; fetch it again")

@@ -6,14 +6,17 @@ Megatron-LM, or in a pipeline by the number of their layer.
 
 import re
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from model.convert import megatron, pickles
 from model.convert.foreign import Foreign
 from support.errors import UserError
+
+Value = TypeVar("Value")  # a tensor, or how it is read
 
 LATEST = "latest_universal"
 SAID = "mp_rank_00_model_states.pt"
@@ -23,17 +26,10 @@ EMBEDDING = re.compile(r"(?:tied_modules\.embed|(?:sequential\.)?\d+)\.((?:word|
 
 
 def found(folder: Path) -> Path | None:
-    """The universal checkpoint in a folder, if there is one. Errors: `UserError` for another of DeepSpeed's."""
+    """The universal checkpoint in a folder, if there is one."""
     if (folder / LATEST).is_file():
         folder /= Path((folder / LATEST).read_text(errors="replace").strip()).name
-    if any(folder.glob("zero/*/fp32.pt")):
-        return folder
-    if any(any(folder.glob(where)) for where in ("*_optim_states.pt", "*/*_optim_states.pt")):
-        raise UserError(
-            f"{folder} is a checkpoint of DeepSpeed's that is bound to its ranks; make it universal: python -m "
-            "deepspeed.checkpoint.ds_to_universal --input_folder … --output_folder …, and import that"
-        )
-    return None
+    return folder if any(folder.glob("zero/*/fp32.pt")) else None
 
 
 def opened(folder: Path) -> Foreign:
@@ -43,9 +39,13 @@ def opened(folder: Path) -> Foreign:
     """
     tensors = {file.parent.name: _tensor(file) for file in sorted(folder.glob("zero/*/fp32.pt"))}
     said = pickles.load(folder / SAID) if (folder / SAID).exists() else {}
-    args = said.get("args") if isinstance(said, dict) else None
-    asked: dict[str, Any] = vars(args) if isinstance(args, Namespace) else args if isinstance(args, dict) else {}
-    return megatron.model_of("universal checkpoint of DeepSpeed's", folder, [_named(tensors)], GROUPED, asked)
+    asked = arguments(said.get("args") if isinstance(said, dict) else None)
+    return megatron.model_of("universal checkpoint of DeepSpeed's", folder, [named(tensors, folder)], GROUPED, asked)
+
+
+def arguments(args: object) -> dict[str, Any]:
+    """What a training program kept of its arguments, by name."""
+    return vars(args) if isinstance(args, Namespace) else args if isinstance(args, dict) else {}
 
 
 def _tensor(file: Path) -> Tensor:
@@ -56,12 +56,18 @@ def _tensor(file: Path) -> Tensor:
     return value
 
 
-def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors by Megatron-LM's names: in a pipeline blocks are counted among all layers."""
+def named(tensors: Mapping[str, Value], where: Path) -> dict[str, Value]:
+    """The same tensors by Megatron-LM's names: in a pipeline blocks are counted among all layers.
+
+    The last stage of a pipeline has the embedding once more; the first counts. Errors: `UserError` where a layer in
+    the midst of a pipeline is missing.
+    """
     tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     numbers = [int(match[1]) for name in tensors if (match := NUMBERED.fullmatch(name)) and "input_layernorm.w" in name]
     block = {number: place for place, number in enumerate(sorted(numbers))}
-    result = {}
+    if gap := set(range(min(numbers, default=0), max(numbers, default=-1))) - set(numbers):
+        raise UserError(f"{where} lacks layer {min(gap)} of a pipeline; fetch it again")
+    result: dict[str, Value] = {}
     for name, value in tensors.items():
         embedding, numbered = EMBEDDING.fullmatch(name), NUMBERED.fullmatch(name)
         if embedding:
@@ -70,5 +76,5 @@ def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             name = f"language_model.encoder.layers.{block[int(numbered[1])]}.{numbered[2]}"
         elif numbered and re.fullmatch(r"(norm\.)?(weight|bias)", numbered[2]):
             name = f"language_model.encoder.final_layernorm.{numbered[2].removeprefix('norm.')}"
-        result[name] = value
+        result.setdefault(name, value)
     return result

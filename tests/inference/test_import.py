@@ -13,6 +13,8 @@ from commands.__main__ import main
 from data.tokens import tokenisers
 from inference.export import export
 from model.checkpoint import format
+from model.convert import detect
+from model.gpt import GPT
 from recipes.registry import load
 from run import cleaning, record
 from run.checkpoints import choose
@@ -21,9 +23,18 @@ from support.errors import CRASHED, WRONG_INPUT, UserError
 from tests.commands.documented import check
 from tests.commands.running import succeed, write_corpus
 from tests.inference.conftest import WORDS
+from tests.model.convert import test_megatron, test_sharded
+from tests.model.convert.test_universal import their_name
 from tests.model.test_huggingface import randomise
 
 SETTINGS = ("batch.global_batch=8", "batch.micro_batch=2", "intervals.save_every=2", "model.dropout=0")
+
+
+FORMS = {
+    "stages": "Megatron-LM checkpoint of version 3",
+    "sharded": "distributed checkpoint of megatron-core",
+    "zero": "ZeRO checkpoint of DeepSpeed's",
+}
 
 
 @pytest.fixture
@@ -44,18 +55,40 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     main()
 
 
-def imported(source: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Path:
-    command(monkeypatch, "import", str(source), "--recipe", "tiny", "--name", "theirs", "--json")
+def in_form(form: str, source: Path, folder: Path) -> Path:
+    """The same model in a form of another program's."""
+    foreign = detect.opened(source)
+    model = GPT(foreign.config)
+    model.load_state_dict(dict(foreign.weights()))
+    folder.mkdir()
+    if form == "stages":
+        test_megatron.write_stages(folder, model, ranks=2, stages=2, turns=model.config.num_layers // 2)
+    elif form == "sharded":
+        test_sharded.write(folder, model=model)
+    else:
+        weights = {their_name(name, "megatron"): value for name, value in model.state_dict().items()}
+        args = {**test_megatron.ARGS, "tensor_model_parallel_size": 1}
+        torch.save({"module": weights, "args": args}, folder / "mp_rank_00_model_states.pt")
+    return folder
+
+
+def imported(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], form: str = "Hugging Face GPT-2"
+) -> Path:
+    words = ("--tokeniser", str(source.with_name("source")))
+    command(monkeypatch, "import", str(source), "--recipe", "tiny", "--name", "theirs", "--json", *words)
     told = json.loads(capfd.readouterr().out)
     check("import", {**told, "notes": ["x"]})
-    assert told["form"] == "Hugging Face GPT-2" and told["next"] == ["stagecraft pretrain tiny --from theirs"]
+    assert told["form"] == form and told["next"] == ["stagecraft pretrain tiny --from theirs"]
     return Path(told["run"])
 
 
+@pytest.mark.parametrize("form", ["folder", *FORMS])
 def test_it_is_trained_on_from_and_exported_unchanged(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = imported(source, monkeypatch, capfd)
+    theirs = source if form == "folder" else in_form(form, source, tmp_path / "theirs")
+    run = imported(theirs, monkeypatch, capfd, FORMS.get(form, "Hugging Face GPT-2"))
     export(run, tmp_path / "out")
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
     assert before.keys() == after.keys() and all(value.equal(after[name]) for name, value in before.items())
@@ -127,3 +160,21 @@ def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
     with pytest.raises(SystemExit):
         command(monkeypatch, "import", str(source), "--recipe", "tiny", "--run-dir", str(tmp_path / "new"))
     assert "exists; give another --run-dir" in capfd.readouterr().err and not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_torn_file_of_each_form_is_one_line_and_leaves_nothing(
+    form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hf = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=32, n_embd=128, n_layer=4, n_head=2))
+    hf.save_pretrained(source)
+    theirs = in_form(form, source, tmp_path / "theirs")
+    file = max(theirs.rglob("*.*"), key=lambda file: file.is_file() and file.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    flags = ("--recipe", "tiny", "--tokeniser", str(source), "--run-dir", str(tmp_path / "new"))
+    capfd.readouterr()  # of transformers' progress
+    with pytest.raises(SystemExit) as ended:
+        command(monkeypatch, "import", str(theirs), *flags)
+    out, err = capfd.readouterr()
+    assert ended.value.code == WRONG_INPUT and f"{file.name}" in err and len(err.splitlines()) == 1 and not out
+    assert not list(tmp_path.glob("new*"))

@@ -20,20 +20,23 @@ PREFIX = {  # of the embeddings, of a block, of the last norm
 FIRST = {"megatron": 0, "pipeline": 3, "neox": 2}  # number of the first block
 
 
+def their_name(name: str, style: str) -> str:
+    """What a program calls one of our parameters."""
+    (embedding, block, norm), attention = PREFIX[style], "attention" if style == "neox" else "self_attention"
+    if name.startswith("blocks."):
+        _, number, inner = name.split(".", 2)
+        stem, _, kind = inner.rpartition(".")
+        layer = block.replace("NUMBER", str(int(number) + FIRST[style]))
+        return f"{layer}{STEMS[stem].replace('ATTENTION', attention)}.{kind}"
+    if name.startswith("final_norm"):
+        return norm + name.rpartition(".")[2]
+    return f"{embedding}{'word' if name == 'embed.weight' else 'position'}_embeddings.weight"
+
+
 def write(root: Path, style: str, args: Any = None) -> None:
     """A checkpoint as `ds_to_universal` leaves it."""
-    (embedding, block, norm), attention = PREFIX[style], "attention" if style == "neox" else "self_attention"
     for name, value in known().state_dict().items():
-        if name.startswith("blocks."):
-            _, number, inner = name.split(".", 2)
-            stem, _, kind = inner.rpartition(".")
-            layer = block.replace("NUMBER", str(int(number) + FIRST[style]))
-            theirs = f"{layer}{STEMS[stem].replace('ATTENTION', attention)}.{kind}"
-        elif name.startswith("final_norm"):
-            theirs = norm + name.rpartition(".")[2]
-        else:
-            word = "word" if name == "embed.weight" else "position"
-            theirs = f"{embedding}{word}_embeddings.weight"
+        theirs = their_name(name, style)
         folder = root / "step9_universal" / "zero" / theirs
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({"param": value, "cat_dim": 0}, folder / "fp32.pt")
@@ -71,7 +74,3 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     refused("lacks the tensor language_model.embedding.position_embeddings.weight")
     torch.save([1], head / "fp32.pt")
     refused("holds no tensor")
-    for file in zero.glob("*/fp32.pt"):
-        file.unlink()
-    torch.save({}, tmp_path / "step9_universal" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
-    refused("make it universal: python -m deepspeed.checkpoint.ds_to_universal")
