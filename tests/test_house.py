@@ -183,7 +183,7 @@ def test_the_docs_name_only_what_exists() -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists() or (ROOT / module / "__main__.py").exists(), module
     for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z][\w-]*)([^`#\n]*)", text):
         assert name in COMMANDS, name
-        more = {"pretrain": ("start_flags",), "generate": ("sampling_flags",)}.get(name, ())
+        more = {"pretrain": ("start_flags",), "generate": ("sampling_flags",), "plan": ("decode_flags",)}.get(name, ())
         source = "".join(
             (ROOT / "commands" / f"{file}.py").read_text() for file in (name.replace("-", "_"), "cli", *more)
         )
