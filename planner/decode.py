@@ -103,11 +103,8 @@ def decode_plan(recipe: Recipe, machine: Machine | None, wish: Wish) -> DecodePl
 
 
 def _checked(recipe: Recipe, machine: Machine | None, wish: Wish) -> Machine:
-    if recipe.model.objective != "causal":
-        raise UserError(
-            f"{recipe.name} has the {recipe.model.objective} objective and cannot go on from a text; --decode is for "
-            "causal models"
-        )
+    if recipe.model.objective == "masked":
+        raise UserError(f"{recipe.name} has the masked objective and cannot go on from a text; --decode is for others")
     if machine is None:
         raise UserError(f"{recipe.name} is planned for no GPU of the catalogue; give --gpu")
     if wish.precision == "bf16" and not machine.gpu.bf16:
