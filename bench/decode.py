@@ -17,6 +17,7 @@ from transformers import GPT2LMHeadModel
 from commands import cli
 from inference.decode.decoder import Decoder
 from inference.decode.draw import Odds
+from inference.decode.packed import pack
 from inference.decode.rows import Request, write
 from inference.decode.stage import Stage
 from inference.sampling import Sampling
@@ -79,6 +80,7 @@ def compare(model: GPT, case: Case, repeats: int) -> JsonObject:
     config = model.config
     stage = Stage(config, SOLO, range(config.num_layers))
     stage.load_state_dict(model.state_dict())
+    pack(stage)
     stage.eval()
     hf, prompts = to_hf(model, config.vocab_size, END, END), case.prompts(config.vocab_size)
     ways: dict[str, Callable[[], Tokens]] = {

@@ -16,19 +16,20 @@ from commands import cli
 from planner.fit import fit, left_out, predict, publisher, relative_errors
 from planner.hardware import GIGA, TERA
 from planner.memory import peak_bytes
+from planner.published import decoding
 from planner.published.rows import DEFINITIONS, PUBLISHED, Measurement, read
 from planner.work import Array
 from support.errors import UserError
 from support.files import whole_file
 
 
-def show_errors(rows: list[Measurement], columns: dict[str, Array]) -> None:
+def show_errors(sources: list[str], columns: dict[str, Array], what: str = "step time") -> None:
     """Print mean and largest absolute error by source, a pair a column."""
-    print(f"{'step time: mean and largest error, %':44s}  rows" + "".join(f"  {name:>22s}" for name in columns))
+    print(f"{f'{what}: mean and largest error, %':44s}  rows" + "".join(f"  {name:>22s}" for name in columns))
     places = defaultdict(list)
-    for index, row in enumerate(rows):
-        places[row.source].append(index)
-    places["all"] = list(range(len(rows)))
+    for index, source in enumerate(sources):
+        places[source].append(index)
+    places["all"] = list(range(len(sources)))
     for source, place in places.items():
         cells = [abs(values[place]) * 100 for values in columns.values()]
         print(f"{source:44.44s}  {len(place):4d}" + "".join(f"  {c.mean():13.1f} {c.max():8.1f}" for c in cells))
@@ -43,7 +44,7 @@ def show_comparison(rows: list[Measurement], seconds: Array, memory_gb: Array) -
         if place:
             chosen = [rows[index] for index in place]
             print(title)
-            show_errors(chosen, {"": relative_errors(chosen, seconds[place])})
+            show_errors([row.source for row in chosen], {"": relative_errors(chosen, seconds[place])})
     unknown = sorted({row.definition for row in rows} - {*DEFINITIONS, ""})
     if unknown:
         print(
@@ -84,17 +85,33 @@ def show_fit(rows: list[Measurement]) -> None:
         "source left out": left_out(good, lambda row: row.source),
         "publisher left out": left_out(good, publisher),
     }
-    show_errors(good, {name: relative_errors(good, seconds) for name, seconds in columns.items()})
+    show_errors(
+        [row.source for row in good], {name: relative_errors(good, seconds) for name, seconds in columns.items()}
+    )
+
+
+def show_decoding() -> None:
+    """Print the rates of decoding, fitted to the published times of writing, and the errors on these."""
+    rows = decoding.read()
+    fitted, seconds = decoding.fit(rows), np.array([row.seconds for row in rows])
+    print(", ".join(f"{name}={getattr(fitted, name):.3g}" for name in decoding.FITTED))
+    columns = {"as planned": decoding.predict(rows), "model left out": decoding.left_out(rows)}
+    sources = [row.source.replace("FasterTransformer ", "") for row in rows]
+    show_errors(sources, {name: found / seconds - 1 for name, found in columns.items()}, "writing")
 
 
 def main() -> None:
     parser = cli.Parser("Compare the planner's predictions with published measurements, row by row.")
     parser.add_argument("file", nargs="?", default=str(PUBLISHED), metavar="FILE.csv", help="rows to predict")
     parser.add_argument("--out", metavar="CSV", help="write the predictions there")
+    parser.add_argument("--decode", action="store_true", help="published times of writing instead, and the fit to them")
     parser.add_argument("--fit", action="store_true", help="fit the rates to the file's rows and cross-validate")
     args = parser.parse_args()
 
     def job() -> None:
+        if args.decode:
+            show_decoding()
+            return
         rows = read(Path(args.file))
         if args.out and args.fit:
             raise UserError("--out does not go with --fit; write predictions in a second call without --fit")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from commands import cli
+from commands import cli, decode_flags
 from planner.hardware import CATALOGUE
 from planner.planning import own_step
 from planner.plot import draw
@@ -11,7 +11,7 @@ from planner.request import Request, answer, wanted
 from planner.saving import STORAGE_GB_S
 from planner.search import best
 from planner.show import show, show_found
-from planner.values import Found, Plan
+from planner.values import DecodePlan, Found, Plan
 from planner.verify import verify
 from recipes.registry import ROOT, load
 from recipes.settings import override
@@ -34,12 +34,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--network", type=float, metavar="GB/S", help="of a node; by default usual for the GPU")
     parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
     parser.add_argument("--storage", type=float, metavar="GB/S", help=f"speed of a save, else {STORAGE_GB_S:g}")
-    parser.add_argument(
-        "--verify", action="store_true", help="build every distinct rank on the meta device and compare"
-    )
+    parser.add_argument("--verify", action="store_true", help="build every distinct rank on the meta device, compare")
     parser.add_argument("--search", action="store_true", help="the best layouts for this cluster")
     parser.add_argument("--top", type=int, help=f"how many of them, else {TOP}")
     parser.add_argument("--plot", metavar="PNG", help="a picture of the pipeline's schedule and of the memory")
+    decode_flags.add(parser)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     return parser
 
@@ -47,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = parser().parse_args()
 
-    def job() -> Plan | Found:
+    def job() -> Plan | Found | DecodePlan:
+        wish = decode_flags.wish(args)
         asked = (args.gpu, args.nodes, args.gpus_per_node, args.world_size, args.seq_length, args.network)
         request = Request(*asked, args.price, args.storage, args.top)
         unused = [name for name in ("verify", "plot", "price", "storage") if args.search and getattr(args, name)]
@@ -56,6 +56,8 @@ def main() -> None:
         if args.top is not None and not args.search:
             raise UserError("--top is of --search; give both")
         recipe, world, machine = wanted(override(load(args.recipe), args.settings), request)
+        if wish:
+            return decode_flags.planned(recipe, machine, wish, args.json)
         path = Path(args.deepspeed_config or ROOT / recipe.engine)
         if args.search:
             found = best(recipe, path, world, machine, args.top or TOP)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerFast
 
 from data.tokens import tokenisers
@@ -13,9 +14,13 @@ from inference.decode.draw import Odds
 from inference.decode.rows import Request, Row, Stopped, write
 from inference.decode.stage import Stage
 from inference.sampling import Sampling
+from model.layout import Layout
 from model.parallel import Axis
+from planner.decoding import cache_bytes, decode_work, most_rows
+from planner.planning import USABLE_SHARE
 from support.errors import UserError
 
+# On a CPU; on GPUs their memory counts, as `planner.decoding` does.
 MOST_ROWS = 64  # texts at once
 CACHE_BYTES = 2**31  # for the keys and values of all of them, on each rank
 
@@ -69,7 +74,7 @@ class RunWriter:
                 yield search(decoder, odds_of(self.tokeniser, sampling, decoder.device), request, sampling.beams)
             return
         batches = len(self.line.ranks)  # as many as stages, so that no stage waits for the others
-        rows = max(1, min(-(-len(requests) // batches), self._rows(columns) // batches))
+        rows = max(1, min(-(-len(requests) // batches), self._rows(columns)))
         decoders = [Decoder(self.stage, rows, columns, self.line) for _ in range(batches)]
         odds = odds_of(self.tokeniser, sampling, decoders[0].device)
         yield from write(decoders, odds, requests, stopped)
@@ -79,12 +84,26 @@ class RunWriter:
         return Decoder(self.stage, 0, 0, self.line).log_odds(texts, tokenisers.entries(self.tokeniser))
 
     def _rows(self, columns: int) -> int:
-        """How many texts are written at once: as the fullest stage has room for, so that all ranks say the same."""
-        config, parallel = self.stage.config, self.stage.parallel
-        blocks = -(-config.num_layers // len(self.line.ranks))
-        element = next(self.stage.parameters()).element_size()
-        each = 2 * blocks * columns * config.hidden_size // parallel.tp.size * element
-        return max(1, min(MOST_ROWS, CACHE_BYTES // each))
+        """Texts of each batch: as the fullest rank has room for, so that all ranks say the same."""
+        batches, element = len(self.line.ranks), next(self.stage.parameters()).element_size()
+        work = decode_work(self.stage.config, Layout(tp=self.stage.parallel.tp.size, pp=batches), element, 1, 1)
+        usable = self._usable()
+        if usable is not None:
+            return max(1, most_rows(work, usable, columns, columns))
+        each = columns * max(float(cache_bytes(work, float(stage))) for stage in range(batches))
+        return max(1, min(MOST_ROWS, int(CACHE_BYTES // each)) // batches)
+
+    def _usable(self) -> float | None:
+        """Bytes of a GPU that weights, caches and all else may take, on the fullest rank; None on a CPU."""
+        device = next(self.stage.parameters()).device
+        if device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(device)
+        least = torch.tensor([USABLE_SHARE * (free + torch.cuda.memory_reserved(device))], device=device)
+        for axis in (self.stage.parallel.tp, Axis(len(self.line.ranks), group=self.line.group)):
+            if axis.size > 1:
+                dist.all_reduce(least, dist.ReduceOp.MIN, group=axis.group)
+        return least.item()
 
 
 def odds_of(tokeniser: PreTrainedTokenizerFast, sampling: Sampling, device: torch.device) -> Odds:

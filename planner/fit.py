@@ -64,12 +64,17 @@ def fit(rows: list[Measurement], kind: str) -> Rates:
         wrong = (np.log(predict(rows, {kind: rates(point)})) - measured) / LOG_NOISE
         return np.concatenate([2 * np.arcsinh(wrong / 2), (point - prior) / width])
 
-    point, nudge = prior.copy(), 1e-3
+    return rates(least_squares(residuals, prior, most))
+
+
+def least_squares(residuals: Callable[[Array], Array], start: Array, most: Array) -> Array:
+    """The point near `start`, and nowhere above `most`, whose residuals have the least sum of squares."""
+    point, nudge = start.copy(), 1e-3
     here, stiffness = residuals(point), 1.0
     for _ in range(60):  # Levenberg and Marquardt's steps
-        slopes = np.stack([(residuals(point + nudge * unit) - here) / nudge for unit in np.eye(len(names))], axis=1)
-        stiff = np.vstack([slopes, np.sqrt(stiffness) * np.eye(len(names))])
-        step = np.linalg.lstsq(stiff, np.concatenate([-here, np.zeros(len(names))]), rcond=None)[0]
+        slopes = np.stack([(residuals(point + nudge * unit) - here) / nudge for unit in np.eye(len(start))], axis=1)
+        stiff = np.vstack([slopes, np.sqrt(stiffness) * np.eye(len(start))])
+        step = np.linalg.lstsq(stiff, np.concatenate([-here, np.zeros(len(start))]), rcond=None)[0]
         there = residuals(np.minimum(point + step, most))
         if there @ there < here @ here:
             point, here, stiffness = np.minimum(point + step, most), there, stiffness / 4
@@ -77,7 +82,7 @@ def fit(rows: list[Measurement], kind: str) -> Rates:
             stiffness *= 8
         if np.abs(step).max() < 1e-4:
             break
-    return rates(point)
+    return point
 
 
 def left_out(rows: list[Measurement], group: Callable[[Measurement], str]) -> Array:

@@ -146,3 +146,64 @@ class Found(TypedDict):
     seconds: float
     layouts: list[Candidate]
     own: Own | Refused
+
+
+class DecodeStage(TypedDict):
+    """A rank of one pipeline stage, in bytes; `room_bytes` is what the caches of all rows may take."""
+
+    blocks: int
+    parameters: int
+    weight_bytes: int
+    cache_bytes_per_token: int
+    work_bytes: float
+    room_bytes: float
+
+
+class Cut(TypedDict):
+    """A layout and its GPUs."""
+
+    tensor: int
+    pipeline: int
+    gpus: int
+
+
+class Cheapest(Cut):
+    """The layout that writes most a GPU, its texts at once and their tokens a second."""
+
+    rows: int
+    tokens_per_second: float
+
+
+class DecodeSpeed(TypedDict):
+    """Writing with so many rows: seconds until the prompts are read, of a token of each row, and where they go."""
+
+    rows: int
+    prompt_seconds: float
+    token_seconds: float
+    token_parts: dict[str, float]
+    tokens_per_second: float
+    tokens_per_second_with_prompts: float
+
+
+class DecodePlan(TypedDict):
+    """A plan for writing as `--json` shows it."""
+
+    recipe: str
+    parameters: int
+    gpu: str
+    precision: str
+    layout: Cut
+    smallest: Cut
+    cheapest: Cheapest
+    prompt_tokens: int
+    new_tokens: int
+    context: int
+    weight_bytes: int
+    cache_bytes_per_token: int
+    usable_bytes: float
+    stages: list[DecodeStage]
+    fullest_stage: int
+    rows: int
+    rows_of_context: int
+    speeds: list[DecodeSpeed]
+    command: str

@@ -184,7 +184,13 @@ def test_the_docs_name_only_what_exists() -> None:
     for name, rest in re.findall(r"(?:stagecraft|-m commands) ([a-z][\w-]*)([^`#\n]*)", text):
         assert name in COMMANDS, name
         drawn = ("sampling_flags",)
-        shared = {"pretrain": ("start_flags",), "generate": drawn, "chat": drawn, "evaluate": ("task_flags",)}
+        shared = {
+            "pretrain": ("start_flags",),
+            "generate": drawn,
+            "chat": drawn,
+            "evaluate": ("task_flags",),
+            "plan": ("decode_flags",),
+        }
         more = shared.get(name, ())
         source = "".join(
             (ROOT / "commands" / f"{file}.py").read_text() for file in (name.replace("-", "_"), "cli", *more)

@@ -56,16 +56,17 @@ def write(decoders: Sequence[Decoder], odds: Odds, requests: Iterable[Request], 
 
     Each ends with the end of a text, at its most tokens, or where `stopped` says so. Every rank gets the same requests
     and gives back the same rows. Each decoder has a batch of its own: while one stage works for the first batch, the
-    stage before it works for the next.
+    stage before it works for the next. The last stage tells at once what it has drawn, so the first one goes on with
+    the first batch while the others are still on their way.
     """
     waiting = map(Row, requests)
     batches = [_Batch(decoder, odds, stopped) for decoder in decoders]
-    while True:
-        passes = [(batch, *batch.forward(waiting)) for batch in batches]
-        if not any(rows for _, rows, _ in passes):
-            return
-        for batch, rows, logits_BV in passes:
-            yield from batch.settle(rows, logits_BV)
+    going = True
+    while going:
+        going = False
+        for batch in batches:
+            yield from batch.settle()
+            going |= batch.forward(waiting)
 
 
 class _Batch:
@@ -76,26 +77,31 @@ class _Batch:
         self.decoder, self.odds, self.stopped = decoder, odds, stopped
         self.rows: list[Row] = []
         self.again: list[Row] = []
+        self.read: list[Row] = []  # the rows of the last pass, whose next tokens `told` gives
+        self.told: Callable[[], Tensor]
 
-    def forward(self, waiting: Iterator[Row]) -> tuple[list[Row], Tensor | None]:
-        """Read the rows that enter, or else one more token of each. Gives these rows, and the scores of what is next.
-
-        Where there are no rows it reads nothing.
-        """
+    def forward(self, waiting: Iterator[Row]) -> bool:
+        """Read the rows that enter, or else one more token of each, and begin to draw what is next. False where there
+        are no rows."""
         free = self.decoder.rows - len(self.rows) - len(self.again)
         entering, self.again = [*self.again, *islice(waiting, free)], []
+        self.rows += entering
+        self.read = entering or list(self.rows)
         if entering:
-            self.rows += entering
-            return entering, self.decoder.read([row.window(self.decoder.columns) for row in entering])
-        if self.rows:
-            return list(self.rows), self.decoder.step([row.tokens[-1] for row in self.rows])
-        return [], None
+            logits_BV = self.decoder.read([row.window(self.decoder.columns) for row in entering])
+        elif self.rows:
+            logits_BV = self.decoder.step([row.tokens[-1] for row in self.rows])
+        else:
+            return False
+        self.told = _drawn(self.decoder, self.odds, self.read, logits_BV)
+        return True
 
-    def settle(self, rows: list[Row], logits_BV: Tensor | None) -> Iterator[Row]:
-        """Draw the next token of the rows that were read; give back those that are finished."""
+    def settle(self) -> Iterator[Row]:
+        """Give the rows that were read their next tokens; give back those that are finished."""
+        rows, self.read = self.read, []
         if not rows:
             return
-        for row, token in zip(rows, _drawn(self.decoder, self.odds, rows, logits_BV), strict=True):
+        for row, token in zip(rows, self.told().tolist(), strict=True):
             row.tokens.append(token)
         finished = {id(row) for row in rows if _is_over(row, self.odds.end) or self.stopped(row)}
         for place in reversed(range(len(self.rows))):
@@ -113,11 +119,10 @@ def _is_over(row: Row, end: int) -> bool:
     return row.tokens[-1] == end or len(row.tokens) - len(row.request.prompt) >= row.request.most
 
 
-def _drawn(decoder: Decoder, odds: Odds, rows: list[Row], logits_BV: Tensor | None) -> list[int]:
-    """The next token of rows; the last stage draws and tells the others."""
+def _drawn(decoder: Decoder, odds: Odds, rows: list[Row], logits_BV: Tensor | None) -> Callable[[], Tensor]:
+    """The next token of rows, when it is called; the last stage draws and tells the others."""
     if logits_BV is None:
         id_B = torch.empty(len(rows), dtype=torch.long, device=decoder.device)
     else:
         id_B = odds.draw(logits_BV, [row.tokens for row in rows], [row.chance for row in rows])
-    found: list[int] = decoder.line.from_last(id_B).tolist()
-    return found
+    return decoder.line.telling(id_B)

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from inference.decode.packed import pack
 from model.checkpoint.index import Fragment
 from model.checkpoint.read import Reader
 from model.config import GPTConfig
@@ -108,4 +109,5 @@ def load_stage(
         whole = Fragment(name, 0, math.prod(parameter.shape), 0, tuple(parameter.shape), slice_of(parameter))
         values[name] = reader.read(whole).view(parameter.shape).to(device, dtype)
     result.load_state_dict(values, assign=True)
+    pack(result)
     return result.eval()

@@ -69,6 +69,7 @@ def test_recipes_and_plans(called: Called) -> None:
         called("plan", "tiny", "--verify"),
         called("plan", "13b", *small_memory),
     )
+    check("plan --decode", called("plan", "530b", "--decode"))
     check("plan --search", *(called("plan", "18b", "--search", "--top", "2", "--nodes", n) for n in ("32", "30")))
 
 
