@@ -33,9 +33,7 @@ CASES = [
     (4, "zero1_fp32", Layout(tp=2, sequence_parallel=True)),
     (4, "zero2_fp32", Layout(ulysses=2)),
     (4, "zero3_fp32", Layout(tp=2)),
-    (2, "zero0_fp32", Layout()),
     (4, "pipeline_fp32", Layout(tp=2, pp=2)),
-    (2, "zero3_bf16", Layout()),
     (2, "zero3_offload_bf16", Layout()),
     (2, "zero1_fp16", Layout(tp=2)),
 ]
