@@ -18,7 +18,7 @@ from recipes.registry import load
 from recipes.settings import from_dict, override
 from run.metrics import TASK, read_metrics, read_tasks
 from support.errors import UserError
-from tests.commands.running import fail, metrics, small, succeed, write_corpus
+from tests.commands.running import metrics, small, succeed, write_corpus
 from tests.distributed import run_ranks
 from tests.inference.conftest import WORDS
 from tests.inference.tasks import made
@@ -103,8 +103,6 @@ def test_a_run_with_tasks_has_the_numbers_of_one_without(tmp_path: Path, monkeyp
         task, metric = name.split("/")
         assert each["step"] == 5 and again[task]["scores"][metric] == pytest.approx(each["score"], rel=1e-5)
         assert found[-1][f"task/{name}"] == pytest.approx(each["score"], rel=1e-5)
-    lost = fail(tmp_path, *command, "--task-folder", str(tmp_path / "none"))
-    assert "none is no directory" in lost
 
 
 def test_tasks_are_looked_at_before_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
