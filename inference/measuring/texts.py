@@ -61,6 +61,9 @@ def words_of(path: Path) -> Words:
     from data.tokens.encode import Judge
 
     if is_folder(path):
+        from inference.foreign import refuse_other_kinds
+
+        refuse_other_kinds(path)  # their tokenisers may lack what a causal model's has
         tokeniser = tokenisers.load(str(path))
         return Words(path, tokeniser, lambda texts: _encoded_by(tokeniser, texts))
     tokeniser = load_tokeniser(path)

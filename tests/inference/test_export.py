@@ -173,10 +173,10 @@ def test_the_card_says_what_the_run_says(run: Path) -> None:
     assert "secret" not in card
 
 
-def refused(run: Path, words: str, kind: type[Exception] = UserError) -> None:
+def refused(run: Path, words: str, kind: type[Exception] = UserError, form: Form = export.FOLDER) -> None:
     """The export fails with one line that has these words, and leaves nothing."""
     with pytest.raises(kind, match=words) as raised:
-        export.export(run, run / "out")
+        export.export(run, run / "out", form=form)
     assert "\n" not in str(raised.value)
     assert not [path.name for path in run.glob("out*")]
 
@@ -188,6 +188,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run: Path) -> None:
         refused(run, "no room left to write", NoRoomError)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("objective", ["masked", "prefix"])
+@pytest.mark.parametrize("form", ["hf", "gguf"])
+def test_a_model_that_is_not_causal_has_no_export(objective: str, form: str, run: Path) -> None:
+    recipe = read_recipe(run)
+    other = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, objective=objective))
+    (run / "recipe.json").write_text(json.dumps(dataclasses.asdict(other)))
+    words = f"a model of the {objective} objective has no GPT-2 form: its attention is not causal"
+    refused(run, words, form=Form(form))
 
 
 def test_what_a_killed_export_left_is_no_export_and_goes(run: Path) -> None:

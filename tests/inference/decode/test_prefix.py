@@ -118,11 +118,11 @@ def decoded(layout: Layout, checkpoint: Path) -> tuple[list[list[int]], list[flo
     return texts(stage, prompts(), rows=3, line=line, batches=layout.pp), odds_of_pairs, beam.new
 
 
-@pytest.mark.parametrize("layout", [Layout(tp=2), Layout(pp=2)], ids=["tp2", "pp2"])
+@pytest.mark.parametrize("layout", [Layout(tp=2), Layout(pp=2), Layout(tp=2, pp=2)], ids=["tp2", "pp2", "tp2pp2"])
 def test_ranks_write_together(layout: Layout, checkpoint: Path, wanted: list[list[int]]) -> None:
     stage = load_stage(PREFIX, checkpoint)
     beam = search(Decoder(stage, 3, 48), odds(Sampling(beams=3), BIAS), Request(0, prompts()[4], 0, 8), 3)
     alone = [each.total for each in Decoder(stage, 0, 0).log_odds(pairs(), ENTRIES)]
-    for found, theirs, beams in run_ranks(2, decoded, layout, checkpoint):
+    for found, theirs, beams in run_ranks(layout.tp * layout.pp, decoded, layout, checkpoint):
         assert found == wanted and beams == beam.new
         assert theirs == pytest.approx(alone, rel=TOLERANCE)
