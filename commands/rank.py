@@ -38,14 +38,23 @@ def be_rank(job: Callable[[], None]) -> NoReturn:
 
 
 def _be_rank(job: Callable[[], None]) -> NoReturn:
-    """Train, and end past C++'s own clearing up, and past Python's, whatever the end.
+    """Train, and end for good."""
+
+    def trained() -> None:
+        with lasting_output():
+            cli.run_job(job)
+
+    to_the_end(trained)
+
+
+def to_the_end(job: Callable[[], None]) -> NoReturn:
+    """Do a rank's job, and end past C++'s own clearing up, and past Python's, whatever the end.
 
     gloo's threads now and then abort a process in the first, and a thread that still writes a checkpoint in the second.
     """
     status = CRASHED
     try:
-        with lasting_output():
-            cli.run_job(job)
+        job()
         status = DONE
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else CRASHED

@@ -2,6 +2,7 @@
 
 import argparse
 
+from inference.postprocess import STEPS
 from inference.ranking import LIKELIHOOD, WAYS
 from inference.ranks import PRECISIONS, Loading
 from inference.sampling import DEFAULT_NEW_TOKENS, Sampling, parse_bias
@@ -30,14 +31,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=type(default), default=default, help=what)
     parser.add_argument("--bias", action="append", default=[], metavar="TEXT=NUMBER", help="added to a text's score")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="texts end before it; repeatable")
+    parser.add_argument("--tidy", metavar="NAMES", help=f"done in the end, in this order: {','.join(STEPS)} or some")
     parser.add_argument("--best-of", type=int, metavar="N", help="write N texts and rank them, the best first")
-    parser.add_argument(
-        "--rank-by",
-        choices=WAYS,
-        help=f"of --best-of: how likely a text is, or how much likelier the prompt makes it; by default {LIKELIHOOD}",
-    )
+    ways = f"of --best-of: {', '.join(WAYS)}, or FILE.py:FUNCTION of prompt and text; by default {LIKELIHOOD}"
+    parser.add_argument("--rank-by", metavar="WAY", help=ways)
     for flag, what in (("--tensor", "tensor ranks"), ("--pipeline", "pipeline stages")):
-        parser.add_argument(flag, type=int, default=1, metavar="N", help=f"{what} of a run's model, under torchrun")
+        parser.add_argument(flag, type=int, default=1, metavar="N", help=f"{what} of a run's model; see --ranks")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of weights and activations")
 
 
@@ -68,6 +67,7 @@ def sampling(args: argparse.Namespace) -> Sampling:
         no_repeat_ngram=args.no_repeat_ngram,
         bias=parse_bias(args.bias),
         stop=tuple(args.stop),
+        tidy=() if args.tidy is None else tuple(name.strip() for name in args.tidy.split(",")),
         seed=args.seed,
         samples=args.best_of or args.samples,
         max_new_tokens=args.max_new_tokens,

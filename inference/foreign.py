@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     GPT2LMHeadModel,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     StoppingCriteria,
@@ -20,11 +21,12 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from data.tokens import tokenisers
 from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row, Stopped
-from inference.sampling import Sampling
+from inference.sampling import NOT_FINITE, Sampling
 from inference.writers import Text, biased
 from model.parallel import Axis
 from support.errors import UserError
@@ -104,11 +106,21 @@ class FolderWriter:
             "repetition_penalty": sampling.repetition_penalty,
             "no_repeat_ngram_size": sampling.no_repeat_ngram,
             "sequence_bias": biased(self.tokeniser, sampling) or None,
+            "logits_processor": LogitsProcessorList([_Finite()]),
         }
         if values["do_sample"]:
             values |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
             values |= {"min_p": sampling.min_p or None}
         return values
+
+
+class _Finite(LogitsProcessor):
+    """Refuses scores that are no numbers; what is forbidden has minus infinity."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        if not bool((scores.amax(-1) < torch.inf).all()):
+            raise UserError(NOT_FINITE)
+        return scores
 
 
 class _Asks(StoppingCriteria):
@@ -128,21 +140,24 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis =
     Errors: `UserError` where the folder holds no such.
     """
     refuse_other_kinds(folder)
+    logging.set_verbosity_error()  # what is wrong with the weights is said here, in a line
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, told = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        tokeniser = tokenisers.load(str(folder))
+    except UserError:
+        raise
+    except Exception as error:  # of files that are anybody's: transformers raises whatever meets them first
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} cannot be read as a model: {reason}; give a run, or export it again") from None
     # transformers draws anew what it does not find, and says so in a table.
-    if wrong := sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]):
+    if wrong := sorted([*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(
             f"{folder} lacks the tensor {wrong[0]}{more}, or holds it in another shape than its config.json says; copy "
             "it again, or export the run again"
         )
-    tokeniser = tokenisers.load(str(folder))
     entries, rows = tokenisers.entries(tokeniser), model.get_input_embeddings().weight.size(0)
     if not rows <= 2 * entries <= 2 * rows:  # some models have rows that no id needs, but not as many again
         raise UserError(

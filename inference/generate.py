@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.named import at_step
-from inference.ranks import Loading, all_ranks, load_run, told_by_first
+from inference.ranking import WAYS, diversity, known, scores
+from inference.ranks import Loading, all_ranks, leads, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
 from run.checkpoints import Chosen
 from support.errors import UserError
@@ -79,7 +80,7 @@ def stops(writer: "Writer", sampling: Sampling, shown: "Shown | None" = None) ->
     """Asked after each token of a row: whether a stop string was written. What grows is `shown`."""
 
     def stopped(row: "Row") -> bool:
-        looked_at = shown is not None and shown.wants(row.request.number)
+        looked_at = shown is not None and not sampling.tidy and shown.wants(row.request.number)
         if not looked_at and not sampling.stop:
             return False
         before, new = text_of(writer, row)
@@ -94,23 +95,23 @@ def stops(writer: "Writer", sampling: Sampling, shown: "Shown | None" = None) ->
 def described(
     writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None, speaks: bool = True
 ) -> JsonObject:
-    """The texts of a prompt; ranked `by` a score, the best first, with the scores and how much the texts differ.
+    """The texts of a prompt, and what they were before they were tidied; ranked `by` a score, the best first, with the
+    scores and how much the texts differ.
 
     Collective. What a rank gets that does not speak for its model is nothing to go by.
     """
-    from inference.ranking import diversity, scores
-
     parts = [text_of(writer, row) for row in rows]
-    if by is None:
-        return {"samples": [before + sampling.cut(new) for before, new in parts]}
-    found = scores(writer, rows, by)
-    order = sorted(range(len(rows)), key=lambda at: -found[at])
-    return {
-        "samples": [parts[at][0] + sampling.cut(parts[at][1]) for at in order],
-        "scores": [found[at] for at in order],
-        "seeds": [rows[at].request.seed for at in order],
-        **diversity([sampling.cut(new) for _, new in parts]),
-    }
+    texts = [sampling.finished(new) for _, new in parts]
+    order = list(range(len(rows)))
+    values: JsonObject = {}
+    if by is not None:
+        found = scores(writer, rows, by, [(parts[at][0], texts[at]) for at in order], speaks)
+        order.sort(key=lambda at: -found[at])
+        values = {"scores": [found[at] for at in order], "seeds": [rows[at].request.seed for at in order]}
+        values |= diversity(texts)
+    if sampling.tidy:
+        values = {"raw_samples": [parts[at][0] + sampling.cut(parts[at][1]) for at in order], **values}
+    return {"samples": [parts[at][0] + texts[at] for at in order], **values}
 
 
 def generate(
@@ -129,17 +130,18 @@ def generate(
     """
     from inference.shown import Shown, show_ranked
 
+    known(by)
     writer, checkpoint = load(path, loading)
     prompt = told_by_first(loading.ranks, lambda: prompt)
-    wanted = requests(writer, prompt, sampling, special, within=by is not None)
+    wanted = requests(writer, prompt, sampling, special, within=by in WAYS)
     shown = Shown(sampling) if stream and by is None else None
     rows = {}
     for row in writer.write(wanted, sampling, stops(writer, sampling, shown)):
         rows[row.request.number] = row
         if shown:
             before, new = text_of(writer, row)
-            shown.done(row.request.number, before + sampling.cut(new))
-    values = described(writer, [rows[request.number] for request in wanted], sampling, by)
+            shown.done(row.request.number, before + sampling.finished(new))
+    values = described(writer, [rows[request.number] for request in wanted], sampling, by, leads())
     if stream and by is not None:
         show_ranked(values)
     return {"prompt": prompt, **values, **told(checkpoint)}

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from inference import answers
 from inference.generate import described, load, requests, stops, told
 from inference.named import at_step
+from inference.ranking import WAYS, known
 from inference.ranks import Loading, leads, told_by_first
 from inference.replicas import Replica
 from inference.sampling import Sampling
@@ -24,6 +26,7 @@ from support.terminal import now_and_then
 if TYPE_CHECKING:
     from inference.decode.rows import Request, Row
     from inference.writers import Writer
+    from run.checkpoints import Chosen
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,48 @@ class Prompt:
     more: JsonObject
 
 
-def read_prompts(file: Path) -> list[Prompt]:
-    """The prompts of a file: objects with a "prompt" where its name ends in .jsonl, else lines of text.
+def read_prompt(text: str | None, file: Path | None) -> str:
+    """The prompt: the flag's, a file's, or standard input's where something is piped in; else empty."""
+    if text is not None:
+        return _decoded("--prompt", os.fsencode(text))  # what is not UTF-8 reaches us as halves of surrogate pairs
+    if file:
+        return _decoded(f"--file {file}", _content("--file", file, "the path of a text file")).replace("\r\n", "\n")
+    return "" if sys.stdin is None or sys.stdin.isatty() else _decoded("standard input", sys.stdin.buffer.read())
 
-    Lines of blanks are passed over. Errors: `UserError` with the line that is none, and where there is no prompt.
-    """
+
+def _content(flag: str, file: Path, wanted: str) -> bytes:
+    """What a file holds. Errors: `UserError` where it cannot be read."""
     if file.is_dir() or not file.exists():
         wrong = "is a directory" if file.is_dir() else "does not exist"
-        raise UserError(f"--prompts {file} {wrong}; give a file of prompts, one a line")
+        raise UserError(f"{flag} {file} {wrong}; give {wanted}")
     try:
-        text = file.read_bytes().decode()
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag} {file} cannot be read: {error.strerror}; give {wanted}") from None
+
+
+def _decoded(where: str, content: bytes) -> str:
+    """Text of UTF-8, without the mark that some programs put before it. Errors: `UserError` where it is none."""
+    try:
+        text = content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"--prompts {file} is not UTF-8 at byte {error.start}; convert it") from None
+        raise UserError(f"{where} is not UTF-8 at byte {error.start}; convert it") from None
+    if (at := text.find("\0")) >= 0:
+        raise UserError(f"{where} is no text: character {at + 1} is zero; give a text in UTF-8")
+    return text
+
+
+def read_prompts(file: Path, again: bool = False) -> list[Prompt]:
+    """The prompts of a file: objects with a "prompt" where its name ends in .jsonl, else lines of text.
+
+    Lines of blanks are passed over. Errors: `UserError` with the line that is none, where there is no prompt, and where
+    the file is to be read `again` and is a pipe.
+    """
+    if again and file.exists() and not (file.is_file() or file.is_dir()):
+        raise UserError(
+            f"--prompts {file} is a pipe, which can be read but once; write it into a file for several ranks"
+        )
+    text = _decoded(f"--prompts {file}", _content("--prompts", file, "a file of prompts, one a line"))
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"--prompts {file} holds no prompts; write one a line")
@@ -58,11 +91,13 @@ def read_prompts(file: Path) -> list[Prompt]:
 def _parsed(file: Path, number: int, line: str) -> Prompt:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--prompts {file}, line {number}: not JSON: {error}; mend it") from None
     text = value.get("prompt") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UserError(f'--prompts {file}, line {number}: no text "prompt"; write {{"prompt": "…"}}')
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise UserError(f'--prompts {file}, line {number}: "prompt" holds half of a surrogate pair, which is no text')
     return Prompt(number, text, {key: each for key, each in value.items() if key != "prompt"})
 
 
@@ -75,20 +110,17 @@ def write_all(
     it. Several copies of the model share the rest. The first rank alone reads and writes files. Errors: `UserError`
     where the file cannot be read, a prompt does not fit, or `out` holds something else.
     """
+    way = known(by)
     prompts = read_prompts(file) if leads() else []
     writer, checkpoint = load(path, loading)
     prompts = told_by_first(loading.ranks, lambda: prompts)
     wanted: list[Request] = []
     for prompt in prompts:
         try:
-            wanted += requests(writer, prompt.text, sampling, special, len(wanted), within=by is not None)
+            wanted += requests(writer, prompt.text, sampling, special, len(wanted), within=by in WAYS)
         except UserError as error:
             raise UserError(f"--prompts {file}, line {prompt.line}: {error}") from None
-    run = at_step(path, loading.which)[0]
-    known = record.read(run) if checkpoint else None
-    model = [known.id if known else str(run.resolve()), checkpoint.step if checkpoint else None]
-    facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, by])
-    settings = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    settings = told_by_first(loading.ranks, lambda: _settings(path, checkpoint, loading, sampling, special, way))
     texts = {prompt.line: prompt.text for prompt in prompts}
     with ExitStack() as held:
         kept = told_by_first(loading.ranks, lambda: held.enter_context(answers.taken(out, settings, texts)))
@@ -102,6 +134,17 @@ def write_all(
         **book.told(),
         **told(checkpoint),
     }
+
+
+def _settings(
+    path: Path, checkpoint: "Chosen | None", loading: Loading, sampling: Sampling, special: bool, way: str | None
+) -> str:
+    """What tells the rows of one call from those of another, in a few letters."""
+    run = at_step(path, loading.which)[0]
+    who = record.read(run) if checkpoint else None
+    model = [who.id if who else str(run.resolve()), checkpoint.step if checkpoint else None]
+    facts = json.dumps([*model, loading.precision, dataclasses.asdict(sampling), special, way])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 class Book:

@@ -5,7 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from inference.sampling import NOT_FINITE
+from inference.scorer import FORM, scorer_of
+from support.errors import UserError
 from support.json_object import JsonObject
+from support.nearest import hint
 
 if TYPE_CHECKING:
     from inference.decode.rows import Row
@@ -17,16 +21,36 @@ LONGEST = 4  # words of an n-gram that BLEU counts
 NONE_FOUND = 0.1  # what BLEU counts where no n-gram is found, as otherwise one length without a match makes it 0
 
 
-def scores(writer: "Writer", rows: "Sequence[Row]", by: str) -> list[float]:
-    """The score of each text, in nats a token, its end included; the highest is the best.
+def known(by: str | None) -> str | None:
+    """What ranks texts, checked: None, `likelihood`, `mutual`, or a scorer's name with the digest of its code.
 
-    `likelihood` is the mean log-probability behind the prompt. `mutual` is that minus the same at the beginning of a
-    document: how much the prompt makes the text likelier (Li et al. 2016, arXiv:1510.03055).
+    Errors: `UserError`.
     """
+    if by is None or by in WAYS:
+        return by
+    if ":" not in by:
+        raise UserError(f"--rank-by {by} is no way to rank; {hint(by, WAYS)}, or {FORM}")
+    return f"{by} {scorer_of(by).digest}"
+
+
+def scores(
+    writer: "Writer", rows: "Sequence[Row]", by: str, texts: Sequence[tuple[str, str]], speaks: bool = True
+) -> list[float]:
+    """The score of each text; the highest is the best. Collective.
+
+    `likelihood` is the mean log-probability behind the prompt, in nats a token, the text's end included. `mutual` is
+    that minus the same at the beginning of a document: how much the prompt makes the text likelier (Li et al. 2016,
+    arXiv:1510.03055). A scorer gets `texts`, prompts and what stands behind them, on the rank that speaks; others
+    find 0. Errors: `UserError` where a score is no finite number.
+    """
+    if by not in WAYS:
+        return [scorer_of(by)(*text) if speaks else 0.0 for text in texts]
     given = [each.total for each in writer.log_odds([(list(row.request.prompt), row.new) for row in rows])]
     if by == MUTUAL:
         alone = writer.log_odds([([writer.tokeniser.eos_token_id], row.new) for row in rows])
         given = [one - other.total for one, other in zip(given, alone, strict=True)]
+    if not all(map(math.isfinite, given)):
+        raise UserError(NOT_FINITE)
     return [score / len(row.new) for score, row in zip(given, rows, strict=True)]
 
 

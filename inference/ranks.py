@@ -58,7 +58,7 @@ class Loading:
         if world % each:
             raise UserError(
                 f"--tensor {self.tensor} x --pipeline {self.pipeline} are {each} ranks a copy of the model, which do "
-                f"not divide {world}; start a multiple of {each}"
+                f"not divide {world}; give --ranks {each} or a multiple"
             )
         return replace(self, replicas=world // each)
 

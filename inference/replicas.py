@@ -44,7 +44,7 @@ class Post:
     """
 
     def __init__(self, loading: Loading) -> None:
-        self.tensor, self.sent = loading.tensor, 0
+        self.sent = 0
         self.taken = dict.fromkeys(range(1, loading.replicas), 0)  # of the copies that go on
         self.looked_at = time.monotonic()
         first = _store(0) if leads() else None

@@ -3,10 +3,19 @@
 import math
 from dataclasses import dataclass
 
+from inference.postprocess import STEPS, tidied
 from support.errors import UserError
 
+NOT_FINITE = "the model's scores are not finite: its training has diverged; take an earlier checkpoint"
 DEFAULT_NEW_TOKENS = 200
 MOST_SEEDS = 2**32  # numpy's, which transformers seeds too
+FAR = 1e6  # scores times or through more than this leave the range of a float, and an infinite score is no score
+
+NEAR = f"from {1 / FAR:f} to {FAR:,.0f}"
+
+
+def _near(factor: float) -> bool:
+    return 1 / FAR <= factor <= FAR
 
 
 @dataclass(frozen=True)
@@ -23,20 +32,21 @@ class Sampling:
     no_repeat_ngram: int = 0  # 0: off
     bias: tuple[tuple[str, float], ...] = ()  # texts, and what is added to the score of their last token
     stop: tuple[str, ...] = ()  # a text ends before the first of these
+    tidy: tuple[str, ...] = ()  # what is done with a text in the end, in this order: see `inference/postprocess.py`
     seed: int = 0
     samples: int = 1
     max_new_tokens: int | None = None  # None: `DEFAULT_NEW_TOKENS`, or what fits
 
     def __post_init__(self) -> None:
-        penalty = self.repetition_penalty
         checks = {
-            "--temperature": (0 < self.temperature < math.inf, "above 0 and finite (--greedy is the likeliest text)"),
+            "--temperature": (_near(self.temperature), f"{NEAR} (--greedy is the likeliest text)"),
             "--top-k": (self.top_k >= 0, "at least 0 (0 is off)"),
             "--top-p": (0 < self.top_p <= 1, "in (0, 1]"),
             "--min-p": (0 <= self.min_p <= 1, "in [0, 1] (0 is off)"),
-            "--repetition-penalty": (0 < penalty < math.inf, "above 0 and finite (1 is off)"),
+            "--repetition-penalty": (_near(self.repetition_penalty), f"{NEAR} (1 is off)"),
             "--no-repeat-ngram": (self.no_repeat_ngram >= 0, "at least 0 (0 is off)"),
             "--stop": (all(self.stop), "a text that is not empty"),
+            "--tidy": (set(self.tidy) <= set(STEPS), f"names of {', '.join(STEPS)}, with commas between them"),
             "--beams": (self.beams == 1 or (self.beams > 1 and self.samples == 1), "at least 1, and gives one sample"),
             "--samples": (self.samples >= 1, "at least 1"),
             "--seed": (0 <= self.seed <= MOST_SEEDS - self.samples, f"from 0 to {MOST_SEEDS - self.samples}"),
@@ -56,6 +66,10 @@ class Sampling:
         found = [at for each in self.stop if (at := text.find(each)) >= 0]
         return text[: min(found)] if found else text
 
+    def finished(self, text: str) -> str:
+        """What was written, cut and tidied."""
+        return tidied(self.cut(text), self.tidy)
+
 
 def parse_bias(given: list[str]) -> tuple[tuple[str, float], ...]:
     """What `--bias " King=2.5"` says. Errors: `UserError` where it has no text or no number."""
@@ -66,9 +80,10 @@ def parse_bias(given: list[str]) -> tuple[tuple[str, float], ...]:
             value = float(number)
         except ValueError:
             value = math.nan
-        if not (text and equals and value < math.inf):
+        if not (text and equals and (abs(value) <= FAR or value == -math.inf)):
             raise UserError(
-                f"--bias {each!r}: write TEXT=NUMBER; the number is added to the score, -inf forbids the text"
+                f"--bias {each!r}: write TEXT=NUMBER; the number, at most {FAR:,.0f}, is added to the score, and -inf "
+                "forbids the text"
             )
         found.append((text, value))
     return tuple(found)

@@ -14,7 +14,7 @@ from transformers.generation import StopStringCriteria
 
 from commands import generate
 from data.tokens import tokenisers
-from inference import export
+from inference import export, prompts
 from inference import generate as generation
 from inference.decode.rows import Row
 from inference.foreign import load_folder, meaningless
@@ -200,7 +200,7 @@ def test_a_text_of_a_run_may_be_longer_than_its_context(run: Path) -> None:
 
 BAD = [
     (["--seed", "-1"], "--seed must be from 0 to 4294967295"), (["--seed", str(2**32)], "--seed must be from 0"),
-    (["--temperature", "inf"], "--temperature must be above 0 and finite"),
+    (["--temperature", "inf"], "--temperature must be from 0.000001 to 1,000,000 (--greedy"),
     (["--temperature", "nan"], "--temperature must be"), (["--top-p", "nan"], "--top-p must be in (0, 1]"),
     (["--min-p", "1.5"], "--min-p must be in [0, 1]"), (["--min-p", "nan"], "--min-p must be in [0, 1]"),
     (["--repetition-penalty", "nan"], "--repetition-penalty must be"),
@@ -231,10 +231,10 @@ def test_a_bias_may_forbid_and_has_an_equals_sign() -> None:
 
 def test_a_prompt_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="--prompt is not UTF-8 at byte 1; convert it"):
-        generate.read_prompt(os.fsdecode(b"a\xff"), None)
+        prompts.read_prompt(os.fsdecode(b"a\xff"), None)
     with pytest.raises(ValueError, match=r"--file .*none\.txt does not exist; give"):
-        generate.read_prompt(None, tmp_path / "none.txt")
+        prompts.read_prompt(None, tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"--file .* is a directory; give the path of a text file"):
-        generate.read_prompt(None, tmp_path)
+        prompts.read_prompt(None, tmp_path)
     monkeypatch.setattr("sys.stdin", None)  # as where it is closed
-    assert generate.read_prompt(None, None) == "" and generate.read_prompt("Käse 漢字", None) == "Käse 漢字"
+    assert prompts.read_prompt(None, None) == "" and prompts.read_prompt("Käse 漢字", None) == "Käse 漢字"

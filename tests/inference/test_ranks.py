@@ -102,5 +102,7 @@ def test_copies_of_a_model_share_the_prompts(folder: bool, run: Path, monkeypatc
 
 def test_ranks_that_do_not_divide_into_copies_are_one_line() -> None:
     assert Loading(tensor=2, pipeline=2).over(12).replicas == 3 and Loading().over(1) == Loading()
-    with pytest.raises(ValueError, match="are 4 ranks a copy of the model, which do not divide 6; start a multiple"):
+    with pytest.raises(
+        ValueError, match="are 4 ranks a copy of the model, which do not divide 6; give --ranks 4 or a multiple"
+    ):
         Loading(tensor=2, pipeline=2).over(6)
