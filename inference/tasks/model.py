@@ -1,6 +1,7 @@
 """Our decoder as lm-eval's model. Ranks that hold the same weights share the requests and exchange the answers."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row
-from inference.sampling import Sampling
+from inference.sampling import NOT_FINITE, Sampling
 from inference.writers import Text, Writer, decode, encode
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -147,9 +148,12 @@ class TaskModel(TemplateLM):
         return [texts[request.number] for request in wanted]
 
     def _scored(self, texts: list[Text]) -> list[Scored]:
-        """Long texts first, so that each rank gets as many of each length."""
+        """Long texts first, so that each rank gets as many of each length. Errors: `UserError` for scores of a model
+        that has none: lm-eval would take the first of them for the best."""
         order = sorted(range(len(texts)), key=lambda at: -sum(map(len, texts[at])))
         found = self._shared([texts[at] for at in order], lambda mine: self.writer.log_odds(list(mine)))
+        if not all(math.isfinite(each.total) for each in found):
+            raise UserError(NOT_FINITE)
         places = sorted(range(len(order)), key=order.__getitem__)
         return [found[at] for at in places]
 

@@ -139,6 +139,8 @@ def test_a_task_whose_code_fails_ends_the_tasks_and_not_the_run(monkeypatch: pyt
 
     subject.recipe, subject.live = None, Broken(KeyError("answer"))  # type: ignore[assignment]
     assert subject.now() == {} and subject.now() == {} and said == ["no more tasks: KeyError: 'answer'"]
+    subject.live, subject.failed = Broken(UserError("not finite")), False  # type: ignore[assignment]
+    assert subject.now() == {} and subject.now() == {} and said[1:] == ["no scores now: not finite"] * 2
     subject.live, subject.failed = Broken(RuntimeError("out of memory")), False  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="out of memory"):
         subject.now()
