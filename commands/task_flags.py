@@ -39,7 +39,13 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> JsonObject:
     """Run the tasks, and keep the scores beside the other numbers of the run. Collective. Errors: `UserError`."""
-    asked = Asked(tuple(args.tasks.split(",")), args.shots, args.limit, args.task_folder, bool(args.overlap))
+    asked = Asked(
+        tuple(name.strip() for name in args.tasks.split(",")),
+        args.shots,
+        args.limit,
+        args.task_folder,
+        bool(args.overlap),
+    )
     loading = Loading(args.checkpoint, args.tensor or 1, args.pipeline or 1, args.precision or PRECISIONS[0])
     values = harness.evaluate(model_of(args.run), asked, loading.over(started()))
     if leads():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     GPT2LMHeadModel,
@@ -31,6 +32,7 @@ from model.parallel import Axis
 from support.errors import UserError
 from support.json_object import JsonObject
 
+SCORED = 2**26  # scores of ids that are held at once where texts are scored: 256 MB in fp32
 UNBOUNDED = 2**30  # the context of a model that sets none
 
 
@@ -68,15 +70,27 @@ class FolderWriter:
 
     @torch.inference_mode()
     def log_odds(self, texts: list[Text]) -> list[Scored]:
-        """See `Writer`."""
-        found = []
-        for before, after in texts:
-            inputs = torch.tensor([[*before, *after][:-1]], device=self.model.device)
-            label_S = torch.tensor(after, device=self.model.device)
-            odds_SV = self.model(inputs).logits[0, len(before) - 1 :, : self._entries].float().log_softmax(-1)
-            total = float(odds_SV.gather(1, label_S[:, None]).double().sum())
-            found.append(Scored(total, bool((odds_SV.argmax(-1) == label_S).all())))
+        """See `Writer`. Texts of about the same length are read together, filled up behind."""
+        order = sorted(range(len(texts)), key=lambda at: -sum(map(len, texts[at])))
+        found, room = [Scored(0.0, True)] * len(texts), SCORED // self.model.config.get_text_config().vocab_size
+        while order:
+            count = max(1, room // sum(map(len, texts[order[0]])))
+            some, order = order[:count], order[count:]
+            for at, scored in zip(some, self._scored([texts[at] for at in some]), strict=True):
+                found[at] = scored
         return found
+
+    def _scored(self, texts: list[Text]) -> Iterator[Scored]:
+        rows = [torch.tensor([*before, *after][:-1]) for before, after in texts]
+        inputs = pad_sequence(rows, batch_first=True).to(self.model.device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(self.model.device)
+        logits_BSV = self.model(inputs, attention_mask=mask).logits
+        for logits_SV, (before, after) in zip(logits_BSV, texts, strict=True):
+            here = slice(len(before) - 1, len(before) + len(after) - 1)
+            odds_SV = logits_SV[here, : self._entries].float().log_softmax(-1)
+            label_S = torch.tensor(after, device=self.model.device)
+            total = float(odds_SV.gather(1, label_S[:, None]).double().sum())
+            yield Scored(total, bool((odds_SV.argmax(-1) == label_S).all()))
 
     @property
     def _entries(self) -> int:

@@ -30,6 +30,7 @@ class Left:
         self.evaluated = min(intervals.evaluate_samples, held_out), min(intervals.final_samples, held_out)
         self.of_steps: deque[float] = deque(maxlen=RECENT)  # seconds a sample
         self.of_evaluations: deque[float] = deque(maxlen=5)  # seconds a sample
+        self.of_tasks: deque[float] = deque(maxlen=3)  # seconds
         self.of_saves: deque[float] = deque(maxlen=3)  # seconds that training waits
         self.of_writes: deque[float] = deque(maxlen=3)  # seconds from the beginning of a save to its end
         self.samples, self.estimates = 0, 0
@@ -48,10 +49,12 @@ class Left:
         if self.estimates == WARM + 1:
             self.of_steps.clear()
         self.of_steps.append(seconds / batch)
+        if "task_seconds" in metrics:
+            self.of_tasks.append(metrics["task_seconds"])
         if "evaluate_seconds" in metrics and self.evaluated[0]:
             self.of_evaluations.append(metrics["evaluate_seconds"] / self.evaluated[0])
         if time := metrics.get("time"):
-            new = time + metrics.get("evaluate_seconds", 0.0) + self._seconds()
+            new = time + metrics.get("evaluate_seconds", 0.0) + metrics.get("task_seconds", 0.0) + self._seconds()
             weight = max(SMOOTH, 1 / max(1, self.estimates - WARM))
             self.ends_at = self.ends_at + weight * (new - self.ends_at) if self.estimates > 1 else new
 
@@ -96,6 +99,8 @@ class Left:
         planned = intervals.save_every
         saves = self._planned(planned) if planned else 1 + int(steps / self.save_interval)
         pauses = max(0, saves - 1) * _median(self.of_saves, 0.0)  # the last save is waited for
+        tasks = self._planned(recipe.tasks.every_steps) if recipe.tasks.names else 0
+        pauses += tasks * _median(self.of_tasks, 0.0)  # nobody knows how long, before they were done once
         return steps + evaluations * a_sample + pauses + min(saves, 1) * _median(self.of_writes, 0.0)
 
     def _planned(self, every: int) -> int:

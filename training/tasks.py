@@ -16,6 +16,7 @@ from model.engine.engine import Engine
 from model.parallel import Parallel
 from recipes.recipe import Recipe
 from run.directory import Run
+from support.errors import UserError
 from support.json_object import JsonObject
 from training.log import Log
 
@@ -82,6 +83,9 @@ class Scores:
         try:
             with self.live.writer(self.recipe) as writer:
                 values = harness.scores(TaskModel(writer), self.found, self.recipe.tasks.limit, errors=False)
+        except UserError as error:  # the weights of this moment
+            self.log.say(f"no scores now: {error}")
+            return {}
         except (RuntimeError, OSError):  # of torch: it may be of this rank alone
             raise
         except Exception as error:

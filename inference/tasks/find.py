@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.corpus import bigbench
+from inference.ranks import leads
 from inference.tasks import rows
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -125,7 +126,8 @@ def _manager(asked: Asked) -> "TaskManager":
         manager = TaskManager(include_path=folders, include_defaults=False)
     if all(name in manager.all_tasks for name in asked.names):
         return manager
-    print("looking through the tasks of lm-eval, which takes up to a minute", file=sys.stderr)
+    if leads():
+        print("looking through the tasks of lm-eval, which takes up to a minute", file=sys.stderr)
     with quiet():
         manager = TaskManager(include_path=folders, include_defaults=True)
     for name in asked.names:

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from run.metrics import TASK
 from support.errors import UserError
 from support.files import NO_ROOM, write_json
 from support.json_object import JsonObject, finite
+from support.terminal import now_and_then
 
 if TYPE_CHECKING:
     from inference.tasks.model import Checked, TaskModel
@@ -41,6 +44,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     found = find(asked)
     training = overlap.training_texts(run) if asked.overlap else None
     writer, checkpoint = load(path, loading)
+    say = now_and_then(partial(print, file=sys.stderr, flush=True), at_once=False) if leads() else lambda line: None
     check(Checked(writer), found, limit=1)  # what no model of this context can do: else it is said after all the work
     samples: JsonObject | None = {} if asked.overlap else None
     values: JsonObject = {
@@ -48,7 +52,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
         **told(checkpoint),
         "precision": loading.precision,
         "limit": asked.limit,
-        "tasks": scores(TaskModel(writer), found, asked.limit, samples=samples),
+        "tasks": scores(TaskModel(writer, say), found, asked.limit, samples=samples),
         "file": None,
     }
     if training and samples and leads():

@@ -1,6 +1,7 @@
 """Our decoder as lm-eval's model. Ranks that hold the same weights share the requests and exchange the answers."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,15 +14,17 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from inference.decode.decoder import Scored
 from inference.decode.rows import Request, Row
-from inference.sampling import Sampling
+from inference.sampling import NOT_FINITE, Sampling
 from inference.writers import Text, Writer, decode, encode
 from support.errors import UserError
 from support.json_object import JsonObject
+from support.terminal import Say
 
 NEW_TOKENS = 256  # where a task does not say how many, as lm-eval has it
 # What tasks call a field of `Sampling`: where a text is drawn, and always.
 SAMPLED = {name: name for name in ("temperature", "top_k", "top_p", "min_p")}
 ALWAYS = {"repetition_penalty": "repetition_penalty", "no_repeat_ngram_size": "no_repeat_ngram", "num_beams": "beams"}
+TOGETHER = 512  # requests between two words on how far it is
 SHOWN = 40  # letters of a text in an error
 T = TypeVar("T")
 
@@ -38,12 +41,12 @@ class TaskModel(TemplateLM):
     """A `Writer` that answers lm-eval's requests as its own `HFLM` does with the export.
 
     Each of the ranks that hold the same weights answers every n-th request. All ranks call the same methods with the
-    same requests, and get all answers.
+    same requests, and get all answers. `say` hears how many there are so far.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, say: Say = lambda line: None) -> None:
         super().__init__()
-        self.writer, self.names = writer, writer.tokeniser
+        self.writer, self.names, self.say = writer, writer.tokeniser, say
 
     @property
     def eot_token_id(self) -> int:
@@ -145,17 +148,22 @@ class TaskModel(TemplateLM):
         return [texts[request.number] for request in wanted]
 
     def _scored(self, texts: list[Text]) -> list[Scored]:
-        """Long texts first, so that each rank gets as many of each length."""
+        """Long texts first, so that each rank gets as many of each length. Errors: `UserError` for scores of a model
+        that has none: lm-eval would take the first of them for the best."""
         order = sorted(range(len(texts)), key=lambda at: -sum(map(len, texts[at])))
         found = self._shared([texts[at] for at in order], lambda mine: self.writer.log_odds(list(mine)))
+        if not all(math.isfinite(each.total) for each in found):
+            raise UserError(NOT_FINITE)
         places = sorted(range(len(order)), key=order.__getitem__)
         return [found[at] for at in places]
 
     def _shared(self, asked: Sequence[Any], answers: Callable[[Sequence[Any]], list[T]]) -> list[T]:
         """The answers to all that is asked: this rank finds its share of them, and gets the others'."""
         rank, size = self.writer.shares.rank, self.writer.shares.size
-        mine = asked[rank::size]
-        found = answers(mine) if mine else []
+        mine, found = asked[rank::size], list[T]()
+        for first in range(0, len(mine), TOGETHER):
+            found += answers(mine[first : first + TOGETHER])
+            self.say(f"{min(len(asked), len(found) * size):,} of {len(asked):,} answers")
         if size == 1:
             return found
         parts: list[Any] = [None] * size

@@ -37,14 +37,19 @@ def test_the_best_text_stands_first(by: str, run: Path) -> None:
     assert len(set(values["scores"])) == 6 and values["scores"] == sorted(values["scores"], reverse=True)
 
 
-def test_a_folder_gives_the_scores_of_its_run(run: Path) -> None:
-    from inference import export
+def test_a_folder_gives_the_scores_of_its_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference import export, foreign
 
     export.export(run, run.parent / "out")
     pairs = [([1, 2, 3], [4, 5]), ([9], [8, 7, 6, 5])]
     ours, theirs = (generate.load(path)[0].log_odds(pairs) for path in (run, run.parent / "out"))
     assert [each.total for each in theirs] == pytest.approx([each.total for each in ours], rel=1e-5)
     assert [each.greedy for each in theirs] == [each.greedy for each in ours]
+    folder = generate.load(run.parent / "out")[0]
+    alone = [folder.log_odds([pair])[0].total for pair in pairs]
+    assert alone == pytest.approx([each.total for each in theirs], rel=1e-5)  # however many are read together
+    monkeypatch.setattr(foreign, "SCORED", 1)
+    assert [each.total for each in folder.log_odds(pairs)] == alone
     values = generate.generate(run.parent / "out", "the", Sampling(samples=3, max_new_tokens=4), by="mutual")
     assert values["scores"] == sorted(values["scores"], reverse=True) and len(values["samples"]) == 3
 

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import socket
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_the_time_left_is_steps_evaluations_and_saves(path: Path) -> None:
     write(path, [step(n, 10.0 + 2 * n, evaluate_seconds=1.0) for n in range(1, 31)])
     found = value(path, 71.0)
     assert found["seconds_left"] == pytest.approx(70 * 2 + (4 * 16 + 100) / 16 + 3 + 30, rel=0.02)
+
+
+def test_the_time_left_counts_tasks_once_they_were_done(path: Path) -> None:
+    """After 40 steps of 2 s, with tasks of 50 s after every fifth: what is left has them twelve times more."""
+    start, recipe = (json.loads((path / f"{name}.json").read_text()) for name in ("start", "recipe"))
+    found = {}
+    for names in ([], ["mine"]):
+        tasks = {"names": names, "every_steps": 5}
+        (path / "start.json").write_text(json.dumps({**start, "recipe": {**recipe, "tasks": tasks}}))
+        state, now = State(path, BEGAN), 10.0
+        for each in started():
+            state.take(each)
+        for number in range(1, 41):
+            now += 2.0
+            scored = bool(names) and number % 5 == 0
+            state.take(step(number, now, **({"task_seconds": 50.0} if scored else {})))
+            now += 50.0 * scored
+        found[len(names)] = state.value(BEGAN + now)["seconds_left"]
+    assert found[1] - found[0] == pytest.approx(12 * 50, rel=0.05)
 
 
 def test_the_time_left_does_not_jump(path: Path) -> None:

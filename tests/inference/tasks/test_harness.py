@@ -142,6 +142,17 @@ def test_a_tokeniser_that_is_missing_or_another_one(home: Path, tmp_path: Path) 
         (tmp_path / "kept").rename(own)
 
 
+def test_a_model_that_has_diverged_has_no_scores(home: Path) -> None:
+    from inference.generate import load
+    from inference.tasks.model import TaskModel
+
+    writer = load(home / "run")[0]
+    writer.stage.final_norm.weight.data.fill_(float("nan"))  # type: ignore[attr-defined]
+    found = find(Asked(("made_choice",), folder=home / "tasks"))
+    with pytest.raises(UserError, match=r"the model's scores are not finite: its training has diverged"):
+        harness.scores(TaskModel(writer), found)
+
+
 def test_a_full_disk_leaves_nothing_half_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(("made_choice",), limit=2, folder=home / "tasks")
 

@@ -80,8 +80,8 @@ def test_what_is_likeliest_is_greedy(home: Path, reference: Any) -> None:
     assert subject.loglikelihood([blank]) == subject.loglikelihood([plain])  # where the other model fails
 
 
-def scored(home: Path, tensor: int = 1, pipeline: int = 1) -> JsonObject:
-    loading = Loading(tensor=tensor, pipeline=pipeline).over(started())
+def scored(home: Path, tensor: int = 1) -> JsonObject:
+    loading = Loading(tensor=tensor).over(started())
     return harness.evaluate(home / "run", Asked(NAMES, folder=home / "tasks"), loading)
 
 
@@ -96,8 +96,7 @@ def test_all_scores_are_those_of_the_export_and_of_any_number_of_ranks(home: Pat
         for metric, value in asked["tasks"][name]["errors"].items():
             assert value == pytest.approx(wanted[name][f"{metric}_stderr,none"], rel=CLOSE), (name, metric)
         assert asked["tasks"][name]["samples"] == len(made.ROWS)
-    for ranks, tensor, pipeline in ((4, 2, 1), (2, 1, 2)):
-        for rank, values in enumerate(run_ranks(ranks, scored, home, tensor, pipeline)):
-            assert (values["file"] is None) == (rank > 0)
-            for name in NAMES:
-                assert values["tasks"][name]["scores"] == pytest.approx(asked["tasks"][name]["scores"], rel=1e-5)
+    for rank, values in enumerate(run_ranks(4, scored, home, 2)):  # two copies, each of two tensor ranks
+        assert (values["file"] is None) == (rank > 0)
+        for name in NAMES:
+            assert values["tasks"][name]["scores"] == pytest.approx(asked["tasks"][name]["scores"], rel=1e-5)
