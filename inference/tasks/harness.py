@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -52,7 +53,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
         **told(checkpoint),
         "precision": loading.precision,
         "limit": asked.limit,
-        "tasks": scores(TaskModel(writer, say), found, asked.limit, samples=samples),
+        "tasks": _scores(TaskModel(writer, say), found, asked.limit, samples),
         "file": None,
     }
     if training and samples and leads():
@@ -60,6 +61,31 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     if checkpoint and leads():
         values["file"] = str(keep(run, values))
     return values
+
+
+def _scores(model: "TaskModel", found: Found, limit: int | None, samples: JsonObject | None) -> JsonObject:
+    """`scores`. Errors: `UserError` also where a task's own code fails, on a row of another kind than the first."""
+    try:
+        return scores(model, found, limit, samples=samples)
+    except UserError:
+        raise
+    except Exception as error:
+        if not (place := where_failed(error)):
+            raise
+        raise UserError(
+            f"{place}: the task's own code fails: {type(error).__name__}: {error}; mend the row, or the task"
+        ) from None
+
+
+def where_failed(error: BaseException) -> str:
+    """The task and the document on which lm-eval failed, as it worked through them; "" where it did something else."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for place, here in enumerate(frames):
+        for task in (here.get("task"), here.get("self")):
+            name = getattr(task, "task_name", None)
+            if name and "doc_id" in here and any(inner.get("self") is task for inner in frames[place + 1 :]):
+                return f"task {name}, document {here['doc_id']}"
+    return ""
 
 
 def check_tokeniser(run: Path) -> None:

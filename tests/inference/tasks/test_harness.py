@@ -63,6 +63,29 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
     refused(Asked(("bad",), folder=folder), r"rows.jsonl does not exist")
 
 
+def test_a_field_that_a_template_asks_about_may_lack(tmp_path: Path) -> None:
+    asks = "{{question}}{% if hint %} ({{hint}}){% endif %}{{' ' ~ more if more else ''}} {{end|default('x')}}"
+    text = CHOICE.replace("{{question}}", asks)
+    row = {**GOOD, "hint": "x", "more": "y"}
+    folder = made.folder(tmp_path / "folder", {"asks": text}, [row, GOOD])
+    assert set(find(Asked(("asks",), folder=folder)).tasks) == {"asks"}
+    made.folder(folder, {"asks": text}, [row, {**row, "question": None}])
+    refused(Asked(("asks",), folder=folder), "line 2: no field 'question'")
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    ({"choices": "abc"}, "task bad, document 1: the task's own code fails: ValueError: malformed node"),
+    ({"choices": []}, "task bad, document 1: the task's own code fails: ValueError: not enough values to unpack"),
+])  # fmt: skip
+def test_a_later_row_on_which_a_task_fails_is_named(
+    wrong: dict[str, object], words: str, home: Path, tmp_path: Path
+) -> None:
+    rows = [{**GOOD, "choices": "['a', 'b']"}, {**GOOD, "choices": str(wrong["choices"])}]
+    folder = made.folder(tmp_path / "folder", {"bad": CHOICE}, rows)
+    refused(Asked(("bad",), folder=folder), words, lambda asked: harness.evaluate(home / "run", asked, Loading()))
+    assert not (home / "run" / harness.FOLDER).exists()
+
+
 def test_a_task_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
