@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 OWN = Path(__file__).parent / "own"
-PIP = "pip install lm-eval==0.4.13"
+PIP = "pip install lm_eval==0.4.13"
 
 
 @dataclass(frozen=True)

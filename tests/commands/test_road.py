@@ -371,7 +371,7 @@ def test_bad_input_leaves_nothing_behind(home: Path) -> None:
         ("commands", "prepare", "tinny"): "did you mean gpt_tiny",
         ("commands", "evaluate", "--run", str(home)): "is not a run directory",
         ("commands", "generate", "--run", str(home), "--prompt", "x"): "is not a run directory",
-        ("commands", "generate", "--temperature", "0"): "--temperature must be above 0",
+        ("commands", "generate", "--temperature", "0"): "--temperature must be from 0.000001 to 1,000,000",
         ("commands", "generate", "--top-p", "1.5"): "--top-p must be in (0, 1]",
         ("commands", "report", "--run", str(home)): "is not a run directory",
     }

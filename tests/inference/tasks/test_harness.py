@@ -115,7 +115,7 @@ def test_the_hub_without_a_network(tmp_path: Path) -> None:
 
 def test_without_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    refused(Asked(("x",)), r"tasks need the package lm-eval; install it with pip install lm-eval==0.4.13")
+    refused(Asked(("x",)), r"tasks need the package lm-eval; install it with pip install lm_eval==0.4.13")
     pinned = finding.PIP.removeprefix("pip install ")
     assert f'tasks = ["{pinned}"]' in (ROOT / "pyproject.toml").read_text()
 
