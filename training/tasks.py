@@ -84,6 +84,7 @@ class Scores:
         self.live = LiveModel(trainer, load_tokeniser(run.path))
         with self.live.writer(run.recipe) as writer:
             harness.check(Checked(writer), self.found, run.recipe.tasks.limit)
+        harness.keep_requests(self.found)
 
     def now(self) -> JsonObject:
         """The scores as a run's metrics have them, and the seconds that it took; none where the run is to stop.

@@ -95,7 +95,6 @@ def find(asked: Asked) -> Found:
             task.set_config(key="num_fewshot", value=asked.shots)
         elif shots is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=1234)  # lm-eval's own
         _try(name, task)
     return found
 

@@ -23,6 +23,8 @@ from support.json_object import JsonObject, finite
 from support.terminal import now_and_then
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
     from inference.tasks.model import Checked, TaskModel
 
 DRAWS = 1000  # resamples for the error of a metric that has no formula for it
@@ -114,6 +116,7 @@ def scores(
     """
     from lm_eval.evaluator import evaluate
 
+    _draw_alike(found)
     loaded = {"tasks": found.tasks, "groups": found.groups}
     with quiet(), _one_process():
         results = evaluate(
@@ -134,6 +137,7 @@ def scores(
 
 def check(model: "Checked", found: Found, limit: int | None = None) -> None:
     """Errors: `UserError` for what a model will refuse in the requests of the tasks."""
+    _draw_alike(found)
     for task in found.tasks.values():
         with quiet():
             task.build_all_requests(limit=limit, rank=0, world_size=1)
@@ -142,6 +146,23 @@ def check(model: "Checked", found: Found, limit: int | None = None) -> None:
             kinds.setdefault(request.request_type, []).append(request)
         for kind, requests in kinds.items():
             getattr(model, kind)(requests)
+
+
+def keep_requests(found: Found) -> None:
+    """Have the requests that `check` built asked each time: to build them takes lm-eval a millisecond a document."""
+
+    def ask_again(task: "Task", **_: object) -> None:
+        for request in task.instances:
+            request.resps, request.filtered_resps = [], {}
+
+    for task in found.tasks.values():
+        task.build_all_requests = partial(ask_again, task)
+
+
+def _draw_alike(found: Found) -> None:
+    """Have the same examples drawn as lm-eval draws, whatever was drawn before, such as for a trial."""
+    for task in found.tasks.values():
+        task.set_fewshot_seed(seed=1234)  # lm-eval's own
 
 
 def _numbers(values: JsonObject, better: JsonObject) -> JsonObject:

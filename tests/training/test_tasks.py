@@ -138,7 +138,7 @@ def only_here(folder: Path) -> list[tuple[set[str], list[str]]]:
     subject.recipe, subject.found, subject.failed = recipe, found, False  # type: ignore[assignment]
     subject.log = SimpleNamespace(say=said.append)  # type: ignore[assignment]
     subject.live = LiveModel(training.trainer("pipeline_fp32", Layout(pp=2)), tokenisers.train_bpe([WORDS] * 9, 300))
-    here = dist.get_rank() == 3
+    here = dist.get_rank() == 1
 
     def fail(*args: object, **named: object) -> None:
         raise KeyError("answer")
@@ -148,9 +148,9 @@ def only_here(folder: Path) -> list[tuple[set[str], list[str]]]:
 
     results, writing, choice = [], found.tasks["made_writing"], found.tasks["made_choice"]
     for owner, name, instead in (
-        (Odds, "draw", diverge),  # rank 3 is the last stage of rank 1, which waits for what is drawn
+        (Odds, "draw", diverge),  # the other stage waits for what the last one draws
         (tasks, "asked", lambda: True),
-        (choice, "fewshot_context", fail),  # before the model is asked
+        (choice, "build_all_requests", fail),  # before the model is asked
         (writing, "process_results", fail),  # behind that
         (None, "", None),
     ):
@@ -171,10 +171,10 @@ def test_a_rank_that_fails_alone_is_not_waited_for(tmp_path: Path, monkeypatch: 
     whole = {f"task/{name}" for name in ("made_choice/acc", "made_choice/acc_norm", "made_writing/exact_match")}
     whole |= {f"task/made_rolling/{metric}" for metric in ("word_perplexity", "bits_per_byte")}
     wanted = [
-        (set(), [f"no scores now: rank 1: {NOT_FINITE}"]),
+        (set(), [f"no scores now: rank 0: {NOT_FINITE}"]),
         (set(), ["no scores now: the run was asked to stop"]),
-        (set(), ["no more tasks: rank 3: KeyError: 'answer'"]),
-        (set(), ["no more tasks: rank 3: KeyError: 'answer'"]),
+        (set(), ["no more tasks: rank 1: KeyError: 'answer'"]),
+        (set(), ["no more tasks: rank 1: KeyError: 'answer'"]),
         ({*whole, "task_seconds"}, []),
     ]
-    assert run_ranks(4, only_here, folder) == [wanted] * 4
+    assert run_ranks(2, only_here, folder) == [wanted] * 2

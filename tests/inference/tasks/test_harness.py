@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,29 @@ def test_a_tokeniser_that_is_missing_or_another_one(home: Path, tmp_path: Path) 
         shutil.rmtree(own, ignore_errors=True)
         (home / "run" / "data.json").unlink(missing_ok=True)
         (tmp_path / "kept").rename(own)
+
+
+def test_the_examples_in_front_are_those_that_lm_eval_draws_each_time(home: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from inference.tasks.pretended import Pretended
+
+    found = find(Asked(("made_choice",), 2, folder=home / "tasks"))
+    (task,) = found.tasks.values()
+    model = Pretended(task)
+    manager = TaskManager(include_path=str(home / "tasks"), include_defaults=False)
+    theirs = simple_evaluate(model, tasks=["made_choice"], num_fewshot=2, task_manager=manager, bootstrap_iters=0)
+    wanted = {each["doc_id"]: [*each["arguments"]] for each in theirs["samples"]["made_choice"]}
+    harness.check(model, found)  # type: ignore[arg-type]
+    for kept in (False, False, True, True):
+        if kept:
+            harness.keep_requests(found)
+        samples: dict[str, Any] = {}
+        values = harness.scores(model, found, samples=samples)  # type: ignore[arg-type]
+        asked = {each["doc_id"]: [*each["arguments"]] for each in samples["made_choice"]}
+        assert asked == wanted and len({len(texts[0][0]) for texts in asked.values()}) > 1
+        assert values["made_choice"]["scores"]["acc"] == theirs["results"]["made_choice"]["acc,none"]
 
 
 def test_a_model_that_has_diverged_has_no_scores(home: Path) -> None:
