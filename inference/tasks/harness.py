@@ -95,7 +95,8 @@ def check_tokeniser(run: Path) -> None:
     from data.tokens import tokenisers
     from inference.export import load_tokeniser
 
-    entries, room = tokenisers.entries(load_tokeniser(run)), read_recipe(run).model.vocab_size
+    room = read_recipe(run).model.vocab_size  # it says where a path is no run
+    entries = tokenisers.entries(load_tokeniser(run))
     parts = record.read_object(run / "data.json").get("parts") or [{}]  # an import has none
     trained = parts[0].get("vocab_size", entries)
     if entries > room or entries != trained:

@@ -17,6 +17,7 @@ from inference.tasks.find import Asked, find
 from recipes.registry import ROOT
 from support import files
 from support.errors import WRONG_INPUT, UserError
+from support.files import NoRoomError
 from tests.inference.tasks import made
 
 CHOICE, WRITING = made.KINDS["made_choice"], made.KINDS["made_writing"]
@@ -62,6 +63,23 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
         refused(Asked(("bad",), folder=folder), rf"rows.jsonl,? {words}")
     (folder / "rows.jsonl").unlink()
     refused(Asked(("bad",), folder=folder), r"rows.jsonl does not exist")
+
+
+def test_a_full_cache_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import arrow_writer
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = made.folder(tmp_path / "other", {"bad": CHOICE}, [GOOD, {**GOOD, "question": "another"}])
+    monkeypatch.setattr(arrow_writer.ArrowWriter, "write_table", full)
+    with pytest.raises(NoRoomError, match=r"task bad: no room left for its data in .*cache; free some"):
+        find(Asked(("bad",), folder=folder))
+
+
+def test_a_path_that_is_no_run_is_said_to_be_none(tmp_path: Path, home: Path) -> None:
+    asked = Asked(("made_choice",), folder=home / "tasks")
+    refused(asked, r"none is not a run directory", lambda asked: harness.evaluate(tmp_path / "none", asked, Loading()))
 
 
 def test_a_field_that_a_template_asks_about_may_lack(tmp_path: Path) -> None:
