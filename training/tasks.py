@@ -113,12 +113,14 @@ class Scores:
         """Work that all ranks do, or none: who cannot go on says so where the others look up next."""
         try:
             values = work()
-        except (_EndedError, RuntimeError, OSError):  # the latter of torch, in the middle of what ranks do together
+        except _EndedError:
             raise
         except UserError as error:  # the weights of this moment
             self._look_up(NOW, str(error))
         except Exception as error:
             place = harness.where_failed(error)
+            if isinstance(error, (RuntimeError, OSError)) and not place:
+                raise  # of torch, in the middle of what ranks do together
             self._look_up(FOR_EVER, f"{place}{': ' if place else ''}{type(error).__name__}: {error}")
         self._look_up()
         return values

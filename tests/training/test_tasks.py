@@ -141,7 +141,7 @@ def only_here(folder: Path) -> list[tuple[set[str], list[str]]]:
     here = dist.get_rank() == 1
 
     def fail(*args: object, **named: object) -> None:
-        raise KeyError("answer")
+        raise OSError("none")
 
     def diverge(self: Odds, logits_BV: torch.Tensor, *args: object) -> torch.Tensor:
         raise UserError(NOT_FINITE)
@@ -150,8 +150,8 @@ def only_here(folder: Path) -> list[tuple[set[str], list[str]]]:
     for owner, name, instead in (
         (Odds, "draw", diverge),  # the other stage waits for what the last one draws
         (tasks, "asked", lambda: True),
-        (choice, "build_all_requests", fail),  # before the model is asked
-        (writing, "process_results", fail),  # behind that
+        (choice, "doc_to_text", fail),  # before the model is asked
+        (writing, "doc_to_target", fail),  # behind that
         (None, "", None),
     ):
         subject.failed = False
@@ -173,8 +173,8 @@ def test_a_rank_that_fails_alone_is_not_waited_for(tmp_path: Path, monkeypatch: 
     wanted = [
         (set(), [f"no scores now: rank 0: {NOT_FINITE}"]),
         (set(), ["no scores now: the run was asked to stop"]),
-        (set(), ["no more tasks: rank 1: KeyError: 'answer'"]),
-        (set(), ["no more tasks: rank 1: KeyError: 'answer'"]),
+        (set(), ["no more tasks: rank 1: task made_choice, document 0: OSError: none"]),
+        (set(), ["no more tasks: rank 1: task made_writing, document 0: OSError: none"]),
         ({*whole, "task_seconds"}, []),
     ]
     assert run_ranks(2, only_here, folder) == [wanted] * 2
