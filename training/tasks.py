@@ -1,10 +1,13 @@
 """The tasks of a recipe, scored with the weights of the moment while a run trains."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
 
 from inference.decode.decoder import line_of
 from inference.decode.stage import live_stage
@@ -12,6 +15,7 @@ from inference.export import load_tokeniser
 from inference.tasks import harness
 from inference.tasks.find import Asked, find
 from inference.writers import RunWriter
+from model.checkpoint.together import anywhere
 from model.engine.engine import Engine
 from model.parallel import Parallel
 from recipes.recipe import Recipe
@@ -19,9 +23,12 @@ from run.directory import Run
 from support.errors import UserError
 from support.json_object import JsonObject
 from training.log import Log
+from training.stop import asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+NOW, FOR_EVER = 1, 2  # that there are no scores
 
 
 def asked_of(recipe: Recipe) -> Asked:
@@ -55,6 +62,14 @@ class LiveModel:
             yield RunWriter(stage, self.tokeniser, self.line, grid.data)
 
 
+class _EndedError(Exception):
+    """No scores, for now or for ever, and why: the same on all ranks."""
+
+    def __init__(self, how: int, why: str) -> None:
+        super().__init__(why)
+        self.how = how
+
+
 class Scores:
     """The tasks of a run that trains. Collective, also where it is made.
 
@@ -69,27 +84,53 @@ class Scores:
         self.live = LiveModel(trainer, load_tokeniser(run.path))
         with self.live.writer(run.recipe) as writer:
             harness.check(Checked(writer), self.found, run.recipe.tasks.limit)
+        harness.keep_requests(self.found)
 
     def now(self) -> JsonObject:
-        """The scores as a run's metrics have them, and the seconds that it took.
+        """The scores as a run's metrics have them, and the seconds that it took; none where the run is to stop.
 
-        A task whose own code fails ends them: the run is worth more.
+        A task whose own code fails, on one rank or on all, ends them: the run is worth more.
         """
-        from inference.tasks.model import TaskModel
-
         if self.failed:
             return {}
         began = time.perf_counter()
         try:
-            with self.live.writer(self.recipe) as writer:
-                values = harness.scores(TaskModel(writer), self.found, self.recipe.tasks.limit, errors=False)
-        except UserError as error:  # the weights of this moment
-            self.log.say(f"no scores now: {error}")
-            return {}
-        except (RuntimeError, OSError):  # of torch: it may be of this rank alone
-            raise
-        except Exception as error:
-            self.log.say(f"no more tasks: {type(error).__name__}: {error}")
-            self.failed = True
+            values = self._together(self._scores)
+        except _EndedError as ended:
+            self.failed = ended.how == FOR_EVER
+            self.log.say(f"no {'more tasks' if self.failed else 'scores now'}: {ended}")
             return {}
         return {**harness.named(values), "task_seconds": time.perf_counter() - began}
+
+    def _scores(self) -> JsonObject:
+        from inference.tasks.model import TaskModel
+
+        with self.live.writer(self.recipe) as writer:
+            model = TaskModel(writer, look_up=self._look_up)
+            return harness.scores(model, self.found, self.recipe.tasks.limit, errors=False)
+
+    def _together(self, work: Callable[[], JsonObject]) -> JsonObject:
+        """Work that all ranks do, or none: who cannot go on says so where the others look up next."""
+        try:
+            values = work()
+        except _EndedError:
+            raise
+        except UserError as error:  # the weights of this moment
+            self._look_up(NOW, str(error))
+        except Exception as error:
+            place = harness.where_failed(error)
+            if isinstance(error, (RuntimeError, OSError)) and not place:
+                raise  # of torch, in the middle of what ranks do together
+            self._look_up(FOR_EVER, f"{place}{': ' if place else ''}{type(error).__name__}: {error}")
+        self._look_up()
+        return values
+
+    def _look_up(self, how: int = 0, why: str = "") -> None:
+        """Hear whether any rank cannot go on, or was asked to stop: the launcher soon ends such a run. Collective."""
+        told = torch.tensor([how, int(asked() is not None)], device=self.live.trainer.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        how, stops = told.tolist()
+        if how:
+            raise _EndedError(how, anywhere(why))
+        if stops:
+            raise _EndedError(NOW, "the run was asked to stop")

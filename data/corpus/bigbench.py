@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.corpus.fetch import cache_directory, fetch_sdist
 from support.errors import UserError
-from support.files import locked, whole_folder
+from support.files import enough_room, locked, whole_folder
 from support.json_object import JsonObject
 
 PACKAGE = "bigbench==1.0.0"
@@ -45,7 +45,7 @@ def rows_file(task: str) -> Path:
         if not folder.exists():
             print(f"evaluation tasks: taken out of {PACKAGE}, 358 MB that are fetched once", file=sys.stderr)
             archive = fetch_sdist(PACKAGE, SHA256)
-            with whole_folder(folder) as scratch:
+            with enough_room(folder), whole_folder(folder) as scratch:
                 _extract(archive, scratch)
             for name, source in SOURCES.items():
                 print(f"{name}: {source.what}; licence: {source.licence}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.errors import UserError
-from support.files import give_name
+from support.files import NO_ROOM, NoRoomError, give_name
 
 
 def cache_directory() -> Path:
@@ -43,7 +44,9 @@ def _fetch(command: list[str], requirement: str, sha256: str, suffix: str) -> Pa
     with _downloaded(command, requirement, f"*{suffix}", f"check the network, or put it at {target}") as file:
         found = file_sha256(file)
         if found != sha256:
-            raise UserError(f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant")
+            raise UserError(
+                f"{requirement} has sha256 {found}, not {sha256}: not the file that was meant; fetch it again"
+            )
         give_name(file, target)
     return target
 
@@ -76,6 +79,8 @@ def _downloaded(command: list[str], what: str, pattern: str, advice: str) -> Ite
         found = list(Path(scratch).glob(pattern))
         if done.returncode or len(found) != 1:
             reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+            if (number := re.search(r"(?:\[Errno |OSError\()(\d+)", reason)) and int(number[1]) in NO_ROOM:
+                raise NoRoomError(f"no room left in {cache} for {what}; free some, or set STAGECRAFT_CACHE elsewhere")
             raise UserError(f"could not download {what}: {reason}; {advice}")
         yield found[0]
 

@@ -15,7 +15,7 @@ def main(requirement: str) -> None:
     file = f"{name}-{version}.tar.gz"
     command = create_command("download")
     with command.main_context():
-        options, _ = command.parse_args([])
+        options, _ = command.parse_args(["--no-cache-dir"])  # we keep it
         session = command.get_default_session(options)  # type: ignore[attr-defined]
         finder = command._build_package_finder(options, session)  # type: ignore[attr-defined]
         links = [each.link for each in finder.find_all_candidates(name) if each.link.filename == file]
@@ -30,4 +30,7 @@ def main(requirement: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except (ImportError, AttributeError, TypeError) as error:  # its insides are nobody's promise
+        sys.exit(f"pip is not there, or not as it was ({error}): python -m ensurepip --upgrade, pip install pip==26.3")

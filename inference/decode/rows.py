@@ -10,6 +10,10 @@ from torch import Tensor
 
 from inference.decode.decoder import Decoder
 from inference.decode.draw import Odds, chance
+from inference.sampling import NOT_FINITE
+from support.errors import UserError
+
+NONE = -1  # drawn where the scores are no numbers
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,12 @@ def write(decoders: Sequence[Decoder], odds: Odds, requests: Iterable[Request], 
     while going:
         going = False
         for batch in batches:
-            yield from batch.settle()
+            try:
+                yield from batch.settle()
+            except UserError:
+                for other in batches:
+                    other.drop()
+                raise
             going |= batch.forward(waiting)
 
 
@@ -97,11 +106,17 @@ class _Batch:
         return True
 
     def settle(self) -> Iterator[Row]:
-        """Give the rows that were read their next tokens; give back those that are finished."""
+        """Give the rows that were read their next tokens; give back those that are finished.
+
+        Errors: `UserError` on all stages where the scores are no numbers.
+        """
         rows, self.read = self.read, []
         if not rows:
             return
-        for row, token in zip(rows, self.told().tolist(), strict=True):
+        tokens = self.told().tolist()
+        if NONE in tokens:
+            raise UserError(NOT_FINITE)
+        for row, token in zip(rows, tokens, strict=True):
             row.tokens.append(token)
         finished = {id(row) for row in rows if _is_over(row, self.odds.end) or self.stopped(row)}
         for place in reversed(range(len(self.rows))):
@@ -114,6 +129,12 @@ class _Batch:
                 else:
                     self.again.append(row)
 
+    def drop(self) -> None:
+        """Hear what the last stage may have told already, and nobody needs: else the next to listen would get it."""
+        if self.read:
+            self.read = []
+            self.told()
+
 
 def _is_over(row: Row, end: int) -> bool:
     return row.tokens[-1] == end or len(row.tokens) - len(row.request.prompt) >= row.request.most
@@ -124,5 +145,8 @@ def _drawn(decoder: Decoder, odds: Odds, rows: list[Row], logits_BV: Tensor | No
     if logits_BV is None:
         id_B = torch.empty(len(rows), dtype=torch.long, device=decoder.device)
     else:
-        id_B = odds.draw(logits_BV, [row.tokens for row in rows], [row.chance for row in rows])
+        try:
+            id_B = odds.draw(logits_BV, [row.tokens for row in rows], [row.chance for row in rows])
+        except UserError:  # the other stages wait for what is drawn: all say it together
+            id_B = torch.full((len(rows),), NONE, device=decoder.device)
     return decoder.line.telling(id_B)

@@ -13,6 +13,7 @@ from data.corpus import bigbench
 from inference.ranks import leads
 from inference.tasks import rows
 from support.errors import UserError
+from support.files import NO_ROOM, NoRoomError
 from support.json_object import JsonObject
 from support.nearest import hint
 
@@ -95,7 +96,6 @@ def find(asked: Asked) -> Found:
             task.set_config(key="num_fewshot", value=asked.shots)
         elif shots is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=1234)  # lm-eval's own
         _try(name, task)
     return found
 
@@ -155,18 +155,33 @@ def _loaded(manager: "TaskManager", name: str) -> Any:
     except UserError:
         raise
     except (ConnectionError, OSError) as error:
+        _check_room(name, error)
         where = (manager.task_index[name].cfg or {}).get("dataset_path")
         raise UserError(
             f"task {name}: its data {f'({where}) ' if where else ''}cannot be read: {_first_line(error)}; where they "
             "are on the hub, try again with a network, or give a task whose data are on this machine"
         ) from None
     except Exception as error:
-        raise UserError(f"task {name} cannot be loaded: {_first_line(error)}; mend it, or give another") from None
+        # `datasets` says only that it failed, and has the reason as the cause.
+        cause = error.__cause__ if type(error).__module__.startswith("datasets") and error.__cause__ else error
+        _check_room(name, cause)
+        raise UserError(f"task {name} cannot be loaded: {_first_line(cause)}; mend it, or give another") from None
     finally:
         if kept is None:
             del sys.modules["evaluate"]
         else:
             sys.modules["evaluate"] = kept
+
+
+def _check_room(name: str, error: BaseException) -> None:
+    """Errors: `NoRoomError` where the disk is full."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        from datasets import config
+
+        raise NoRoomError(
+            f"task {name}: no room left for its data in {config.HF_DATASETS_CACHE}; free some, or set "
+            "HF_DATASETS_CACHE to a folder elsewhere"
+        ) from None
 
 
 def _leaves(manager: "TaskManager", name: str) -> list[str]:

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,8 @@ from support.json_object import JsonObject, finite
 from support.terminal import now_and_then
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
     from inference.tasks.model import Checked, TaskModel
 
 DRAWS = 1000  # resamples for the error of a metric that has no formula for it
@@ -52,7 +55,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
         **told(checkpoint),
         "precision": loading.precision,
         "limit": asked.limit,
-        "tasks": scores(TaskModel(writer, say), found, asked.limit, samples=samples),
+        "tasks": _scores(TaskModel(writer, say), found, asked.limit, samples),
         "file": None,
     }
     if training and samples and leads():
@@ -62,12 +65,38 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     return values
 
 
+def _scores(model: "TaskModel", found: Found, limit: int | None, samples: JsonObject | None) -> JsonObject:
+    """`scores`. Errors: `UserError` also where a task's own code fails, on a row of another kind than the first."""
+    try:
+        return scores(model, found, limit, samples=samples)
+    except UserError:
+        raise
+    except Exception as error:
+        if not (place := where_failed(error)):
+            raise
+        raise UserError(
+            f"{place}: the task's own code fails: {type(error).__name__}: {error}; mend the row, or the task"
+        ) from None
+
+
+def where_failed(error: BaseException) -> str:
+    """The task and the document on which lm-eval failed, as it worked through them; "" where it did something else."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for place, here in enumerate(frames):
+        for task in (here.get("task"), here.get("self")):
+            name = getattr(task, "task_name", None)
+            if name and "doc_id" in here and any(inner.get("self") is task for inner in frames[place + 1 :]):
+                return f"task {name}, document {here['doc_id']}"
+    return ""
+
+
 def check_tokeniser(run: Path) -> None:
     """Errors: `UserError` where the tokeniser of a run is missing, or another one than it was trained with."""
     from data.tokens import tokenisers
     from inference.export import load_tokeniser
 
-    entries, room = tokenisers.entries(load_tokeniser(run)), read_recipe(run).model.vocab_size
+    room = read_recipe(run).model.vocab_size  # it says where a path is no run
+    entries = tokenisers.entries(load_tokeniser(run))
     parts = record.read_object(run / "data.json").get("parts") or [{}]  # an import has none
     trained = parts[0].get("vocab_size", entries)
     if entries > room or entries != trained:
@@ -88,6 +117,7 @@ def scores(
     """
     from lm_eval.evaluator import evaluate
 
+    _draw_alike(found)
     loaded = {"tasks": found.tasks, "groups": found.groups}
     with quiet(), _one_process():
         results = evaluate(
@@ -108,6 +138,7 @@ def scores(
 
 def check(model: "Checked", found: Found, limit: int | None = None) -> None:
     """Errors: `UserError` for what a model will refuse in the requests of the tasks."""
+    _draw_alike(found)
     for task in found.tasks.values():
         with quiet():
             task.build_all_requests(limit=limit, rank=0, world_size=1)
@@ -116,6 +147,23 @@ def check(model: "Checked", found: Found, limit: int | None = None) -> None:
             kinds.setdefault(request.request_type, []).append(request)
         for kind, requests in kinds.items():
             getattr(model, kind)(requests)
+
+
+def keep_requests(found: Found) -> None:
+    """Have the requests that `check` built asked each time: to build them takes lm-eval a millisecond a document."""
+
+    def ask_again(task: "Task", **_: object) -> None:
+        for request in task.instances:
+            request.resps, request.filtered_resps = [], {}
+
+    for task in found.tasks.values():
+        task.build_all_requests = partial(ask_again, task)
+
+
+def _draw_alike(found: Found) -> None:
+    """Have the same examples drawn as lm-eval draws, whatever was drawn before, such as for a trial."""
+    for task in found.tasks.values():
+        task.set_fewshot_seed(seed=1234)  # lm-eval's own
 
 
 def _numbers(values: JsonObject, better: JsonObject) -> JsonObject:

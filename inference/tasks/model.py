@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ NEW_TOKENS = 256  # where a task does not say how many, as lm-eval has it
 # What tasks call a field of `Sampling`: where a text is drawn, and always.
 SAMPLED = {name: name for name in ("temperature", "top_k", "top_p", "min_p")}
 ALWAYS = {"repetition_penalty": "repetition_penalty", "no_repeat_ngram_size": "no_repeat_ngram", "num_beams": "beams"}
-TOGETHER = 512  # requests between two words on how far it is
+PART_TOKENS = 2**16  # of the requests that each rank answers between two looks up: some seconds
 SHOWN = 40  # letters of a text in an error
 T = TypeVar("T")
 
@@ -41,12 +41,15 @@ class TaskModel(TemplateLM):
     """A `Writer` that answers lm-eval's requests as its own `HFLM` does with the export.
 
     Each of the ranks that hold the same weights answers every n-th request. All ranks call the same methods with the
-    same requests, and get all answers. `say` hears how many there are so far.
+    same requests, and get all answers. `say` hears how many there are so far. `look_up` is called by all ranks
+    together, before and behind each part of the work; what it raises ends that.
     """
 
-    def __init__(self, writer: Writer, say: Say = lambda line: None) -> None:
+    def __init__(
+        self, writer: Writer, say: Say = lambda line: None, look_up: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
-        self.writer, self.names, self.say = writer, writer.tokeniser, say
+        self.writer, self.names, self.say, self.look_up = writer, writer.tokeniser, say, look_up
 
     @property
     def eot_token_id(self) -> int:
@@ -125,7 +128,8 @@ class TaskModel(TemplateLM):
         for numbers in groups.values():
             sampling = sampling_of(requests[numbers[0]], self.writer.context)
             wanted = [self._request(number, requests[number].args[0], sampling) for number in numbers]
-            found = self._shared(wanted, partial(self._written, sampling))
+            sizes = [len(request.prompt) + request.most for request in wanted]
+            found = self._shared(wanted, sizes, partial(self._written, sampling))
             for number, text in zip(numbers, found, strict=True):
                 result[number] = text
         return result
@@ -151,24 +155,43 @@ class TaskModel(TemplateLM):
         """Long texts first, so that each rank gets as many of each length. Errors: `UserError` for scores of a model
         that has none: lm-eval would take the first of them for the best."""
         order = sorted(range(len(texts)), key=lambda at: -sum(map(len, texts[at])))
-        found = self._shared([texts[at] for at in order], lambda mine: self.writer.log_odds(list(mine)))
+        sizes = [sum(map(len, texts[at])) for at in order]
+        found = self._shared([texts[at] for at in order], sizes, lambda mine: self.writer.log_odds(list(mine)))
         if not all(math.isfinite(each.total) for each in found):
             raise UserError(NOT_FINITE)
         places = sorted(range(len(order)), key=order.__getitem__)
         return [found[at] for at in places]
 
-    def _shared(self, asked: Sequence[Any], answers: Callable[[Sequence[Any]], list[T]]) -> list[T]:
-        """The answers to all that is asked: this rank finds its share of them, and gets the others'."""
+    def _shared(
+        self, asked: Sequence[Any], sizes: Sequence[int], answers: Callable[[Sequence[Any]], list[T]]
+    ) -> list[T]:
+        """The answers to all that is asked, with the tokens of each: this rank finds its share, and gets the others'.
+
+        All ranks take as many parts.
+        """
         rank, size = self.writer.shares.rank, self.writer.shares.size
-        mine, found = asked[rank::size], list[T]()
-        for first in range(0, len(mine), TOGETHER):
-            found += answers(mine[first : first + TOGETHER])
-            self.say(f"{min(len(asked), len(found) * size):,} of {len(asked):,} answers")
+        found = list[T]()
+        self.look_up()
+        for part in _parts(sizes, size * PART_TOKENS, size):
+            mine = asked[part][rank::size]
+            found += answers(mine) if mine else []
+            self.say(f"{part.stop:,} of {len(asked):,} answers")
+            self.look_up()
         if size == 1:
             return found
         parts: list[Any] = [None] * size
         dist.all_gather_object(parts, found, group=self.writer.shares.group)
         return [parts[at % size][at // size] for at in range(len(asked))]
+
+
+def _parts(sizes: Sequence[int], most: int, times: int) -> Iterator[slice]:
+    """Cut what has these sizes into parts of about `most`, each a multiple of `times` in number but for the last."""
+    first = total = 0
+    for at, size in enumerate(sizes, 1):
+        total += size
+        if at == len(sizes) or (total >= most and at % times == 0):
+            yield slice(first, at)
+            first, total = at, 0
 
 
 class Checked(TaskModel):

@@ -4,10 +4,14 @@ import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from support.errors import UserError
 from support.json_object import JsonObject
 from support.nearest import hint
+
+if TYPE_CHECKING:
+    from jinja2.nodes import Template
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
 
@@ -47,7 +51,7 @@ def _files(config: JsonObject) -> Iterator[Path]:
 
 
 def _fields(task: str, config: JsonObject) -> set[str]:
-    """The fields that templates name: a template of one word may be the name of a field, or itself."""
+    """The fields that templates name and do not ask about: a template of one word may be a field's name, or itself."""
     from jinja2 import TemplateSyntaxError, meta
     from lm_eval.utils import env
 
@@ -56,10 +60,20 @@ def _fields(task: str, config: JsonObject) -> set[str]:
         text = config.get(name)
         if isinstance(text, str) and "{" in text:
             try:
-                found |= meta.find_undeclared_variables(env.parse(text))
+                parsed = env.parse(text)
+                found |= meta.find_undeclared_variables(parsed) - _optional(parsed)
             except TemplateSyntaxError as error:
                 raise UserError(f"task {task}: {name} is no template: {error}; mend it") from None
     return found
+
+
+def _optional(template: "Template") -> set[str]:
+    """The fields that a template does without: those of its conditions, and those that have a default."""
+    from jinja2 import nodes
+
+    asks = [branch.test for branch in template.find_all((nodes.If, nodes.CondExpr))]
+    asks += [each for each in template.find_all(nodes.Filter) if each.name in ("default", "d")]
+    return {name.name for each in asks for name in [*each.find_all(nodes.Name), each] if isinstance(name, nodes.Name)}
 
 
 def _check(where: str, line: str, fields: set[str]) -> None:

@@ -63,8 +63,8 @@ def reference(cluster: Cluster, recipe: Recipe, nodes: int | None) -> recipes.Cl
 def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, care: Care) -> Job:
     """The job that trains a recipe on a cluster. Writes nothing; says what differs from the plan.
 
-    Errors: `UserError` for what would make it fail when its turn comes: recipe, JSON, world size, precision, and on
-    more than one node data that is not prepared.
+    Errors: `UserError` for what would make it fail when its turn comes: recipe, JSON, world size, precision, tasks, and
+    on more than one node data that is not prepared.
     """
     care.check()
     file = where.file
@@ -79,6 +79,7 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
         _check_json(run)
         if here:
             check_data(run, request, machines.nodes, where)
+            _check_tasks(run.recipe)
         else:
             remark("the storage of the nodes is not here: whether the data is prepared there shows when the job runs")
     seconds = _planned(run, machines)
@@ -95,6 +96,13 @@ def job_of(recipe: Recipe, request: Request, where: Where, cluster: Cluster, car
         stop_seconds=saving(run.recipe, run.world_size).stop_seconds,
         seconds=seconds,
     )
+
+
+def _check_tasks(recipe: Recipe) -> None:
+    if recipe.tasks.names:
+        from training import tasks  # imports torch, which a start without tasks does not need here
+
+        tasks.check(recipe)
 
 
 def _known_by_its_job(recipe: Recipe, request: Request, root: Path, here: bool) -> Request:

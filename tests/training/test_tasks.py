@@ -11,8 +11,10 @@ import torch
 
 from data.tokens import tokenisers
 from inference.decode.decoder import Scored
+from inference.decode.draw import Odds
 from inference.decode.rows import Request
-from inference.sampling import Sampling
+from inference.sampling import NOT_FINITE, Sampling
+from inference.tasks.find import Asked, find
 from model.layout import Layout
 from recipes.registry import load
 from recipes.settings import from_dict, override
@@ -125,22 +127,54 @@ def test_tasks_are_looked_at_before_a_run_begins(tmp_path: Path, monkeypatch: py
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe))), "x") == recipe
 
 
-def test_a_task_whose_code_fails_ends_the_tasks_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    subject = tasks.Scores.__new__(tasks.Scores)
-    subject.log, subject.failed = SimpleNamespace(say=said.append), False  # type: ignore[assignment]
+def only_here(folder: Path) -> list[tuple[set[str], list[str]]]:
+    """The scores of ranks of which one alone fails or is asked to stop, and what each says; then all is well again."""
+    import torch.distributed as dist
 
-    class Broken:
-        def __init__(self, error: Exception) -> None:
-            self.error = error
+    torch.set_num_threads(1)
+    found = find(Asked(NAMES, limit=3, folder=folder))
+    recipe = SimpleNamespace(model=training.CONFIG, tasks=SimpleNamespace(limit=3))
+    subject, said = tasks.Scores.__new__(tasks.Scores), list[str]()
+    subject.recipe, subject.found, subject.failed = recipe, found, False  # type: ignore[assignment]
+    subject.log = SimpleNamespace(say=said.append)  # type: ignore[assignment]
+    subject.live = LiveModel(training.trainer("pipeline_fp32", Layout(pp=2)), tokenisers.train_bpe([WORDS] * 9, 300))
+    here = dist.get_rank() == 1
 
-        def writer(self, recipe: object) -> object:
-            raise self.error
+    def fail(*args: object, **named: object) -> None:
+        raise OSError("none")
 
-    subject.recipe, subject.live = None, Broken(KeyError("answer"))  # type: ignore[assignment]
-    assert subject.now() == {} and subject.now() == {} and said == ["no more tasks: KeyError: 'answer'"]
-    subject.live, subject.failed = Broken(UserError("not finite")), False  # type: ignore[assignment]
-    assert subject.now() == {} and subject.now() == {} and said[1:] == ["no scores now: not finite"] * 2
-    subject.live, subject.failed = Broken(RuntimeError("out of memory")), False  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="out of memory"):
-        subject.now()
+    def diverge(self: Odds, logits_BV: torch.Tensor, *args: object) -> torch.Tensor:
+        raise UserError(NOT_FINITE)
+
+    results, writing, choice = [], found.tasks["made_writing"], found.tasks["made_choice"]
+    for owner, name, instead in (
+        (Odds, "draw", diverge),  # the other stage waits for what the last one draws
+        (tasks, "asked", lambda: True),
+        (choice, "doc_to_text", fail),  # before the model is asked
+        (writing, "doc_to_target", fail),  # behind that
+        (None, "", None),
+    ):
+        subject.failed = False
+        with pytest.MonkeyPatch.context() as patched:
+            if owner and here:
+                patched.setattr(owner, name, instead)
+            results.append((set(subject.now()), [*said]))
+        assert subject.failed == (instead is fail)
+        said.clear()
+    return results
+
+
+def test_a_rank_that_fails_alone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = made.folder(tmp_path / "tasks")
+    tasks.check(override(load("tiny"), [f"tasks.names={NAMES[0]}", f"tasks.folder={folder}"]))  # fills the cache
+    whole = {f"task/{name}" for name in ("made_choice/acc", "made_choice/acc_norm", "made_writing/exact_match")}
+    whole |= {f"task/made_rolling/{metric}" for metric in ("word_perplexity", "bits_per_byte")}
+    wanted = [
+        (set(), [f"no scores now: rank 0: {NOT_FINITE}"]),
+        (set(), ["no scores now: the run was asked to stop"]),
+        (set(), ["no more tasks: rank 1: task made_choice, document 0: OSError: none"]),
+        (set(), ["no more tasks: rank 1: task made_writing, document 0: OSError: none"]),
+        ({*whole, "task_seconds"}, []),
+    ]
+    assert run_ranks(2, only_here, folder) == [wanted] * 2

@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from data.corpus import bigbench
 from data.corpus.bigbench import SOURCES, rows_file
 from data.corpus.fetch import file_sha256
+from support.errors import CRASHED, WRONG_INPUT, UserError
 from tests.data.corpus.tiny_bigbench import FILES, archive, cached
 
 
@@ -37,6 +40,32 @@ def test_without_the_package_one_line_says_where_to_put_it(tmp_path: Path, monke
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ValueError, match=r"has no bigbench-1.0.0.tar.gz; check the network, or put it at .*cache/big"):
         rows_file("bb_squad")
+
+
+@pytest.mark.parametrize(("limit", "status", "words"), [
+    ("ulimit -f 1", CRASHED, r"no room left in .*/cache for bigbench==1.0.0; free some"),
+    ("PYTHONPATH=none", WRONG_INPUT, r"could not download bigbench==1.0.0: pip is not there, or not as it was"),
+])  # fmt: skip
+def test_a_full_disk_and_a_pip_that_is_not_there_are_one_line(
+    limit: str, status: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = archive(tmp_path / "index", {**FILES, "large": os.urandom(2**20).hex()})
+    monkeypatch.setenv("STAGECRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index.parent))
+    (tmp_path / "none" / "pip").mkdir(parents=True)
+    (tmp_path / "none" / "pip" / "__init__.py").write_text("")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncd "$PWD" && {limit.replace("none", str(tmp_path / "none"))} && '
+        f'export PYTHONPATH && exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(UserError, match=words) as caught:
+        rows_file("bb_squad")
+    assert caught.value.status == status and "\n" not in str(caught.value)
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
 
 
 def test_a_package_without_a_task_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from inference.tasks.find import Asked, find
 from recipes.registry import ROOT
 from support import files
 from support.errors import WRONG_INPUT, UserError
+from support.files import NoRoomError
 from tests.inference.tasks import made
 
 CHOICE, WRITING = made.KINDS["made_choice"], made.KINDS["made_writing"]
@@ -61,6 +63,46 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
         refused(Asked(("bad",), folder=folder), rf"rows.jsonl,? {words}")
     (folder / "rows.jsonl").unlink()
     refused(Asked(("bad",), folder=folder), r"rows.jsonl does not exist")
+
+
+def test_a_full_cache_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import arrow_writer
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = made.folder(tmp_path / "other", {"bad": CHOICE}, [GOOD, {**GOOD, "question": "another"}])
+    monkeypatch.setattr(arrow_writer.ArrowWriter, "write_table", full)
+    with pytest.raises(NoRoomError, match=r"task bad: no room left for its data in .*cache; free some"):
+        find(Asked(("bad",), folder=folder))
+
+
+def test_a_path_that_is_no_run_is_said_to_be_none(tmp_path: Path, home: Path) -> None:
+    asked = Asked(("made_choice",), folder=home / "tasks")
+    refused(asked, r"none is not a run directory", lambda asked: harness.evaluate(tmp_path / "none", asked, Loading()))
+
+
+def test_a_field_that_a_template_asks_about_may_lack(tmp_path: Path) -> None:
+    asks = "{{question}}{% if hint %} ({{hint}}){% endif %}{{' ' ~ more if more else ''}} {{end|default('x')}}"
+    text = CHOICE.replace("{{question}}", asks)
+    row = {**GOOD, "hint": "x", "more": "y"}
+    folder = made.folder(tmp_path / "folder", {"asks": text}, [row, GOOD])
+    assert set(find(Asked(("asks",), folder=folder)).tasks) == {"asks"}
+    made.folder(folder, {"asks": text}, [row, {**row, "question": None}])
+    refused(Asked(("asks",), folder=folder), "line 2: no field 'question'")
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    ({"choices": "abc"}, "task bad, document 1: the task's own code fails: ValueError: malformed node"),
+    ({"choices": []}, "task bad, document 1: the task's own code fails: ValueError: not enough values to unpack"),
+])  # fmt: skip
+def test_a_later_row_on_which_a_task_fails_is_named(
+    wrong: dict[str, object], words: str, home: Path, tmp_path: Path
+) -> None:
+    rows = [{**GOOD, "choices": "['a', 'b']"}, {**GOOD, "choices": str(wrong["choices"])}]
+    folder = made.folder(tmp_path / "folder", {"bad": CHOICE}, rows)
+    refused(Asked(("bad",), folder=folder), words, lambda asked: harness.evaluate(home / "run", asked, Loading()))
+    assert not (home / "run" / harness.FOLDER).exists()
 
 
 def test_a_task_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +182,29 @@ def test_a_tokeniser_that_is_missing_or_another_one(home: Path, tmp_path: Path) 
         shutil.rmtree(own, ignore_errors=True)
         (home / "run" / "data.json").unlink(missing_ok=True)
         (tmp_path / "kept").rename(own)
+
+
+def test_the_examples_in_front_are_those_that_lm_eval_draws_each_time(home: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from inference.tasks.pretended import Pretended
+
+    found = find(Asked(("made_choice",), 2, folder=home / "tasks"))
+    (task,) = found.tasks.values()
+    model = Pretended(task)
+    manager = TaskManager(include_path=str(home / "tasks"), include_defaults=False)
+    theirs = simple_evaluate(model, tasks=["made_choice"], num_fewshot=2, task_manager=manager, bootstrap_iters=0)
+    wanted = {each["doc_id"]: [*each["arguments"]] for each in theirs["samples"]["made_choice"]}
+    harness.check(model, found)  # type: ignore[arg-type]
+    for kept in (False, False, True, True):
+        if kept:
+            harness.keep_requests(found)
+        samples: dict[str, Any] = {}
+        values = harness.scores(model, found, samples=samples)  # type: ignore[arg-type]
+        asked = {each["doc_id"]: [*each["arguments"]] for each in samples["made_choice"]}
+        assert asked == wanted and len({len(texts[0][0]) for texts in asked.values()}) > 1
+        assert values["made_choice"]["scores"]["acc"] == theirs["results"]["made_choice"]["acc,none"]
 
 
 def test_a_model_that_has_diverged_has_no_scores(home: Path) -> None:

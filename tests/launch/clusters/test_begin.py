@@ -72,6 +72,13 @@ def test_a_job_is_submitted_and_noted(
     assert f"as slurm job 41; run: {job.run_dir}" in out and "the data is not prepared yet" in err
 
 
+def test_tasks_that_cannot_be_run_are_not_submitted(request_of: Request, slurm: Fake, tmp_path: Path) -> None:
+    wrong = (*request_of.settings, "tasks.names=mine", f"tasks.folder={tmp_path / 'none'}")
+    with pytest.raises(ValueError, match=r"--task-folder .*none is no directory"):
+        begin(load("tiny"), replace(request_of, settings=wrong), Where("slurm"), Care())
+    assert not slurm.jobs
+
+
 def test_a_dry_run_prints_the_text_and_writes_nothing(
     request_of: Request, slurm: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
