@@ -20,6 +20,7 @@ from support.errors import UserError
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 ARCHITECTURE = "gpt2"
+HEAD = "output.weight"
 
 
 def library() -> ModuleType:
@@ -80,9 +81,11 @@ def opened(path: Path) -> Foreign:
     theirs, known = names(config), shapes(config)
     if lacking := [name for name in theirs.values() if name not in tensors]:
         raise UserError(f"{path} lacks the tensor {lacking[0]}; fetch it again")
-    head, embedding = tensors.get("output.weight"), tensors["token_embd.weight"]
+    if more := [name for name in tensors if name not in {*theirs.values(), HEAD}]:
+        raise UserError(f"{path} has the tensor {more[0]}, which this model has not; it is another model")
+    head, embedding = tensors.get(HEAD), tensors["token_embd.weight"]
     if head and not _values(gguf, head).equal(_values(gguf, embedding)):
-        raise UserError(f"{path} has a head (output.weight) that is not its embedding; this model has one for both")
+        raise UserError(f"{path} has a head ({HEAD}) that is not its embedding; this model has one for both")
 
     def read(name: str) -> Tensor:
         value = _values(gguf, tensors[theirs[name]])

@@ -19,6 +19,7 @@ from torch import Tensor
 from model.config import GPTConfig
 from model.convert import pickles
 from model.convert.foreign import Foreign
+from model.huggingface import shapes
 from model.layers import Norm
 from support.errors import UserError
 
@@ -72,6 +73,7 @@ WANTED = {  # what an argument must be, where the checkpoint has it
     "no_weight_tying": False,
 }
 HEADS = ("output_layer.weight", "final_linear.weight", "lm_head.weight")
+BESIDE = ("_extra_state", "word_embeddings_for_head.weight")  # no weights of their own: of fp8, and a copy
 HEAD_SIZE = 64  # of GPT-2, where a checkpoint does not say how many heads there are
 
 
@@ -169,6 +171,9 @@ def model_of(
     """
     _check(where, asked, ranks[0])
     config, notes = _config(where, ranks, asked)
+    ours = {_name(where, name, ranks[0]) for name in shapes(config)}
+    if more := [name for name in ranks[0] if name not in ours and not name.endswith((*HEADS, *BESIDE))]:
+        raise UserError(f"{where} has the tensor {more[0]}, which this model has not; it is another model")
 
     def read(name: str) -> Tensor:
         parts = [rank[_name(where, name, rank)] for rank in ranks]
