@@ -70,8 +70,10 @@ def opened(path: Path) -> Foreign:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if "token_embd.weight" not in tensors:
         raise UserError(f"{path} lacks the tensor token_embd.weight; fetch it again")
+    if (blocks := field("gpt2.block_count")) > len(tensors):
+        raise UserError(f"{path} says {blocks} blocks and has {len(tensors)} tensors; fetch it again")
     config = GPTConfig(
-        num_layers=field("gpt2.block_count"),
+        num_layers=blocks,
         hidden_size=field("gpt2.embedding_length"),
         num_attention_heads=field("gpt2.attention.head_count"),
         seq_length=field("gpt2.context_length"),
@@ -100,4 +102,5 @@ def opened(path: Path) -> Foreign:
 
 
 def _values(gguf: ModuleType, tensor: Any) -> Tensor:
-    return torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())  # else it is the file, read-only

@@ -133,6 +133,10 @@ def test_a_folder_with_anything_in_any_place_is_one_line(tmp_path: Path) -> None
         refused(f"is not laid out as the program writes it .*'{value if name == 'dtype' else name}'")
     (tmp_path / "config.json").write_text(json.dumps(told))
     name = "transformer.h.1.mlp.c_fc.weight"
+    torch.save(whole, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(told | {"n_layer": 10**9}))
+    refused("config.json says 1000000000 layers and 28 tensors are there")
+    (tmp_path / "config.json").write_text(json.dumps(told))
     for held, words in (
         ({1: torch.ones(2)}, "'int' object has no attribute"),
         (whole | {name: whole[name].to_sparse()}, "RuntimeError"),
