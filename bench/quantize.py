@@ -43,7 +43,7 @@ def in_form(model: nn.Module, form: str) -> tuple[nn.Module, int]:
         torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
     elif form == "torchao's weight-only int8":
         try:
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_  # type: ignore[import-untyped]
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
         except ImportError:
             raise UserError(f"{form} needs the package torchao; install it with pip install torchao==0.18.0") from None
         quantize_(model, Int8WeightOnlyConfig(version=2))

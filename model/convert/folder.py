@@ -31,6 +31,8 @@ def opened(folder: Path) -> Foreign:
     hf = GPT2Config(**said)
     config = config_from_hf(hf)
     tensors = _tensors(folder)
+    if config.num_layers > len(tensors):
+        raise UserError(f"{folder}: config.json says {config.num_layers} layers and {len(tensors)} tensors are there")
     known = shapes(config)
     _check(folder, tensors, list(map(hf_name, known)))
 

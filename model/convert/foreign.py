@@ -50,10 +50,18 @@ class Foreign:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """All parameters of our model by name, fp32, each when it is asked for; padding rows are zeros.
 
-        Errors: `UserError` where one is missing, or has another shape than the configuration says.
+        Errors: `UserError` where one is missing, is of whole numbers, or has another shape than the
+        configuration says.
         """
         for name, shape in shapes(self.config).items():
-            value = self.read(name).float()
+            value = self.read(name)
+            if not value.is_floating_point():
+                kind = str(value.dtype).removeprefix("torch.")
+                raise UserError(
+                    f"the numbers of {name} are {kind}: no weights as they are trained; take the model that these were "
+                    "made from"
+                )
+            value = value.float()
             if name == "embed.weight":
                 padding = self.config.padded_vocab_size - self.config.vocab_size
                 value = value if not padding else _padded(value, padding)

@@ -20,6 +20,7 @@ from support.errors import UserError
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 ARCHITECTURE = "gpt2"
+HEAD = "output.weight"
 
 
 def library() -> ModuleType:
@@ -69,8 +70,10 @@ def opened(path: Path) -> Foreign:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if "token_embd.weight" not in tensors:
         raise UserError(f"{path} lacks the tensor token_embd.weight; fetch it again")
+    if (blocks := field("gpt2.block_count")) > len(tensors):
+        raise UserError(f"{path} says {blocks} blocks and has {len(tensors)} tensors; fetch it again")
     config = GPTConfig(
-        num_layers=field("gpt2.block_count"),
+        num_layers=blocks,
         hidden_size=field("gpt2.embedding_length"),
         num_attention_heads=field("gpt2.attention.head_count"),
         seq_length=field("gpt2.context_length"),
@@ -80,9 +83,11 @@ def opened(path: Path) -> Foreign:
     theirs, known = names(config), shapes(config)
     if lacking := [name for name in theirs.values() if name not in tensors]:
         raise UserError(f"{path} lacks the tensor {lacking[0]}; fetch it again")
-    head, embedding = tensors.get("output.weight"), tensors["token_embd.weight"]
+    if more := [name for name in tensors if name not in {*theirs.values(), HEAD}]:
+        raise UserError(f"{path} has the tensor {more[0]}, which this model has not; it is another model")
+    head, embedding = tensors.get(HEAD), tensors["token_embd.weight"]
     if head and not _values(gguf, head).equal(_values(gguf, embedding)):
-        raise UserError(f"{path} has a head (output.weight) that is not its embedding; this model has one for both")
+        raise UserError(f"{path} has a head ({HEAD}) that is not its embedding; this model has one for both")
 
     def read(name: str) -> Tensor:
         value = _values(gguf, tensors[theirs[name]])
@@ -97,4 +102,5 @@ def opened(path: Path) -> Foreign:
 
 
 def _values(gguf: ModuleType, tensor: Any) -> Tensor:
-    return torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())  # else it is the file, read-only

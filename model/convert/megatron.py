@@ -19,6 +19,7 @@ from torch import Tensor
 from model.config import GPTConfig
 from model.convert import pickles
 from model.convert.foreign import Foreign
+from model.huggingface import shapes
 from model.layers import Norm
 from support.errors import UserError
 
@@ -67,11 +68,15 @@ WANTED = {  # what an argument must be, where the checkpoint has it
     "apply_residual_connection_post_layernorm": False,
     "gpt_j_residual": False,
     "use_rotary_position_embeddings": False,
+    "window_size": None,
     "pos_emb": "learned",  # from here on gpt-neox's
     "norm": "layernorm",
     "no_weight_tying": False,
+    "sliding_window_width": None,
 }
+FULL = {"global", "flash"}  # gpt-neox's kinds of attention that see all that is before
 HEADS = ("output_layer.weight", "final_linear.weight", "lm_head.weight")
+BESIDE = ("_extra_state", "word_embeddings_for_head.weight")  # no weights of their own: of fp8, and a copy
 HEAD_SIZE = 64  # of GPT-2, where a checkpoint does not say how many heads there are
 
 
@@ -169,6 +174,9 @@ def model_of(
     """
     _check(where, asked, ranks[0])
     config, notes = _config(where, ranks, asked)
+    ours = {_name(where, name, ranks[0]) for name in shapes(config)}
+    if more := [name for name in ranks[0] if name not in ours and not name.endswith((*HEADS, *BESIDE))]:
+        raise UserError(f"{where} has the tensor {more[0]}, which this model has not; it is another model")
 
     def read(name: str) -> Tensor:
         parts = [rank[_name(where, name, rank)] for rank in ranks]
@@ -221,11 +229,21 @@ def _check(file: Path, asked: dict[str, Any], rank: Mapping[str, Tensor]) -> Non
     for name, wanted in WANTED.items():
         if name in asked and not _as_wanted(asked[name], wanted):
             raise UserError(f"{file} has a model with {name}={asked[name]!r}; this model has {wanted!r}")
+    if partial := sorted(set(_words(asked.get("attention_config"))) - FULL):
+        raise UserError(f"{file} has a model with {partial[0]} attention; each token of this model sees all before it")
     if not asked.get("bias_gelu_fusion", True) and not asked.get("openai_gelu", False):
         raise UserError(f"{file} has a model with the exact GELU; this model has the tanh form")
     for name in filter(lambda name: name.endswith(HEADS), rank):
         if not rank[name].equal(rank[_name(file, "embed.weight", rank)]):
             raise UserError(f"{file} has a head ({name}) of its own; this model has one matrix for both")
+
+
+def _words(said: object) -> Iterator[str]:
+    """The words of nested lists."""
+    if isinstance(said, str):
+        yield said
+    elif isinstance(said, list):
+        yield from chain.from_iterable(map(_words, said))
 
 
 def _as_wanted(said: Any, wanted: Any) -> bool:

@@ -6,13 +6,15 @@
 
 import argparse
 import codecs
+import dataclasses
 import io
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -21,7 +23,12 @@ from support.errors import UserError
 
 PROGRAMS = ("megatron.", "deepspeed.", "apex.", "transformer_engine.")  # whose classes nobody needs here
 GLOBAL = re.compile(r"GLOBAL (\S+)")
-TORN = (OSError, RuntimeError, ValueError, EOFError)
+# What bytes that are no pickle, or a damaged one, make of reading them: they may mean anything.
+TORN = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError, struct.error,
+)  # fmt: skip
+BUILD: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
 RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]  # of an array; numpy 2 keeps it elsewhere than numpy 1
 ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
@@ -44,8 +51,14 @@ class Unknown:
         """Keep nothing."""
 
 
-class _Plain(pickle.Unpickler):
-    """Builds what is on a list, by module and name, and nothing else."""
+class _Plain(pickle._Unpickler):
+    """Builds what is on a list, by module and name, and nothing else.
+
+    It is Python's own, not C's, because only that can be kept from setting attributes of what was there before: a
+    pickle could give all of this program's paths another method.
+    """
+
+    stack: list[Any]  # what was built and not yet put into something
 
     def __init__(self, file: BinaryIO, allowed: Container[tuple[str, str]]) -> None:
         super().__init__(file)
@@ -55,6 +68,15 @@ class _Plain(pickle.Unpickler):
         if (module, name) not in self._allowed:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return super().find_class(module, name)
+
+    def _build(self) -> None:
+        value = self.stack[-2]
+        if not dataclasses.is_dataclass(type(value)):  # all that is on a list and has attributes is one
+            name = getattr(value, "__qualname__", type(value).__qualname__)
+            raise pickle.UnpicklingError(f"GLOBAL {name}.__dict__")
+        BUILD(self)
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: cast(Any, _build)}  # noqa: RUF012
 
 
 def load(path: Path, span: tuple[int, int] | None = None) -> Any:
@@ -88,14 +110,7 @@ def plain(path: Path, allowed: Container[tuple[str, str]]) -> Any:
     except pickle.UnpicklingError as error:
         found = GLOBAL.search(str(error))
         raise (_refused(path, found) if found else _torn(path, error)) from None
-    except (
-        *TORN,
-        AttributeError,
-        ImportError,
-        IndexError,
-        KeyError,
-        TypeError,
-    ) as error:  # bytes that are no pickle mean anything
+    except TORN as error:
         raise _torn(path, error) from None
 
 

@@ -22,6 +22,7 @@ from support.errors import UserError
 INDEX, COMMON, SAID = ".metadata", "common.pt", "metadata.json"
 VERSION = 3.0  # of the order of queries, keys and values
 MASTERS = "optimizer.state.fp32_param."
+OPTIMIZER = re.compile(r"(^|\.)optimizer\.")
 STACKED = re.compile(r"decoder\.layers\.([a-z].+)")
 OF_TORCH = "torch.distributed.checkpoint."
 ALLOWED = {
@@ -62,9 +63,13 @@ def opened(folder: Path) -> Foreign:
     about = {name: each for name, each in index.state_dict_metadata.items() if isinstance(each, TensorStorageMetadata)}
     reads: dict[str, Read] = {}
     for name, each in about.items():
+        if OPTIMIZER.search(name):
+            continue
         master = about.get(MASTERS + name)
         source = MASTERS + name if master and master.size == each.size else name
         if stacked := STACKED.fullmatch(name):
+            if each.size[0] > sum(chunk.sizes[0] for chunk in each.chunks):
+                raise UserError(f"{folder} lacks pieces of {name}; fetch it again")
             for layer in range(each.size[0]):
                 reads[f"decoder.layers.{layer}.{stacked[1]}"] = partial(_tensor, folder, index, source, layer)
         else:

@@ -1,8 +1,9 @@
 """Published times of writing, beside what the planner predicts: FasterTransformer's, on DGX A100 (80 GB).
 
-`decode.csv` has its tables (docs/gpt_guide.md of NVIDIA/FasterTransformer, commit df4a753, "Performance"): fp16, `new`
-tokens behind prompts of `prompt` tokens, `rows` at once, GPUs of a node on NVSwitch, 8 x 200 Gb/s between nodes. Times
-that ran out of memory are left out.
+`decode.csv` has its tables (docs/gpt_guide.md of NVIDIA/FasterTransformer, Apache-2.0, commit
+df4a7534860137e060e18d2ebf019906120ea204 of 2023-10-19, "Performance"): fp16, `new` tokens behind prompts of `prompt`
+tokens, `rows` at once, GPUs of a node on NVSwitch, 8 x 200 Gb/s between nodes. Times that ran out of memory are left
+out.
 """
 
 import csv

@@ -106,7 +106,8 @@ def test_an_import_gives_the_weights_back_to_the_bit(
     back = ["stagecraft", "import", str(file), "--recipe", "tiny", "--run-dir", str(run / "back"), "--json"]
     monkeypatch.setattr("sys.argv", [*back, "--tokeniser", str(run / "tokeniser")])
     main()
-    assert json.loads(capfd.readouterr().out)["form"] == "GGUF GPT-2"
+    said = capfd.readouterr()
+    assert json.loads(said.out)["form"] == "GGUF GPT-2" and "not writable" not in said.err
     model, foreign = model_of(run), detect.opened(file)
     assert foreign.notes == () and foreign.config.seq_length == 32
     for name, value in foreign.weights():
@@ -147,10 +148,19 @@ def other(path: Path, architecture: str, **more: int) -> Path:
 def test_what_is_no_gpt2_is_one_line(tmp_path: Path) -> None:
     refused(other(tmp_path / "a.gguf", "llama"), "holds a model of type llama, not a GPT-2")
     refused(other(tmp_path / "b.gguf", "gpt2"), "lacks the tensor position_embd.weight")
+    refused(other(tmp_path / "b.gguf", "gpt2", block_count=2**31), "says 2147483648 blocks and has 1 tensors")
     content = (tmp_path / "b.gguf").read_bytes()
     for torn in (b"", content[:100], content[:-100], b"GGML" + content[4:]):
         (tmp_path / "c.gguf").write_bytes(torn)
         refused(tmp_path / "c.gguf", "cannot be read as GGUF")
+
+
+def test_a_tensor_that_this_model_has_not_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(run, run / "model.gguf", form=Form("gguf"))
+    reader = GGUFReader(run / "model.gguf")
+    reader.tensors.append(reader.tensors[-1]._replace(name="blk.0.attn_q_norm.weight"))
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: reader)
+    refused(run / "model.gguf", "has the tensor blk.0.attn_q_norm.weight, which this model has not")
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,3 +115,37 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     refused("holds more than tensors by name")
     with pytest.raises(UserError, match="is no folder and no GGUF"):
         detect.opened(tmp_path / "gone")
+
+
+def test_a_folder_with_anything_in_any_place_is_one_line(tmp_path: Path) -> None:
+    gpt2(tmp_path)
+    whole = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+
+    def refused(words: str) -> None:
+        with pytest.raises(UserError, match=words) as raised:
+            list(detect.opened(tmp_path).weights())
+        assert "\n" not in str(raised.value)
+
+    told = json.loads((tmp_path / "config.json").read_text())
+    for name, value in (("n_embd", "x"), ("n_head", None), ("n_layer", 1.5), ("attn_pdrop", []), ("dtype", "x")):
+        (tmp_path / "config.json").write_text(json.dumps(told | {name: value}))
+        refused(f"is not laid out as the program writes it .*'{value if name == 'dtype' else name}'")
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    name = "transformer.h.1.mlp.c_fc.weight"
+    torch.save(whole, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(told | {"n_layer": 10**9}))
+    refused("config.json says 1000000000 layers and 28 tensors are there")
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    for held, words in (
+        ({1: torch.ones(2)}, "'int' object has no attribute"),
+        (whole | {name: whole[name].to_sparse()}, "RuntimeError"),
+        (whole | {name: whole[name].char()}, "are int8: no weights as they are trained"),
+        (whole | {name: whole[name].cfloat()}, "are complex64: no weights"),
+        (whole | {name: torch.quantize_per_tensor(whole[name], 0.1, 0, torch.qint8)}, "are qint8: no weights"),
+    ):
+        torch.save(held, tmp_path / "pytorch_model.bin")
+        refused(words)
+    for weight_map in ([], None, {name: 1}, {name: None, "x": "y"}):
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        refused("is not laid out as the program writes it")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -265,3 +266,26 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
     torch.save({"optimizer": 1}, tmp_path / megatron.FILE)
     with pytest.raises(UserError, match="holds no model"):
         detect.opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "language_model.embedding.tokentype_embeddings.weight",  # a BERT
+        "language_model.encoder.layers.0.self_attention.q_layernorm.weight",
+        "lm_head.dense.weight",
+    ],
+)
+def test_a_tensor_that_this_model_has_not_is_named(name: str) -> None:
+    held = dict(megatron.flat_names(nested(known(), 2.0, 0, 1)))
+    copy = {"word_embeddings_for_head.weight": held["language_model.embedding.word_embeddings.weight"]}
+    megatron.model_of("x", Path("here"), [{**held, **copy}], 2.0, ARGS)
+    with pytest.raises(UserError, match=f"^here has the tensor {re.escape(name)}, which this model has not"):
+        megatron.model_of("x", Path("here"), [{**held, name: torch.ones(2)}], 2.0, ARGS)
+
+
+def test_an_argument_of_several_lines_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, known(), 2.0, activation=np.zeros((3, 2)))
+    with pytest.raises(UserError) as raised:
+        detect.opened(tmp_path)
+    assert "\n" not in str(raised.value)

@@ -4,13 +4,15 @@ import argparse
 import random
 import sys
 import types
-from pathlib import Path
+import zipfile
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.planner import WriteItemType
 
-from model.convert import pickles
+from model.convert import pickles, sharded
 from support.errors import UserError
 
 
@@ -65,3 +67,49 @@ def test_a_torn_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"x\.pt") as raised:
         pickles.load(tmp_path / "x.pt")
     assert "\n" not in str(raised.value)
+
+
+PATH, LAYOUT = b"cpathlib\nPosixPath\n", b"ctorch.serialization\n_get_layout\n"
+SET = b"(N}X\x04\x00\x00\x00evilNstb."  # an attribute of what comes before
+
+
+@pytest.mark.parametrize(
+    ("content", "subject", "words"),
+    [
+        (PATH + SET, PosixPath, "asks for PosixPath.__dict__"),
+        (LAYOUT + SET, torch.serialization._get_layout, "asks for _get_layout.__dict__"),
+        (
+            b"ctorch.distributed.checkpoint.planner\nWriteItemType\nK\x01\x85R" + SET,
+            WriteItemType.TENSOR,
+            "WriteItemType",
+        ),
+    ],
+    ids=["class", "function", "member"],
+)
+def test_what_was_there_before_stays_as_it_is(tmp_path: Path, content: bytes, subject: object, words: str) -> None:
+    (tmp_path / "x").write_bytes(b"\x80\x02" + content)
+    with pytest.raises(UserError, match=words):
+        pickles.plain(tmp_path / "x", sharded.ALLOWED)
+    assert not hasattr(subject, "evil")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",  # longer than a text can be
+        b"\x80\x04\x95" + b"\xff" * 8 + b".",
+        b"\x80\x02X\x05",
+        b"\x80\x02h\x05.",
+        b"\x80\x02(c_codecs\nencode\n)R.",
+        b"\x80\x02c_codecs\nencode\nK\x01\x85R.",
+    ],
+)
+def test_bytes_that_mean_nothing_are_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.pkl").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+        for name, value in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+            file.writestr(f"archive/{name}", value)
+    for read in (lambda: pickles.plain(tmp_path / "data.pkl", ()), lambda: pickles.load(tmp_path / "x.pt")):
+        with pytest.raises(UserError) as raised:
+            read()
+        assert "\n" not in str(raised.value)

@@ -1,6 +1,7 @@
 """Distributed checkpoints in the form of megatron-core's, damaged; test_megatron.py has one that it wrote."""
 
 import argparse
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 from model.convert import detect, sharded
 from model.gpt import GPT
@@ -77,3 +79,30 @@ def test_what_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
             file.write_bytes(content)
     (tmp_path / sharded.SAID).write_text("[")
     refused("holds no model that can be taken")
+
+
+def test_an_index_with_anything_in_any_place_is_one_line(tmp_path: Path) -> None:
+    """Also where it shows only as a tensor is read."""
+    write(tmp_path)
+    index = tmp_path / sharded.INDEX
+    whole, name = index.read_bytes(), "decoder.layers.mlp.linear_fc1.weight"
+    lies = next(key for key in pickle.loads(whole).storage_data if key.fqn == name)
+
+    def refused(held: Metadata) -> None:
+        index.write_bytes(pickle.dumps(held))
+        with pytest.raises(UserError) as raised:
+            list(detect.opened(tmp_path).weights())
+        assert "\n" not in str(raised.value)
+
+    for change in (
+        {"size": torch.Size([2, 10**12, 10**6])}, {"size": torch.Size([])}, {"size": torch.Size([2, 192])},
+        {"size": torch.Size([10**12, 192, 128])},
+        {"chunks": 5}, {"chunks": [ChunkStorageMetadata(torch.Size([0]), torch.Size([2]))]}, {"properties": None},
+    ):  # fmt: skip
+        held = pickle.loads(whole)
+        held.state_dict_metadata[name] = dataclasses.replace(held.state_dict_metadata[name], **change)
+        refused(held)
+    for change in ({"offset": -5}, {"offset": "x"}, {"length": 3}, {"relative_path": 5}, {"relative_path": ""}):
+        held = pickle.loads(whole)
+        held.storage_data[lies] = dataclasses.replace(held.storage_data[lies], **change)
+        refused(held)

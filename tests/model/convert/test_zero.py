@@ -246,7 +246,7 @@ def neox_layers(root: Path, ranks: int, told: str = "") -> Path:
 
 
 def test_layers_of_gpt_neox_are_read_by_what_they_hold(tmp_path: Path) -> None:
-    neox_layers(tmp_path, 2)
+    neox_layers(tmp_path, 2, '"attention-config": [[["flash"], 2]]')
     foreign = detect.opened(tmp_path)
     halves = {name: value.half().float() for name, value in known().state_dict().items()}
     found = dict(foreign.weights())
@@ -260,6 +260,8 @@ def test_layers_of_gpt_neox_are_read_by_what_they_hold(tmp_path: Path) -> None:
         ('"pos-emb": "rotary"', "pos_emb='rotary'; this model has 'learned'"),
         ('"gpt-j-residual": true', "gpt_j_residual=True"),
         ('"no-weight-tying": true', "no_weight_tying=True"),
+        ('"attention_config": [[["global", "local"], 1]]', "has a model with local attention"),
+        ('"sliding_window_width": 8', "sliding_window_width=8; this model has None"),
         ('"norm": "rmsnorm"', "norm='rmsnorm'"),
         ('"activation": "swiglu"', "activation='swiglu'"),
         ('"bias-gelu-fusion": false', "exact GELU"),
