@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.decode import rules
-from inference.sampling import Sampling
+from inference.sampling import NOT_FINITE, Sampling
 from support.errors import UserError
 
 TINY = np.finfo(np.float32).tiny
@@ -70,7 +70,7 @@ class Odds:
             scores_BE = scores_BE - noise_BE.to(scores_BE.device)
         best_B = scores_BE.amax(-1)
         if not bool((best_B < torch.inf).all()):
-            raise UserError("the model's scores are not finite: its training has diverged; take an earlier checkpoint")
+            raise UserError(NOT_FINITE)
         # numpy finds the place of the largest ten times as fast as torch does on a CPU.
         at_cpu = scores_BE.device.type == "cpu"
         id_B = torch.from_numpy(scores_BE.numpy().argmax(1)) if at_cpu else scores_BE.argmax(-1)
