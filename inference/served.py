@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference.named import is_folder
 from run import record
 from run.directory import read_recipe
 from support.errors import UserError
@@ -44,8 +45,7 @@ def look_at(path: Path) -> Served:
 
     Errors: `UserError` where there is none, or its tokeniser is missing or is not that of the model.
     """
-    is_folder = (path / "config.json").exists()
-    folder, name = (path, path.resolve().name) if is_folder else _export_of(path)
+    folder, name = (path, path.resolve().name) if is_folder(path) else _export_of(path)
     from transformers import AutoConfig
 
     from data.tokens import tokenisers
@@ -75,7 +75,7 @@ def _export_of(run: Path) -> tuple[Path, str]:
             f"{run} is a model of the {recipe.model.objective} objective, which has no GPT-2 form and cannot be served;"
             " give a causal one"
         )
-    if not (run / "export" / "config.json").exists():
+    if not is_folder(run / "export"):
         raise UserError(f"{run} has no export; make it with stagecraft export --run {run}, or give a folder as --run")
     return run / "export", (who.name if who else None) or recipe.name
 
