@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inference.sampling import DEFAULT_NEW_TOKENS, Sampling
+from inference.sampling import DEFAULT_NEW_TOKENS, Sampling, is_text
 from support.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ class Conversation:
     """What was said so far, and how it is put to a model. `template` says whether its tokeniser has a template.
 
     Without one the model goes on from `User: …`, `Assistant: …`, and an answer ends before the next `User:`.
-    Errors: `UserError` where no message fits beside an answer of as many tokens as asked for.
+    Errors: `UserError` where no message fits beside an answer of as many tokens as asked for, or `system` is no UTF-8.
     """
 
     def __init__(self, writer: "Writer", sampling: Sampling, system: str = "") -> None:
+        if not is_text(system):
+            raise UserError("--system is not UTF-8; convert it")
         self.writer, self.system = writer, system
         self.template = bool(writer.tokeniser.chat_template)
         stop = sampling.stop if self.template else (*sampling.stop, f"\n{USER}")
@@ -72,8 +74,8 @@ class Conversation:
     def answer(
         self, turn: Turn, grown: Callable[[str], None] = lambda text: None, ended: Callable[[], bool] = lambda: False
     ) -> str:
-        """Write the answer and remember it. `grown` gets what there is of it after each token, and may get what turns
-        out to be the beginning of a stop string. The answer ends where `ended` says so."""
+        """Write the answer, tidied where that is asked for, and remember it; it ends where `ended` says so. `grown`
+        gets what there is of it after each token, and may get what turns out to be the beginning of a stop string."""
         from inference.generate import text_of
 
         def stopped(row: "Row") -> bool:
@@ -83,7 +85,7 @@ class Conversation:
             return len(cut) < len(new) or ended()
 
         (row,) = self.writer.write([turn.request], self.sampling, stopped)
-        answer = self.sampling.cut(text_of(self.writer, row)[1]).strip()
+        answer = self.sampling.finished(text_of(self.writer, row)[1]).strip()
         self.exchanges = [*turn.kept, (turn.message, answer)]
         return answer
 

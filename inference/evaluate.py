@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.measuring.texts import Text, Words, is_folder, texts_of, words_of
-from inference.named import at_step
+from inference.measuring.texts import Text, Words, texts_of, words_of
+from inference.named import at_step, is_folder
 from run.checkpoints import Chosen, choose
 from run.directory import read_recipe
 from run.report import bits_per_byte, perplexity
@@ -26,7 +26,7 @@ def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int
     checkpoint, or the loss is not finite.
     """
     path, which = at_step(path, which)
-    words, objective = _words(path, which), _objective(path)
+    words, objective = _words(path), _objective(path)
     if pseudo_tokens is not None and (objective != "masked" or pseudo_tokens < 1):
         how = "needs a model of the masked objective; leave it out" if objective != "masked" else "must be at least 1"
         raise UserError(f"--pseudo-tokens {pseudo_tokens} {how}")
@@ -49,7 +49,7 @@ def word_perplexity(path: Path, data: str, which: str | None = None, stride: int
     from inference.measuring.wikitext import PROTOCOL, word_loss
 
     path, which = at_step(path, which)
-    words, objective = _words(path, which), _objective(path)
+    words, objective = _words(path), _objective(path)
     if objective != "causal":
         raise UserError(f"--protocol {PROTOCOL} needs a causal model, and {path} is of the {objective} objective")
     model, checkpoint = _loaded(words, which)
@@ -68,9 +68,7 @@ def word_perplexity(path: Path, data: str, which: str | None = None, stride: int
     }
 
 
-def _words(path: Path, which: str | None) -> Words:
-    if is_folder(path) and which is not None:
-        raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
+def _words(path: Path) -> Words:
     if not is_folder(path):
         read_recipe(path)  # it says where a path is no run
     return words_of(path)

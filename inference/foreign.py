@@ -134,8 +134,14 @@ class _Asks(StoppingCriteria):
         return torch.tensor([self.stopped(self.row)], device=input_ids.device)
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis = Axis()) -> FolderWriter:  # noqa: B008
-    """The model of a folder and its tokeniser, on each of the ranks that share the work.
+def load_folder(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    shares: Axis = Axis(),  # noqa: B008
+    device: str = "cuda" if torch.cuda.is_available() else "cpu",
+) -> FolderWriter:
+    """The model of a folder and its tokeniser, on each of the ranks that share the work. On the device `meta` all is
+    checked and no weights are read; that needs accelerate.
 
     Errors: `UserError` where the folder holds no such.
     """
@@ -143,7 +149,12 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis =
     logging.set_verbosity_error()  # what is wrong with the weights is said here, in a line
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            device_map="meta" if device == "meta" else None,
         )
         tokeniser = tokenisers.load(str(folder))
     except UserError:
@@ -166,7 +177,7 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, shares: Axis =
             f"{folder} has a tokeniser of {entries} entries for a model of {rows}: they do not belong together; "
             "export the run again"
         )
-    return FolderWriter(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokeniser, shares)
+    return FolderWriter(model.to(device).eval(), tokeniser, shares)
 
 
 def refuse_other_kinds(folder: Path) -> None:

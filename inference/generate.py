@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.named import at_step
+from inference.named import at_step, is_folder
 from inference.ranking import WAYS, diversity, known, scores
 from inference.ranks import Loading, all_ranks, leads, load_run, told_by_first
 from inference.sampling import Sampling, new_tokens, room_behind
@@ -34,10 +34,8 @@ def load(path: Path, loading: Loading = Loading()) -> "tuple[Writer, Chosen | No
     path, which = at_step(path, loading.which)
     loading = replace(loading, which=which)
     logging.disable_progress_bar()
-    if not (path / "config.json").exists():
+    if not is_folder(path):
         return load_run(path, loading)
-    if loading.which is not None:
-        raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
     if loading.tensor * loading.pipeline > 1:
         raise UserError(f"{path} is no run: each rank writes with all of it; leave --tensor and --pipeline out")
     return load_folder(path, DTYPES[loading.precision], all_ranks()), None

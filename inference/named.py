@@ -1,6 +1,7 @@
 """Which model: a run, one of its checkpoints, a folder of Hugging Face's form, or a model of the hub."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from run.directory import runs_root
@@ -28,6 +29,8 @@ def model_of(text: str | None) -> Path:
     found = HUB_ID.fullmatch(text or "")
     if not (text and found) or Path(text).exists() or Path(text).resolve().is_relative_to(runs_root().resolve()):
         return find(text)
+    if inside := _inside_run(text):
+        return inside
     name, revision = found[1], found[2]
     if name in LEGACY:
         try:
@@ -37,11 +40,27 @@ def model_of(text: str | None) -> Path:
     return _from_hub(name, revision)
 
 
+def _inside_run(text: str) -> Path | None:
+    """What lies in the directory of a run: `mine/export`."""
+    run, slash, rest = text.partition("/")
+    with suppress(UserError):
+        inside = find(run) / rest
+        return inside if slash and inside.exists() else None
+    return None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder of Hugging Face's form, and no run."""
+    return (path / "config.json").exists()
+
+
 def at_step(path: Path, which: str | None) -> tuple[Path, str | None]:
     """A run and its checkpoint, where `path` is that of a checkpoint; else both as they are.
 
-    Errors: `UserError` where `which` names one beside that.
+    Errors: `UserError` where `which` names one beside that, or of a folder that has none.
     """
+    if which is not None and is_folder(path):
+        raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
     at = path.absolute()
     step = STEP.fullmatch(at.name)
     if not step or at.parent.name != "checkpoints":

@@ -17,7 +17,7 @@ from inference.named import at_step
 from inference.ranking import WAYS, known
 from inference.ranks import Loading, leads, told_by_first
 from inference.replicas import Replica
-from inference.sampling import Sampling
+from inference.sampling import Sampling, is_text
 from run import record
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -43,7 +43,10 @@ def read_prompt(text: str | None, file: Path | None) -> str:
     if text is not None:
         return _decoded("--prompt", os.fsencode(text))  # what is not UTF-8 reaches us as halves of surrogate pairs
     if file:
-        return _decoded(f"--file {file}", _content("--file", file, "the path of a text file")).replace("\r\n", "\n")
+        content = _content("--file", file, "the path of a text file")
+        if not content:
+            raise UserError(f'--file {file} is empty; give another, or --prompt "" for the beginning of a document')
+        return _decoded(f"--file {file}", content).replace("\r\n", "\n")
     return "" if sys.stdin is None or sys.stdin.isatty() else _decoded("standard input", sys.stdin.buffer.read())
 
 
@@ -96,7 +99,7 @@ def _parsed(file: Path, number: int, line: str) -> Prompt:
     text = value.get("prompt") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UserError(f'--prompts {file}, line {number}: no text "prompt"; write {{"prompt": "…"}}')
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+    if not is_text(text):
         raise UserError(f'--prompts {file}, line {number}: "prompt" holds half of a surrogate pair, which is no text')
     return Prompt(number, text, {key: each for key, each in value.items() if key != "prompt"})
 

@@ -18,6 +18,11 @@ def _near(factor: float) -> bool:
     return 1 / FAR <= factor <= FAR
 
 
+def is_text(argument: str) -> bool:
+    """Whether an argument is UTF-8: what is not reaches us as halves of surrogate pairs, which no tokeniser takes."""
+    return not any(0xD800 <= ord(letter) <= 0xDFFF for letter in argument)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How texts are drawn; each of the `samples` with the next seed. Errors: `UserError` for values out of range."""
@@ -45,7 +50,7 @@ class Sampling:
             "--min-p": (0 <= self.min_p <= 1, "in [0, 1] (0 is off)"),
             "--repetition-penalty": (_near(self.repetition_penalty), f"{NEAR} (1 is off)"),
             "--no-repeat-ngram": (self.no_repeat_ngram >= 0, "at least 0 (0 is off)"),
-            "--stop": (all(self.stop), "a text that is not empty"),
+            "--stop": (all(map(is_text, self.stop)) and all(self.stop), "a text in UTF-8 that is not empty"),
             "--tidy": (set(self.tidy) <= set(STEPS), f"names of {', '.join(STEPS)}, with commas between them"),
             "--beams": (self.beams == 1 or (self.beams > 1 and self.samples == 1), "at least 1, and gives one sample"),
             "--samples": (self.samples >= 1, "at least 1"),
@@ -80,10 +85,10 @@ def parse_bias(given: list[str]) -> tuple[tuple[str, float], ...]:
             value = float(number)
         except ValueError:
             value = math.nan
-        if not (text and equals and (abs(value) <= FAR or value == -math.inf)):
+        if not (text and is_text(text) and equals and (abs(value) <= FAR or value == -math.inf)):
             raise UserError(
-                f"--bias {each!r}: write TEXT=NUMBER; the number, at most {FAR:,.0f}, is added to the score, and -inf "
-                "forbids the text"
+                f"--bias {each!r}: write TEXT=NUMBER, in UTF-8; the number, at most {FAR:,.0f}, is added to the "
+                "score, and -inf forbids the text"
             )
         found.append((text, value))
     return tuple(found)

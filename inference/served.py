@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference.named import is_folder
 from run import record
 from run.directory import read_recipe
 from support.errors import UserError
@@ -42,11 +43,11 @@ def check_packages() -> None:
 def look_at(path: Path) -> Served:
     """The export of a run, or a folder of Hugging Face's form.
 
-    Errors: `UserError` where there is none, or its tokeniser is missing or is not that of the model.
+    Errors: `UserError` where there is none, or a tensor or its tokeniser is missing, or that is not the model's.
     """
-    is_folder = (path / "config.json").exists()
-    folder, name = (path, path.resolve().name) if is_folder else _export_of(path)
+    folder, name = (path, path.resolve().name) if is_folder(path) else _export_of(path)
     from transformers import AutoConfig
+    from transformers.utils import logging
 
     from data.tokens import tokenisers
 
@@ -63,6 +64,10 @@ def look_at(path: Path) -> Served:
             f"{folder} has a tokeniser of {entries} entries for a model of {config.vocab_size}: they do not belong "
             "together; export the run again"
         )
+    from inference.foreign import load_folder
+
+    logging.disable_progress_bar()
+    load_folder(folder, device="meta")  # a tensor that is missing is drawn by transformers, and the texts are noise
     context = getattr(config, "max_position_embeddings", None)
     return Served(folder.resolve(), _hub_name(name), context, bool(tokeniser.chat_template))
 
@@ -75,7 +80,7 @@ def _export_of(run: Path) -> tuple[Path, str]:
             f"{run} is a model of the {recipe.model.objective} objective, which has no GPT-2 form and cannot be served;"
             " give a causal one"
         )
-    if not (run / "export" / "config.json").exists():
+    if not is_folder(run / "export"):
         raise UserError(f"{run} has no export; make it with stagecraft export --run {run}, or give a folder as --run")
     return run / "export", (who.name if who else None) or recipe.name
 

@@ -77,7 +77,8 @@ class Talk:
             asked.append(True)
 
         with on_ctrl_c(stop) if self.terminal else nullcontext():
-            grown = (lambda text: shown.grown(0, text)) if shown else (lambda text: None)
+            grows = shown if not self.conversation.sampling.tidy else None  # else it is shown when it is tidied
+            grown = (lambda text: grows.grown(0, text)) if grows else (lambda text: None)
             answer = self.conversation.answer(turn, grown, lambda: bool(asked))
         if shown:
             shown.done(0, answer)

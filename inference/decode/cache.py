@@ -30,25 +30,28 @@ class Cache:
         self.v[layer][first : first + B, :, :S] = v_BNSD
         return k_BNSD, v_BNSD
 
-    def steps(self, lengths: list[int]) -> tuple[list[Remember], Tensor | None]:
-        """For each layer: write one token behind the `lengths` that the first rows have.
+    def steps(self, lengths: list[int], stop: int) -> tuple[list[Remember], Tensor | None]:
+        """For each layer: write one token behind the `lengths` that the first rows have, and see columns up to `stop`.
 
-        Also gives what is added to the scores [B, 1, T]: minus infinity where a longer row has a column and this one
-        has none. None where all are as long.
+        Also gives what is added to the scores [B, 1, T]: minus infinity where a row has no token in a column. None
+        where all have one in all.
         """
-        device, dtype, stop = self.k[0].device, self.k[0].dtype, max(lengths) + 1
-        if min(lengths) + 1 == stop:
-            return [partial(self._add, layer, stop) for layer in range(len(self.k))], None
+        device, dtype, (least, most) = self.k[0].device, self.k[0].dtype, (min(lengths), max(lengths))
+        if least == most:
+            mask_1T = torch.zeros(1, stop, dtype=dtype, device=device)
+            mask_1T[:, most + 1 :] = -torch.inf
+            steps: list[Remember] = [partial(self._add, layer, most, stop) for layer in range(len(self.k))]
+            return steps, mask_1T[:, None] if most + 1 < stop else None
         column_B = torch.tensor(lengths, device=device)
         row_B = torch.arange(len(lengths), device=device)
         unseen_BT = torch.arange(stop, device=device) > column_B[:, None]
         mask_BT = torch.zeros(unseen_BT.shape, dtype=dtype, device=device).masked_fill_(unseen_BT, -torch.inf)
-        steps: list[Remember] = [partial(self._add_to, layer, row_B, column_B, stop) for layer in range(len(self.k))]
+        steps = [partial(self._add_to, layer, row_B, column_B, stop) for layer in range(len(self.k))]
         return steps, mask_BT[:, None]
 
-    def _add(self, layer: int, stop: int, k_BNSD: Tensor, v_BNSD: Tensor) -> tuple[Tensor, Tensor]:
+    def _add(self, layer: int, column: int, stop: int, k_BNSD: Tensor, v_BNSD: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self.k[layer][: len(k_BNSD), :, :stop], self.v[layer][: len(k_BNSD), :, :stop]
-        k[:, :, -1:], v[:, :, -1:] = k_BNSD, v_BNSD
+        k[:, :, column : column + 1], v[:, :, column : column + 1] = k_BNSD, v_BNSD
         return k, v
 
     def _add_to(

@@ -5,6 +5,7 @@ Every rank calls the same methods with the same arguments. What the last stage f
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from model.layout import Layout
 
 READ = 2**15  # tokens that are read in one pass
 READ_ON_CPU = 2**12  # the same where texts are scored: what its caches hold, which is twice as fast as 2**15
+TOGETHER = 16  # columns that a CPU sums in one go, see `Decoder._up`
 SCORED = 2**24  # scores of ids that are held at once where texts are scored: 64 MB in fp32
 
 
@@ -78,7 +80,8 @@ class Decoder:
         weight = next(stage.parameters())
         self.device, self.dtype, self.rows, self.columns = weight.device, weight.dtype, rows, columns
         heads = config.num_attention_heads // stage.parallel.tp.size
-        shape = (rows, heads, columns, config.head_size)
+        self.together = TOGETHER if self.device.type == "cpu" else 1
+        shape = (rows, heads, self._up(columns), config.head_size)
         self.cache = Cache(len(stage.blocks), shape, self.dtype, self.device)
         self.lengths: list[int] = []
 
@@ -86,12 +89,12 @@ class Decoder:
     def read(self, texts: list[list[int]]) -> Tensor | None:
         """Read the first tokens of new rows, behind the rows in use; at most as many as are free.
 
-        They are the prefix of a model that has one: then they all see each other. Returns the scores of what comes
-        next [len(texts), V] on the last stage, None on the others.
+        They are the prefix of a model that has one: then they all see each other. Texts of about one length are to
+        stand together: on a CPU others are not read in one pass. Returns the scores of what comes next [len(texts), V]
+        on the last stage, None on the others.
         """
         found: list[Tensor] = []
-        most = max(1, READ // max(map(len, texts)))
-        for some in (texts[first : first + most] for first in range(0, len(texts), most)):
+        for some in self._read_together(texts):
             x_BSH = self._pass(some, list(map(len, some)), self.cache.reads(len(self.lengths)))
             self.lengths += map(len, some)
             if self.stage.last:
@@ -103,7 +106,7 @@ class Decoder:
     @torch.inference_mode()
     def step(self, tokens: list[int]) -> Tensor | None:
         """Read one more token of each row in use; none may fill its columns. Returns what `read` does."""
-        remembers, unseen_BSS = self.cache.steps(self.lengths)
+        remembers, unseen_BSS = self.cache.steps(self.lengths, self._up(max(self.lengths) + 1))
         places_BS = torch.tensor(self.lengths, device=self.device).unsqueeze(1)
         tokens_BS = torch.tensor(tokens, device=self.device).unsqueeze(1)
         x_BSH = self._through(tokens_BS, places_BS, unseen_BSS, remembers)
@@ -172,12 +175,26 @@ class Decoder:
         each_2N = torch.stack((odds_NE.gather(1, label_N[:, None])[:, 0], (odds_NE.argmax(-1) != label_N).float()))
         found_2B.index_add_(1, torch.tensor(places, device=self.device)[row_N], each_2N.double())
 
+    def _up(self, columns: int) -> int:
+        """So many columns, rounded up to those that a CPU sums in one go: the order of a sum depends on how many there
+        are beyond. So a text's scores are the same to the last bit, whatever is written beside it."""
+        return -(-columns // self.together) * self.together
+
+    def _read_together(self, texts: list[list[int]]) -> Iterator[list[list[int]]]:
+        """Texts in batches whose tokens are read in one pass; on a CPU with as many columns as each would have alone,
+        which decide how the sums are cut."""
+        for _, alike in groupby(texts, lambda text: self._up(len(text)) if self.together > 1 else 0):
+            left = list(alike)
+            most = max(1, READ // max(map(len, left)))
+            yield from (left[first : first + most] for first in range(0, len(left), most))
+
     def _pass(self, texts: list[list[int]], prefixes: list[int], remembers: list[Remember] | None) -> Tensor:
         """Read texts from their first token on. Short ones are filled up behind: nothing sees what is to its right, but
         for the tokens of a prefix, and those see their prefix alone."""
-        longest = max(map(len, texts))
+        longest = self._up(max(map(len, texts)))
         tokens_BS = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self.device)
-        places_BS = torch.arange(longest, device=self.device).expand(len(texts), -1)
+        place_S = torch.arange(longest, device=self.device).clamp(max=self.stage.config.seq_length - 1)
+        places_BS = place_S.expand(len(texts), -1)
         visible_BSS = None
         if self.stage.config.objective == "prefix" and min(prefixes) < longest:  # else all tokens see all
             visible_BSS = prefix_mask(torch.tensor(prefixes, device=self.device), longest)

@@ -93,7 +93,9 @@ class _Batch:
         """Read the rows that enter, or else one more token of each, and begin to draw what is next. False where there
         are no rows."""
         free = self.decoder.rows - len(self.rows) - len(self.again)
-        entering, self.again = [*self.again, *islice(waiting, free)], []
+        # Texts of about one length are read together.
+        entering = sorted([*self.again, *islice(waiting, free)], key=lambda row: len(row.window(self.decoder.columns)))
+        self.again = []
         self.rows += entering
         self.read = entering or list(self.rows)
         if entering:

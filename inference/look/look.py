@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from inference.generate import told
 from inference.look.page import check_out, page
 from inference.look.seen import Guesses, Seen, check_size
-from inference.named import at_step
+from inference.named import at_step, is_folder
 from run.checkpoints import Chosen, choose
 from run.directory import read_recipe
 from support.errors import UserError
@@ -38,9 +38,7 @@ def look(path: Path, prompt: str, which: str | None = None, special: bool = Fals
     a text. `which` is a checkpoint, see `run/checkpoints.py`; `special` takes names of special tokens in the prompt for
     these tokens. Errors: `UserError` where the path is neither, or the prompt is too long for the model or for a page.
     """
-    if (path / "config.json").exists():
-        if which is not None:
-            raise UserError(f"{path} is an exported folder: it has no checkpoints; leave --checkpoint out")
+    if is_folder(path):
         return _folder(path, prompt, special)
     return _run(path, prompt, which, special)
 
@@ -105,7 +103,7 @@ def look_into(
     from inference.look import texts
 
     path, which = at_step(path, which)
-    out = out or (Path() if (path / "config.json").exists() else path) / PAGE
+    out = out or (Path() if is_folder(path) else path) / PAGE
     if path.is_dir():
         check_out(out)
     found = look(path, prompt, which, special)

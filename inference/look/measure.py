@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from inference.look.seen import Guesses
+from inference.sampling import NOT_FINITE
 from support.errors import UserError
 
 SHOWN = 5  # of the likeliest tokens
@@ -16,7 +17,7 @@ def guesses(scores_SE: Tensor, labels: list[int | None]) -> Guesses:
     """
     log_odds_SE = scores_SE.float().log_softmax(-1)
     if not bool(log_odds_SE.isfinite().all()):
-        raise UserError("the model's scores are not finite: its training has diverged; take an earlier checkpoint")
+        raise UserError(NOT_FINITE)
     best = log_odds_SE.topk(min(SHOWN, log_odds_SE.size(1)))
     label_S = torch.tensor([label or 0 for label in labels], device=scores_SE.device)
     unknown_S = torch.tensor([label is None for label in labels], device=scores_SE.device)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data.corpus.sources import SPLITS
 from inference.export import load_tokeniser
+from inference.named import is_folder
 from run import record
 from run.directory import read_data
 from support.errors import UserError
@@ -48,11 +49,6 @@ class Words:
     path: Path
     tokeniser: "PreTrainedTokenizerFast"
     encode: Encode
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is a folder of Hugging Face's form, and no run."""
-    return (path / "config.json").exists()
 
 
 def words_of(path: Path) -> Words:

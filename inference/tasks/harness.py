@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.named import at_step
+from inference.named import at_step, is_folder
 from inference.ranks import Loading, leads
 from inference.tasks.find import Asked, Found, find, quiet
 from run import record
@@ -42,7 +42,7 @@ def evaluate(path: Path, asked: Asked, loading: Loading) -> JsonObject:
     from inference.tasks.model import Checked, TaskModel
 
     run, _ = at_step(path, loading.which)
-    if not (run / "config.json").exists():
+    if not is_folder(run):
         check_tokeniser(run)
     found = find(asked)
     training = overlap.training_texts(run) if asked.overlap else None

@@ -16,6 +16,7 @@ from commands import generate
 from data.tokens import tokenisers
 from inference import export, prompts
 from inference import generate as generation
+from inference.chat import Conversation
 from inference.decode.rows import Row
 from inference.foreign import load_folder, meaningless
 from inference.sampling import Sampling, parse_bias
@@ -225,6 +226,16 @@ def test_a_flag_out_of_range_is_one_line(
     assert ended.value.code == WRONG_INPUT and error.startswith(f"error: {words}") and error.count("\n") == 1
 
 
+def test_a_text_among_the_flags_is_utf_8(run: Path) -> None:
+    text = os.fsdecode(b"a\xff")
+    with pytest.raises(ValueError, match="--stop must be a text in UTF-8"):
+        Sampling(stop=(text,))
+    with pytest.raises(ValueError, match="write TEXT=NUMBER, in UTF-8"):
+        parse_bias([f"{text}=3"])
+    with pytest.raises(ValueError, match="--system is not UTF-8; convert it"):
+        Conversation(generation.load(run)[0], Sampling(), text)
+
+
 def test_a_bias_may_forbid_and_has_an_equals_sign() -> None:
     assert parse_bias(["a=b=-inf", " King=2.5"]) == (("a=b", -math.inf), (" King", 2.5))
 
@@ -236,5 +247,8 @@ def test_a_prompt_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: p
         prompts.read_prompt(None, tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"--file .* is a directory; give the path of a text file"):
         prompts.read_prompt(None, tmp_path)
+    (tmp_path / "nothing.txt").touch()
+    with pytest.raises(ValueError, match=r'--file .*nothing\.txt is empty; give another, or --prompt ""'):
+        prompts.read_prompt(None, tmp_path / "nothing.txt")
     monkeypatch.setattr("sys.stdin", None)  # as where it is closed
     assert prompts.read_prompt(None, None) == "" and prompts.read_prompt("Käse 漢字", None) == "Käse 漢字"

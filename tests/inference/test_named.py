@@ -158,6 +158,19 @@ def test_a_run_comes_before_the_hub(run: Path, tmp_path: Path, monkeypatch: pyte
         model_of("gpt3")
 
 
+def test_what_lies_in_a_run_is_found_by_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = run.parent / "runs" / "gpt_tiny" / "some-day"
+    named.parent.mkdir(parents=True)
+    named.symlink_to(run)
+    (run / "export").mkdir()
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(run.parent / "runs"))
+    assert model_of("some-day/export") == named / "export" and model_of("some-day") == named
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for other in ("some-day/none", "no-day/export"):
+        with pytest.raises(ValueError, match=f"{other} is no run and no folder here, and the hub"):
+            model_of(other)
+
+
 def test_the_path_of_a_checkpoint_is_that_step_of_its_run(run: Path) -> None:
     path = run / "checkpoints" / "step-00000007"
     assert at_step(model_of(str(path)), None) == (run, "7") and at_step(run, "best") == (run, "best")

@@ -10,7 +10,7 @@ import pytest
 
 from commands import chat
 from data.tokens import tokenisers
-from inference import export
+from inference import export, postprocess
 from support.errors import DONE, STOPPED, WRONG_INPUT
 from tests.inference.conftest import write_untrained
 from tests.inference.test_chat import TEMPLATE
@@ -52,6 +52,12 @@ def test_each_line_of_a_pipe_is_a_message(talked) -> None:  # type: ignore[no-un
     assert plain[:2] == (DONE, "".join(f"{turn['assistant']}\n" for turn in turns)) and plain[2].startswith(TRANSCRIPT)
     assert json.loads(talked("the cat\n", "--seed", "5", "--json")[1])["turns"][0] != turns[0]
     assert talked("") == (DONE, "", TRANSCRIPT)
+
+
+def test_an_answer_is_tidied_before_it_is_shown(talked, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setitem(postprocess.STEPS, "spaces", lambda text: f"[{len(text) > 0}]")
+    assert talked("the cat\nthe rat\n", "--tidy", "spaces")[1] == "[True]\n[True]\n"
+    assert json.loads(talked("the cat\n", "--json", "--tidy", "spaces")[1])["turns"][0]["assistant"] == "[True]"
 
 
 def test_a_folder_with_a_template_talks_by_it(talked, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

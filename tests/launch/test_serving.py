@@ -21,7 +21,7 @@ from inference.served import Served, as_hub, look_at
 from launch import serving
 from launch.serving import Address, introduction
 from run.directory import read_recipe
-from support.errors import CRASHED, DONE, WRONG_INPUT
+from support.errors import CRASHED, DONE, WRONG_INPUT, UserError
 from tests.commands.running import Command
 from tests.inference import conftest
 from tests.inference.conftest import write_untrained
@@ -210,3 +210,16 @@ def test_tokens_are_drawn_unless_the_folder_says_otherwise(own: bool, untrained:
         (served,) = cache.glob("models--export/snapshots/*/generation_config.json")
         assert json.loads(served.read_text()) == settings | {"do_sample": not own}
     assert json.loads((folder / "generation_config.json").read_text()) == settings
+
+
+def test_a_tensor_that_is_missing_is_named(untrained: Path) -> None:
+    """transformers would draw it, and serve noise."""
+    from safetensors.torch import load_file, save_file
+
+    folder = untrained / "export"
+    export.export(untrained, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.ln_f.bias"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks the tensor transformer\.ln_f\.bias; copy it again"):
+        look_at(untrained)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from inference.decode import decoder
+from inference.decode import decoder, packed
 from inference.decode.beam import search
 from inference.decode.decoder import Decoder, Line, line_of
 from inference.decode.draw import Odds
 from inference.decode.rows import Request, write
-from inference.decode.stage import Stage, blocks_of, load_stage
+from inference.decode.stage import Stage, blocks_of, live_stage, load_stage
 from inference.sampling import Sampling
 from model.config import GPTConfig
 from model.gpt import GPT
@@ -20,6 +20,7 @@ from model.grid import make_grid
 from model.huggingface import to_hf
 from model.init import init_weights
 from model.layout import Layout
+from model.parallel import SOLO
 from tests.distributed import run_ranks
 from tests.inference import written
 
@@ -155,6 +156,28 @@ def test_a_text_does_not_depend_on_what_is_written_beside_it(checkpoint: Path) -
     assert [backwards[3 * i : 3 * i + 3] for i in range(8)][::-1] == [together[3 * i : 3 * i + 3] for i in range(8)]
     alone = texts(stage, prompts()[4:5], dataclasses.replace(sampling, seed=12, samples=1))
     assert alone == [together[13]]
+
+
+@pytest.mark.skipif(not packed._can_pack(), reason="this torch cannot pack weights")
+def test_scores_do_not_depend_on_what_is_beside_them_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a drawn text is the same in any batch. Sums are cut in several ways here: long prompts, wide layers."""
+    config = GPTConfig(num_layers=1, hidden_size=768, num_attention_heads=12, seq_length=210, vocab_size=90)
+    parameters = model(config).state_dict()
+    stage = live_stage(config, SOLO, 1, 0, parameters)
+    packed.pack(stage)
+    found: dict[tuple[int, ...], set[bytes]] = {}
+    scores = Odds.scores
+
+    def noted(self: Odds, logits_BV: torch.Tensor, histories: list[list[int]]) -> torch.Tensor:
+        for row, history in enumerate(histories):
+            found.setdefault(tuple(history), set()).add(logits_BV[row].numpy().tobytes())
+        return scores(self, logits_BV, histories)
+
+    monkeypatch.setattr(Odds, "scores", noted)
+    some, how = prompts((1, 16, 17, 40, 195, 207)), Sampling(temperature=2.0)
+    together = texts(stage, some, how, rows=4, most=8)
+    assert together == [texts(stage, [one], how, rows=1, most=8)[0] for one in some]
+    assert len(found) > 40 and all(len(each) == 1 for each in found.values())
 
 
 def test_log_odds_by_hand(checkpoint: Path) -> None:

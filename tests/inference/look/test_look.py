@@ -218,7 +218,7 @@ def test_an_export_gets_its_page_where_one_stands(run: Path, tmp_path: Path, mon
     assert Path(values["page"]).resolve() == tmp_path / "here" / "look.html" and values["checkpoint"] is None
     assert values["mean_loss"] == pytest.approx(look_into(run, TEXT)["mean_loss"], rel=1e-5)
     with pytest.raises(UserError, match="it has no checkpoints"):
-        look(tmp_path / "export", TEXT, "7")
+        look_into(tmp_path / "export", TEXT, which="7")
 
 
 def test_a_model_without_attention_over_all_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
