@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from data.corpus.hub import Hub, HubPiece, hub_pieces
 from data.corpus.sources import Document as Document
 from data.corpus.sources import FilePiece, Piece, Problems, file_pieces, read_pieces
 from data.corpus.sources import local_files as local_files
+from data.taught.sets import SETS, rows_file
 from support.errors import UserError
 from support.files import whole_file
 from support.json_object import JsonObject
@@ -445,4 +447,10 @@ CORPORA: dict[str, Corpus] = {
             "CC-Stories is no longer at its source; a filtered copy of it stands in",
         ),
     )
+}
+CORPORA |= {
+    name: Corpus(
+        name, each.what, each.licence, None, each.fixed_by, files=partial(lambda name: [rows_file(name)], name)
+    )
+    for name, each in SETS.items()
 }
