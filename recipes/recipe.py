@@ -41,7 +41,8 @@ class Data:
 
     With a `template` the rows of the corpus are examples to tune a model on, of which the answers are learned: a text
     with the fields of a row in braces, the last of them the answer; or "auto", for rows that have `messages`, or
-    `prompt` and `completion`. The tokeniser is "base" then, that of the model that is tuned.
+    `prompt` and `completion`. The tokeniser is "base" then, that of the model that is tuned. An example that is longer
+    than the context is an error, or with `skip_longer` left out.
 
     The last three fields belong to the masked objective: the share of the tokens that the model has to guess, and which
     part of these becomes the mask token (the last entry of the vocabulary) or a random token.
@@ -54,6 +55,7 @@ class Data:
     temperature: float = 1.0
     separate_documents: bool = False
     template: str = ""
+    skip_longer: bool = False
     masked_share: float = 0.10
     masked_to_mask: float = 0.8
     masked_to_random: float = 0.1
