@@ -47,7 +47,7 @@ def describe(data: Inspected, most: int) -> JsonObject:
 
     mixture = data.mixture
     tokeniser = tokenisers.load(str(mixture.parts[0].folder / "tokeniser"))
-    stream = mixture.training(data.seq_length, data.seed)
+    stream = (mixture.tuning if mixture.tunes else mixture.training)(data.seq_length, data.seed)
     read = [part.shards for part in stream.streams]
     known = sorted(tokeniser.get_vocab().values())
     counts = np.sum([_token_counts(shards, mixture.entries) for shards in read], axis=0)
