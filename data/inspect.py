@@ -66,7 +66,10 @@ def describe(data: Inspected, most: int) -> JsonObject:
             for part, shards in zip(mixture.parts, read, strict=True)
             for document in _documents(shards, tokeniser, -(-most // len(read)))
         ],
-        "batch": [_pieces(sample, end, tokeniser) for sample in stream.batch(0, most)],
+        "batch": [
+            _pieces(sample[:filled], end, tokeniser)
+            for sample, filled in zip(stream.batch(0, most), stream.filled(0, most), strict=True)
+        ],
     }
 
 
