@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data.corpus.chat import ASSISTANT, SAID, SYSTEM, USER, Message, templated, transcript
 from inference.sampling import DEFAULT_NEW_TOKENS, Sampling, is_text
 from support.errors import UserError
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from inference.decode.rows import Request, Row
     from inference.writers import Writer
 
-USER, ASSISTANT = "User:", "Assistant:"  # of a transcript
 Exchange = tuple[str, str]  # what was said, and the answer
 
 
@@ -38,7 +38,7 @@ class Conversation:
             raise UserError("--system is not UTF-8; convert it")
         self.writer, self.system = writer, system
         self.template = bool(writer.tokeniser.chat_template)
-        stop = sampling.stop if self.template else (*sampling.stop, f"\n{USER}")
+        stop = sampling.stop if self.template else (*sampling.stop, f"\n{SAID[USER]}")
         self.sampling = dataclasses.replace(sampling, stop=stop)
         self.exchanges: list[Exchange] = []
         # What is kept free for an answer. A short context is not to be all question, nor all answer.
@@ -91,27 +91,21 @@ class Conversation:
 
     def _tokens(self, kept: list[Exchange], message: str) -> list[int]:
         """What the model reads. Names of special tokens are these tokens in a template, and plain text without one."""
+        said = self._messages(kept, message)
         found: list[int] = self.writer.tokeniser(
-            self._templated(kept, message) if self.template else self._transcript(kept, message),
+            self._templated(said) if self.template else transcript(said),
             add_special_tokens=self.writer.framed and not self.template,  # a template writes them itself
             split_special_tokens=not self.template,
             verbose=False,  # it would warn of a text that is longer than the context, and then made shorter
         )["input_ids"]
         return found
 
-    def _transcript(self, kept: list[Exchange], message: str) -> str:
-        said = [f"{USER} {one}\n{ASSISTANT} {other}\n" for one, other in kept]
-        before = f"{self.system}\n\n" if self.system else ""
-        return f"{before}{''.join(said)}{USER} {message}\n{ASSISTANT}"
-
-    def _templated(self, kept: list[Exchange], message: str) -> str:
-        from jinja2 import TemplateError
-
-        messages = [{"role": "system", "content": self.system}] if self.system else []
+    def _messages(self, kept: list[Exchange], message: str) -> list[Message]:
+        found = [{"role": SYSTEM, "content": self.system}] if self.system else []
         for one, other in kept:
-            messages += [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
-        messages.append({"role": "user", "content": message})
-        try:
-            return str(self.writer.tokeniser.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
-            raise UserError(f"the chat template does not take this conversation: {error}") from None
+            found += [{"role": USER, "content": one}, {"role": ASSISTANT, "content": other}]
+        return [*found, {"role": USER, "content": message}]
+
+    def _templated(self, messages: list[Message]) -> str:
+        tokeniser = self.writer.tokeniser
+        return templated(messages, tokeniser.get_chat_template(), tokeniser.special_tokens_map, asks=True)

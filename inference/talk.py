@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 
-from inference.chat import ASSISTANT, USER, Conversation
+from data.corpus.chat import ASSISTANT, SAID, USER
+from inference.chat import Conversation
 from inference.shown import Shown
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -35,7 +36,10 @@ class Talk:
         if self.terminal:
             print(f"{who}, context {self.conversation.writer.context:,} tokens; see /help")
         if not self.conversation.template:
-            self._note(f"no chat template: it goes on from a transcript ({USER} …, {ASSISTANT} …), as a base model can")
+            self._note(
+                f"no chat template: it goes on from a transcript ({SAID[USER]} …, {SAID[ASSISTANT]} …), as a base "
+                "model can"
+            )
 
     def run(self) -> None:
         """Talk until the input ends, or /quit."""

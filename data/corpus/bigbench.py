@@ -52,6 +52,20 @@ def rows_file(task: str) -> Path:
     return folder / f"{task}.jsonl"
 
 
+def examples(folder: str) -> Iterator[tuple[str, JsonObject]]:
+    """The tasks below a folder of the package, each with its name and what its file says; nothing is kept.
+
+    Errors: as `rows_file`.
+    """
+    form = re.compile(re.escape(f"{INSIDE}{folder}/") + r"([^/]+)/task\.json")
+    with tarfile.open(fetch_sdist(PACKAGE, SHA256), "r|gz") as members:
+        for member in members:
+            found = form.fullmatch(member.name)
+            content = members.extractfile(member) if found else None
+            if found and content:
+                yield found[1], json.load(content)
+
+
 def _extract(archive: Path, folder: Path) -> None:
     """Read the archive once, as a stream, and write the rows of each task."""
     wanted = {INSIDE + source.file: name for name, source in SOURCES.items()}

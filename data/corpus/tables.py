@@ -4,11 +4,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from data.corpus.document import KIND, SKIP, SPLIT_FIELD, Document, Problems, fault, split_said
+from data.corpus.examples import Form
 from data.corpus.files import PACKED, kind, open_bytes
 from support.files import NO_ROOM, NoRoomError
 
@@ -33,6 +35,22 @@ def read(path: Path, column: str, split: str, problems: Problems) -> Iterator[Do
                     problems.report(KIND[wrong[0]], f"corpus file {path} row {row} {wrong[1]}")
                 elif text and not text.isspace():
                     yield Document(f"{path.name}:{row}", text, split_said(split, said))
+
+
+def read_rows(path: Path, form: Form, split: str, problems: Problems) -> Iterator[Document]:
+    """The examples of a table, of rows with all of its columns."""
+    number = 0
+    with _unpacked(path) as plain:
+        for batch in _read(*_opened(plain, kind(path)[0])):
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError:
+                where = f"in rows {number + 1} to {number + len(batch)}"
+                raise OSError(f"it is not UTF-8 {where}") from None
+            for row in rows:
+                number += 1
+                where = f"corpus file {path} row {number}"
+                yield from form.document(f"{path.name}:{number}", row, split, problems, partial(str, where))
 
 
 def _fault(text: Any, said: object, column: str) -> tuple[str, str] | None:
@@ -86,6 +104,18 @@ def _batches(plain: Path, suffix: str, column: str) -> Iterator[Any]:
 
     Where the table has no column of texts, a string: the names of the columns that it has.
     """
+    table, known = _opened(plain, suffix)
+    if column not in known:
+        yield ", ".join(known)
+        return
+    names = [name for name in known if name in (column, SPLIT_FIELD)]
+    split = SPLIT_FIELD if SPLIT_FIELD in names else None
+    batches = _read(table, names)
+    yield ((batch.column(column), batch.column(split) if split else None) for batch in batches)
+
+
+def _opened(plain: Path, suffix: str) -> tuple[Any, list[str]]:
+    """A table, and the names of its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,21 +125,22 @@ def _batches(plain: Path, suffix: str, column: str) -> Iterator[Any]:
     except pa.ArrowInvalid as error:
         name = "a Parquet" if parquet else "an Arrow"
         raise OSError(f"it is not {name} file ({str(error).splitlines()[0]})") from None
-    schema = table.schema_arrow if parquet else table.schema
-    if column not in schema.names:
-        yield ", ".join(schema.names)
-        return
-    names = sorted({column, SPLIT_FIELD} & {*schema.names})
-    if twice := next((name for name in names if schema.names.count(name) > 1), None):
+    return table, (table.schema_arrow if parquet else table.schema).names
+
+
+def _read(table: Any, names: list[str]) -> Iterator[Any]:
+    """These columns of a table, in batches of `ROWS`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if twice := next((name for name in names if names.count(name) > 1), None):
         raise OSError(f'it has several columns of the name "{twice}"')
-    if parquet:
-        batches = table.iter_batches(ROWS, columns=names, use_threads=False)
-    else:
-        stream = isinstance(table, pa.RecordBatchReader)
-        large = table if stream else map(table.get_batch, range(table.num_record_batches))
-        batches = (batch.slice(first, ROWS) for batch in large for first in range(0, len(batch), ROWS))
-    split = SPLIT_FIELD if SPLIT_FIELD in names else None
-    yield ((batch.column(column), batch.column(split) if split else None) for batch in batches)
+    if isinstance(table, pq.ParquetFile):
+        yield from table.iter_batches(ROWS, columns=names, use_threads=False)
+        return
+    stream = isinstance(table, pa.RecordBatchReader)
+    large = table if stream else map(table.get_batch, range(table.num_record_batches))
+    yield from (batch.slice(first, ROWS).select(names) for batch in large for first in range(0, len(batch), ROWS))
 
 
 def _open_arrow(path: Path) -> Any:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from data.corpus.sources import SPLITS
 from data.samples.blend import Blend
+from data.samples.packing import Packed, PackedStream
 from data.samples.sampling import BlendedStream, TokenStream, windows
 from data.tokens import prepare
+from data.tokens.beside import Beside
 from support.json_object import JsonObject
 
 
@@ -66,10 +68,16 @@ class Mixture:
 
     @property
     def bytes_per_token(self) -> float:
-        """How many bytes of held-out text a token stands for, averaged over the blend."""
+        """How many bytes of held-out text, or of answers, a token stands for, averaged over the blend."""
         held_out = [manifest["validation"] for manifest in self.manifests]
-        each = [facts["bytes"] / facts["tokens"] for facts in held_out]
+        of = "answer_" if self.tunes else ""
+        each = [facts[f"{of}bytes"] / facts[f"{of}tokens"] for facts in held_out]
         return float(np.average(each, weights=[part.share for part in self.parts]))
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the parts hold examples to tune on, with their weights."""
+        return "answer_tokens" in self.manifests[0]["train"]
 
     @property
     def end_of_document(self) -> int:
@@ -81,13 +89,27 @@ class Mixture:
         """How many ids the tokeniser can give. Every label is below it, even if the model has room for more."""
         return int(self.manifests[0]["vocab_size"])
 
-    def training(self, seq_length: int, seed: int) -> BlendedStream:
+    def training(self, seq_length: int, seed: int) -> BlendedStream[TokenStream]:
         """The samples of a run in their order. Errors: `UserError` where a part has too few tokens for one."""
         streams = [
             TokenStream(prepare.shards(part.folder, "train"), seq_length, seed, number)
             for number, part in enumerate(self.parts)
         ]
         return BlendedStream(streams, [part.share for part in self.parts])
+
+    def tuning(self, seq_length: int, seed: int) -> BlendedStream[PackedStream]:
+        """The same of examples. Errors: `UserError` as `PackedStream`."""
+        return BlendedStream(self._packed("train", seq_length, seed), [part.share for part in self.parts])
+
+    def _packed(self, split: str, seq_length: int, seed: int) -> list[PackedStream]:
+        return [
+            PackedStream(prepare.shards(part.folder, split), seq_length, seed, number)
+            for number, part in enumerate(self.parts)
+        ]
+
+    def beside(self, split: str, suffix: str, dtype: DTypeLike, columns: int | None = None) -> list[Beside]:
+        """What lies beside the shards of each part, for `BlendedStream.beside`. Errors: `UserError` as `Beside`."""
+        return [Beside(prepare.shards(part.folder, split), suffix, dtype, columns) for part in self.parts]
 
     def held_out(self, seq_length: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """At most `most` samples [N, seq_length + 1] to validate on, and which of their labels count [N, seq_length].
@@ -101,6 +123,17 @@ class Mixture:
         parts, indices = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
         chosen = [(cut[part], index % len(cut[part][0])) for part, index in zip(parts, indices, strict=True)]
         return np.stack([one[0][row] for one, row in chosen]), np.stack([one[1][row] for one, row in chosen])
+
+    def held_out_examples(self, seq_length: int, most: int) -> Packed:
+        """At most `most` samples of examples to validate on, in the ratio of the blend as `held_out`."""
+        streams = self._packed("validation", seq_length, seed=0)
+        count = min(most, sum(stream.samples_per_epoch for stream in streams))
+        parts, indices = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
+        found = []
+        for part, index in zip(parts.tolist(), indices.tolist(), strict=True):
+            spans = streams[part].of(index % streams[part].samples_per_epoch)
+            found.append(streams[part].read([spans]))
+        return Packed(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
 def reopened(described: JsonObject, hashes: bool = True) -> Mixture:

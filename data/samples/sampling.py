@@ -5,14 +5,18 @@ The documents of the shards, each closed by its end-of-document token, form one 
 labels. Nothing is remembered between samples, so `consumed_samples` is all the state there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.samples.blend import Blend
+from data.tokens.beside import Beside
 from data.tokens.shards import Shards
 from support.errors import UserError
+
+Span = tuple[int, int]  # the first token of a stream's, and the one behind the last
 
 
 class SampleOrder:
@@ -91,22 +95,77 @@ class TokenStream:
         """Samples [N, seq_length + 1] at `positions` [N]."""
         return self.shards.gather(self.order.starts(positions), self.seq_length + 1)
 
+    def spans(self, positions: NDArray[np.int64]) -> list[list[Span]]:
+        """The tokens that make up each sample at `positions` [N], in their order in it."""
+        return [[(start, start + self.seq_length + 1)] for start in self.order.starts(positions).tolist()]
 
-class BlendedStream:
+    def beside(self, positions: NDArray[np.int64], rows: Beside) -> NDArray[Any]:
+        """What lies beside the tokens of samples: [N, seq_length + 1, …], as `samples`."""
+        return laid_out(self.spans(positions), rows, self.seq_length + 1)
+
+
+def laid_out(samples: Sequence[Sequence[Span]], rows: Beside | Shards, width: int) -> NDArray[Any]:
+    """Samples of the given spans, one span behind the other: [N, width, …], zeros behind the last."""
+    row = rows.row if isinstance(rows, Beside) else ()
+    result: NDArray[Any] = np.zeros((len(samples), width, *row), rows.dtype)
+    for sample, spans in zip(result, samples, strict=True):
+        filled = 0
+        for start, stop in spans:
+            sample[filled : filled + stop - start] = rows.read(start, stop)
+            filled += stop - start
+    return result
+
+
+class Stream(Protocol):
+    """Samples at positions of a run, of `shards`."""
+
+    shards: Shards
+    seq_length: int
+
+    def spans(self, positions: NDArray[np.int64]) -> list[list[Span]]: ...
+
+    def samples(self, positions: NDArray[np.int64]) -> NDArray[np.int64]: ...
+
+    def beside(self, positions: NDArray[np.int64], rows: Beside) -> NDArray[Any]: ...
+
+
+AnyStream = TypeVar("AnyStream", bound=Stream)
+
+
+class BlendedStream(Generic[AnyStream]):
     """The samples of a run, from several streams in the ratio of `shares`, which are whole numbers.
 
     `consumed_samples` is all its state: that number and the seed decide which samples a global batch has.
     """
 
-    def __init__(self, streams: Sequence[TokenStream], shares: Sequence[int]) -> None:
+    def __init__(self, streams: Sequence[AnyStream], shares: Sequence[int]) -> None:
         self.streams, self.blend = streams, Blend(shares)
 
     def batch(self, first: int, count: int) -> NDArray[np.int64]:
         """Samples [count, seq_length + 1] at positions `first … first + count` of the run."""
+        return self.gathered(first, count, lambda part, indices: self.streams[part].samples(indices))
+
+    def beside(self, first: int, count: int, rows: Sequence[Beside]) -> NDArray[Any]:
+        """What lies beside the tokens of `batch`: [count, seq_length + 1, …]. `rows` are those of each stream."""
+        return self.gathered(first, count, lambda part, indices: self.streams[part].beside(indices, rows[part]))
+
+    def filled(self, first: int, count: int) -> NDArray[np.int64]:
+        """How many tokens of each sample of `batch` are no padding: [count]."""
+
+        def of(part: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+            spans = self.streams[part].spans(indices)
+            return np.array([sum(stop - start for start, stop in each) for each in spans], np.int64)
+
+        return self.gathered(first, count, of)
+
+    def gathered(self, first: int, count: int, read: Callable[[int, NDArray[np.int64]], NDArray[Any]]) -> NDArray[Any]:
+        """What `read(part, indices)` [n, …] gives of each part, in the order of the run: [count, …]."""
         parts, indices = self.blend.place(np.arange(first, first + count, dtype=np.int64))
-        result = np.empty((count, self.streams[0].seq_length + 1), np.int64)
-        for part in np.unique(parts):
-            result[parts == part] = self.streams[part].samples(indices[parts == part])
+        found = {part: read(part, indices[parts == part]) for part in np.unique(parts).tolist() or [0]}
+        some = next(iter(found.values()))
+        result: NDArray[Any] = np.empty((count, *some.shape[1:]), some.dtype)
+        for part, each in found.items():
+            result[parts == part] = each
         return result
 
 

@@ -40,14 +40,14 @@ class Encoder(Protocol):
 
 
 class Judge:
-    """The tokenizers library, whose ids count as right."""
+    """The tokenizers library, whose ids count as right. With `special` the name of a special token is that token."""
 
-    def __init__(self, tokeniser: Path) -> None:
+    def __init__(self, tokeniser: Path, special: bool = False) -> None:
         from tokenizers import Tokenizer
 
         self.name = f"tokenizers {importlib.metadata.version('tokenizers')}"
         self._tokenizer = Tokenizer.from_file(str(tokeniser / "tokenizer.json"))
-        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.encode_special_tokens = not special
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 

@@ -22,9 +22,12 @@ import numpy as np
 
 from data.corpus import corpora
 from data.corpus.corpora import split_of
+from data.corpus.examples import Form
+from data.corpus.fetch import file_sha256
 from data.corpus.sources import SPLITS, Problems
 from data.tokens import encode
-from data.tokens.shards import Shards, digest, token_dtype, with_suffix
+from data.tokens.beside import Beside
+from data.tokens.shards import WEIGHTS, Shards, digest, token_dtype, with_suffix
 from data.tokens.tasks import SHARD_TOKENS, Job, Progress, Task, Workers, tasks_of
 from support.errors import UserError
 from support.files import PARTIAL, enough_room, give_name, locked, whole_folder, write, write_json
@@ -81,16 +84,18 @@ def prepare(
     root: Path,
     say: Say = lambda line: None,
     options: Options | None = None,
+    form: Form | None = None,
 ) -> Path:
     """Make sure that a corpus is prepared with a tokeniser below `root`; return its folder.
 
-    `vocab_size` is how many entries the model has room for. Does nothing where the folder is whole and its local
+    `vocab_size` is how many entries the model has room for. With a `form` the rows of the corpus are examples to tune
+    on, and their shards are weighted. Does nothing where the folder is whole and its local
     sources are unchanged. Safe when several processes arrive together: the first does the work, the others wait.
     Errors: `UserError` where the corpus cannot be read or the tokeniser has more entries than `vocab_size`;
     `OthersUnfinished` where this is one of several nodes and not the last to finish.
     """
     options = options or Options()
-    source = _source(corpus, tokeniser)
+    source = _source(corpus, tokeniser, form)
     slug, whole, lacking = _folders(source, root)
     accepted = [whole] if options.skip is False else [whole, lacking]
     if not _made(accepted):
@@ -101,7 +106,7 @@ def prepare(
         with enough_room(scratch), locked(root / f".{scratch.stem}-{options.node}-of-{options.nodes}.lock"):
             if not _made(accepted):
                 _Preparation(
-                    corpus, tokeniser, vocab_size, source, scratch, whole, lacking, accepted, say, options
+                    corpus, tokeniser, vocab_size, form, source, scratch, whole, lacking, accepted, say, options
                 ).run()
     folder = _made(accepted)
     assert folder
@@ -109,12 +114,12 @@ def prepare(
     return folder
 
 
-def found(corpus: str, tokeniser: str, root: Path) -> Path | None:
+def found(corpus: str, tokeniser: str, root: Path, form: Form | None = None) -> Path | None:
     """The folder of a corpus that is prepared with a tokeniser below `root`; None where there is none. Writes nothing.
 
     Errors: `UserError` where the corpus cannot be found.
     """
-    return _made(_folders(_source(corpus, tokeniser), root)[1:])
+    return _made(_folders(_source(corpus, tokeniser, form), root)[1:])
 
 
 def _folders(source: JsonObject, root: Path) -> tuple[str, Path, Path]:
@@ -208,8 +213,12 @@ def check(folder: Path, expected: JsonObject | None = None, hashes: bool = True)
         if not found[split]["shards"]:
             continue
         opened = shards(folder, split)
+        weighted = "answer_tokens" in found[split]
+        if weighted:
+            Beside(opened, WEIGHTS, np.uint8)  # it says where one is missing or too short
+        suffixes = (".bin", ".idx", *((WEIGHTS,) if weighted else ()))
         for shard, entry in zip(opened.shards, found[split]["shards"], strict=True):
-            changed = max(with_suffix(shard.prefix, suffix).stat().st_mtime_ns for suffix in (".bin", ".idx"))
+            changed = max(with_suffix(shard.prefix, suffix).stat().st_mtime_ns for suffix in suffixes)
             if shard.num_tokens != entry["tokens"] or len(shard.lengths) != entry["documents"]:
                 raise UserError(
                     f"shard {shard.prefix} holds {shard.num_tokens:,} tokens in {len(shard.lengths):,} documents where "
@@ -219,7 +228,8 @@ def check(folder: Path, expected: JsonObject | None = None, hashes: bool = True)
             if not hashes or changed <= finished_at:
                 continue
             hashed = True
-            if digest(shard.prefix) != entry["sha256"]:
+            beside = file_sha256(with_suffix(shard.prefix, WEIGHTS)) if weighted else None
+            if (digest(shard.prefix), beside) != (entry["sha256"], entry.get("weights_sha256")):
                 raise UserError(
                     f"shard {shard.prefix} was changed after it was written; remove {folder} and prepare the data again"
                 )
@@ -227,6 +237,10 @@ def check(folder: Path, expected: JsonObject | None = None, hashes: bool = True)
         with suppress(OSError):
             os.utime(folder / "manifest.json", ns=(began, began))
     return found
+
+
+def _holds(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
 
 
 def _check_vocabulary(tokeniser: str, entries: int, vocab_size: int) -> None:
@@ -241,11 +255,12 @@ def _short_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _source(corpus: str, tokeniser: str) -> JsonObject:
-    """What identifies the input: the names, the state of local files, the content of a tokeniser's folder."""
+def _source(corpus: str, tokeniser: str, form: Form | None = None) -> JsonObject:
+    """What identifies the input: the names, the state of local files, the content of a tokeniser's folder, the form."""
     files = sorted(Path(tokeniser).glob("*.json")) if Path(tokeniser).is_dir() else []
     vocabulary = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
-    return {"corpus": corpus, **corpora.state(corpus), "tokeniser": tokeniser, "vocabulary_sha256": vocabulary}
+    own = {"form": form.identity()} if form else {}
+    return {"corpus": corpus, **corpora.state(corpus), "tokeniser": tokeniser, "vocabulary_sha256": vocabulary, **own}
 
 
 @dataclass
@@ -255,6 +270,7 @@ class _Preparation:
     corpus: str
     tokeniser: str
     vocab_size: int
+    form: Form | None
     source: JsonObject
     scratch: Path
     whole: Path
@@ -281,7 +297,7 @@ class _Preparation:
                 shutil.rmtree(self.scratch, ignore_errors=True)  # it holds no finished task to go on from
 
     def _run(self) -> None:
-        self.tasks = tasks_of(corpora.pieces(self.corpus))
+        self.tasks = tasks_of(corpora.pieces(self.corpus, self.form))
         with self._alone():
             if self._is_made():
                 return
@@ -323,7 +339,7 @@ class _Preparation:
         _check_vocabulary(self.tokeniser, entries, self.vocab_size)
         vocabulary = hashlib.sha256((home / "tokenizer.json").read_bytes()).hexdigest()
         end = tokeniser.eos_token_id
-        return Job(self.scratch, "", entries, end, vocabulary, bool(options.skip), options.shard_tokens)
+        return Job(self.scratch, "", entries, end, vocabulary, bool(options.skip), options.shard_tokens, self.form)
 
     def _work(self, job: Job) -> None:
         options = self.options
@@ -333,10 +349,12 @@ class _Preparation:
             self.say(f"going on: {len(mine) - len(todo)} of {len(mine)} tasks are finished already")
         if not todo:
             return
-        likely = "tokenizers" if options.engine == "tokenizers" else "gigatoken"
+        wanted = "tokenizers" if self.form else options.engine  # examples are few, and short
+        likely = "tokenizers" if wanted == "tokenizers" else "gigatoken"
         with Workers(job.tokeniser, likely, min(options.processes, len(todo))) as workers:
-            engine, why = encode.choose(job.tokeniser, self._sample(), options.engine)
-            self.say(why)
+            engine, why = (wanted, "") if self.form else encode.choose(job.tokeniser, self._sample(), wanted)
+            if why:
+                self.say(why)
             fingerprints = [self._fingerprint(job, task) for task in todo]
             workers.do(list(zip(todo, fingerprints, strict=True)), replace(job, engine=engine), options.report)
 
@@ -374,7 +392,9 @@ class _Preparation:
         """Whether a shard is there and has as many bytes as when its task was finished."""
         tokens, index = (with_suffix(self.scratch / entry["name"], suffix) for suffix in (".bin", ".idx"))
         size = entry["tokens"] * np.dtype(token_dtype(job.vocab_size)).itemsize
-        return tokens.exists() and index.exists() and tokens.stat().st_size == size
+        if job.form and not _holds(with_suffix(self.scratch / entry["name"], WEIGHTS), entry["tokens"]):
+            return False
+        return index.exists() and _holds(tokens, size)
 
     def _unfinished(self, job: Job, tasks: list[Task]) -> list[Task]:
         return [task for task in tasks if self._record(job, task) is None]
@@ -396,6 +416,9 @@ class _Preparation:
             raise UserError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
+        if self.form and described["left_out"]:
+            most = self.form.most_tokens - 1
+            self.say(f"left out {described['left_out']:,} examples that are longer than the context of {most:,} tokens")
         write_json(self.scratch / "manifest.json", described)
         folder = self.lacking if described["skipped"] else self.whole
         give_name(self.scratch, folder)
@@ -421,8 +444,10 @@ class _Preparation:
         splits = {}
         for split in SPLITS:
             listed = [entry for record in records for entry in record[split]]
-            sums = {key: sum(entry[key] for entry in listed) for key in ("documents", "bytes", "tokens")}
-            whole = hashlib.sha256("".join(entry["sha256"] for entry in listed).encode()).hexdigest()
+            counted = ("documents", "bytes", "tokens", *(("answer_bytes", "answer_tokens") if self.form else ()))
+            sums = {key: sum(entry[key] for entry in listed) for key in counted}
+            hashes = "".join(entry["sha256"] + entry.get("weights_sha256", "") for entry in listed)
+            whole = hashlib.sha256(hashes.encode()).hexdigest()
             splits[split] = {**sums, "sha256": whole, "shards": listed}
         return {
             "source": {**self.source, "versions": versions},
@@ -431,6 +456,7 @@ class _Preparation:
             "engines": sorted({record["engine"] for record in records}),
             "skipped": dict(skipped),
             "first_skipped": first,
+            **({"left_out": sum(record["left_out"] for record in records)} if self.form else {}),
             **splits,
         }
 

@@ -11,7 +11,7 @@ import itertools
 import resource
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 MOST_TOKENS = np.iinfo(np.int32).max  # of a document: its length is an i32
 BLOCK = 1 << 16
 MANY_SHARDS = 64
+WEIGHTS = ".weights"  # beside `.bin`: a byte for each token, its weight as a label
 AGAIN = "remove its folder and prepare the data again"
 
 Ints = NDArray[np.int64]
@@ -85,9 +86,10 @@ class ShardWriter:
 
     `prefix` is the path without suffix. Both files are written under scratch names of this process and renamed at the
     end, `.idx` last. So a shard whose `.idx` exists is whole, and processes that write the same shard do no harm.
+    `weighted` shards have a file `.weights` too: a byte beside each token, which is its weight as a label.
     """
 
-    def __init__(self, prefix: Path, vocab_size: int) -> None:
+    def __init__(self, prefix: Path, vocab_size: int, weighted: bool = False) -> None:
         self.prefix, self.vocab_size = prefix, vocab_size
         self.dtype = np.dtype(token_dtype(vocab_size))
         self.num_tokens = 0
@@ -96,12 +98,22 @@ class ShardWriter:
         self._bin_path, self._idx_path = (scratch_beside(with_suffix(prefix, suffix)) for suffix in (".bin", ".idx"))
         self._bin = open(self._bin_path, "wb")  # noqa: SIM115
         self._hash = hashlib.sha256()
+        self.answer_tokens = 0  # labels that weigh anything
+        self._weights_path = scratch_beside(with_suffix(prefix, WEIGHTS))
+        self._weights = open(self._weights_path, "wb") if weighted else None  # noqa: SIM115
+        self._weights_hash = hashlib.sha256()
 
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def add(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
+    def add(
+        self,
+        tokens: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        weights: NDArray[np.uint8] | None = None,
+    ) -> None:
         """Append documents. `tokens` holds theirs, one document after the other; `lengths` says how many each has.
+        `weights` [len(tokens)] are those of a weighted shard.
 
         Errors: `UserError` for an id outside the vocabulary and for a document longer than Megatron's format can say.
         """
@@ -123,6 +135,17 @@ class ShardWriter:
         self._hash.update(packed)
         self._lengths.frombytes(np.ascontiguousarray(lengths, np.int32).tobytes())
         self.num_tokens += len(tokens)
+        if self._weights:
+            assert weights is not None and len(weights) == len(tokens)
+            beside = np.ascontiguousarray(weights, np.uint8).data
+            self._weights.write(beside)
+            self._weights_hash.update(beside)
+            self.answer_tokens += int(np.count_nonzero(weights))
+
+    @property
+    def weights_sha256(self) -> str:
+        """The SHA-256 of the weights; "" of a shard that has none."""
+        return self._weights_hash.hexdigest() if self._weights else ""
 
     @property
     def num_documents(self) -> int:
@@ -134,8 +157,10 @@ class ShardWriter:
                 self.finish()
         finally:
             self._bin.close()
-            self._bin_path.unlink(missing_ok=True)
-            self._idx_path.unlink(missing_ok=True)
+            if self._weights:
+                self._weights.close()
+            for path in (self._bin_path, self._idx_path, self._weights_path):
+                path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Write the index and give the shard its name. Nothing can be added any more."""
@@ -144,6 +169,9 @@ class ShardWriter:
         self._bin.close()
         index = write_index(self._idx_path, self.dtype, np.frombuffer(self._lengths, np.int32))
         self.sha256 = hashlib.sha256(self._hash.digest() + bytes.fromhex(index)).hexdigest()
+        if self._weights:
+            self._weights.close()
+            give_name(self._weights_path, with_suffix(self.prefix, WEIGHTS))
         give_name(self._bin_path, with_suffix(self.prefix, ".bin"))
         give_name(self._idx_path, with_suffix(self.prefix, ".idx"))
 
@@ -226,16 +254,19 @@ class Shards:
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.generic]:
         """The tokens from `start` to `stop` or to the end; a view of the file where one shard holds them all."""
-        stop = self.num_tokens if stop is None else min(stop, self.num_tokens)
-        parts = []
-        for home in range(int(np.searchsorted(self.ends, start, side="right")), len(self.shards)):
-            shard, begin = self.shards[home], self._begin(home)
-            if begin >= stop:
-                break
-            parts.append(shard.tokens[max(start - begin, 0) : stop - begin])
+        parts = [self.shards[home].tokens[place] for home, place in self.spans(start, stop)]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def spans(self, start: int, stop: int | None = None) -> Iterator[tuple[int, slice]]:
+        """Where the tokens from `start` to `stop` or to the end lie: the number of each shard, and its tokens there."""
+        stop = self.num_tokens if stop is None else min(stop, self.num_tokens)
+        for home in range(int(np.searchsorted(self.ends, start, side="right")), len(self.shards)):
+            begin = self._begin(home)
+            if begin >= stop:
+                break
+            yield home, slice(max(start - begin, 0), min(stop - begin, self.shards[home].num_tokens))
 
     def _begin(self, home: int) -> int:
         """Where a shard begins in the stream."""

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from data.corpus.corpora import hold_out_end, split_of
+from data.corpus.examples import Form
 from data.corpus.sources import SPLITS, Document, Piece, Problems, piece_bytes, read_pieces
 from data.tokens.encode import ENGINES, Encoder, Tokens
+from data.tokens.examples import Weights, fitting
 from data.tokens.shards import ShardWriter
 from support.files import enough_room, write_json
 from support.json_object import JsonObject
@@ -78,6 +80,7 @@ class Job:
     vocabulary_sha256: str
     skip: bool = False
     shard_tokens: int = SHARD_TOKENS
+    form: Form | None = None  # of examples to tune on
 
     @property
     def tokeniser(self) -> Path:
@@ -145,13 +148,18 @@ class SplitShards:
     shards: list[JsonObject] = field(default_factory=list)
     writer: ShardWriter | None = None
     num_bytes: int = 0
+    answer_bytes: int = 0  # of examples
 
-    def add(self, tokens: Tokens, lengths: Tokens, num_bytes: int) -> None:
+    def add(
+        self, tokens: Tokens, lengths: Tokens, num_bytes: int, weights: Weights | None = None, answer_bytes: int = 0
+    ) -> None:
         if self.writer is None:
             prefix = self.job.folder / f"{self.stem}-{len(self.shards):02d}"
-            self.writer = self.open_shards.enter_context(ShardWriter(prefix, self.job.vocab_size))
-        self.writer.add(tokens, lengths)
+            weighted = self.job.form is not None
+            self.writer = self.open_shards.enter_context(ShardWriter(prefix, self.job.vocab_size, weighted))
+        self.writer.add(tokens, lengths, weights)
         self.num_bytes += num_bytes
+        self.answer_bytes += answer_bytes
         if self.writer.num_tokens >= self.job.shard_tokens:
             self.finish()
 
@@ -160,16 +168,20 @@ class SplitShards:
             return
         writer, self.writer = self.writer, None
         writer.finish()
-        self.shards.append(
-            {
-                "name": writer.prefix.name,
-                "documents": writer.num_documents,
-                "bytes": self.num_bytes,
-                "tokens": writer.num_tokens,
-                "sha256": writer.sha256,
-            }
-        )
-        self.num_bytes = 0
+        facts = {
+            "name": writer.prefix.name,
+            "documents": writer.num_documents,
+            "bytes": self.num_bytes,
+            "tokens": writer.num_tokens,
+            "sha256": writer.sha256,
+        }
+        own = {
+            "answer_bytes": self.answer_bytes,
+            "answer_tokens": writer.answer_tokens,
+            "weights_sha256": writer.weights_sha256,
+        }
+        self.shards.append(facts | own if self.job.form else facts)
+        self.num_bytes = self.answer_bytes = 0
 
 
 def do_task(
@@ -186,7 +198,7 @@ def do_task(
             outputs = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
             for batch in _batches(task.documents(problems), problems):
                 size = sum(len(raw) for _, raw in batch)
-                tokens = _encode(batch, outputs, job, encoder)
+                tokens = _encode(batch, outputs, job, encoder, problems)
                 step = min(size, task.num_bytes - done)
                 done += step
                 counters.add(done=step, text=size, documents=len(batch), tokens=tokens)
@@ -201,6 +213,7 @@ def do_task(
             "fingerprint": fingerprint,
             "skipped": dict(problems.counts),
             "first": problems.first,
+            **({"left_out": problems.left_out} if job.form else {}),
             "engine": encoder.name,
             **{split: output.shards for split, output in outputs.items()},
         }
@@ -226,19 +239,34 @@ def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list
         yield batch
 
 
-def _encode(batch: list[tuple[Document, bytes]], outputs: dict[str, SplitShards], job: Job, encoder: Encoder) -> int:
+def _encode(
+    batch: list[tuple[Document, bytes]],
+    outputs: dict[str, SplitShards],
+    job: Job,
+    encoder: Encoder,
+    problems: Problems,
+) -> int:
     """Encode a batch, end each document, and give every split its documents. Returns the number of tokens."""
-    found, lengths = encoder([document.text for document, _ in batch])
-    tokens = np.insert(found, np.cumsum(lengths), job.end_of_document)
-    lengths = lengths + 1
-    splits = np.array([SPLITS.index(split_of(document, raw)) for document, raw in batch])
-    sizes = np.array([len(raw) for _, raw in batch])
+    weights: Weights | None = None
+    if job.form:
+        documents, rules = [document for document, _ in batch], (job.end_of_document, job.form, problems)
+        kept, tokens, lengths, weights = fitting(documents, encoder, job.tokeniser, *rules)
+        problems.left_out += len(batch) - len(kept)
+        batch = [batch[number] for number in kept]
+    else:
+        found, lengths = encoder([document.text for document, _ in batch])
+        tokens = np.insert(found, np.cumsum(lengths), job.end_of_document)
+        lengths = lengths + 1
+    splits = np.array([SPLITS.index(split_of(document, raw)) for document, raw in batch], np.int64)
+    sizes = np.array([len(raw) for _, raw in batch], np.int64)
+    answers = np.array([document.answer_bytes for document, _ in batch], np.int64)
     for number, split in enumerate(SPLITS):
         mine = splits == number
-        if mine.all():
-            outputs[split].add(tokens, lengths, int(sizes.sum()))
-        elif mine.any():
-            outputs[split].add(tokens[np.repeat(mine, lengths)], lengths[mine], int(sizes[mine].sum()))
+        if not mine.any():
+            continue
+        each = np.repeat(mine, lengths)
+        facts = (lengths[mine], int(sizes[mine].sum()), None if weights is None else weights[each])
+        outputs[split].add(tokens if mine.all() else tokens[each], *facts, int(answers[mine].sum()))
     return len(tokens)
 
 

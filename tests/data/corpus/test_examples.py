@@ -1,0 +1,142 @@
+"""Rows as examples: what stands before an answer, what is learned, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.corpus import corpora
+from data.corpus.document import Document, Problems
+from data.corpus.examples import AUTO, Form
+from support.errors import UserError
+
+REVIEW = "Review: {text}\nSentiment: {label}\n"
+CHAT = (
+    "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Who?"},
+    {"role": "assistant", "content": "Me. "},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "So."},
+]
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path: Path, form: Form, skip: bool = False) -> list[Document]:
+    problems = Problems(skip)
+    return [document for piece in corpora.pieces(str(path), form) for document in piece.documents(problems)]
+
+
+def parts_of(path: Path, form: Form, row: object) -> tuple[tuple[str, bool], ...]:
+    (document,) = read(write(path / "rows.jsonl", row), form)
+    assert document.text == "".join(text for text, _ in document.parts)
+    return document.parts
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "parts"),
+    [
+        # The space before an answer belongs to it, as it does to the tokens of words; a line end does not.
+        (REVIEW, {"text": "Fine.", "label": "good"}, (("Review: Fine.\nSentiment:", False), (" good\n", True))),
+        (REVIEW, {"text": "Fine.", "label": 1}, (("Review: Fine.\nSentiment:", False), (" 1\n", True))),
+        ("{a}\n{b}", {"a": " x ", "b": "y"}, ((" x \n", False), ("y", True))),
+        ("{a.b}", {"a": {"b": "y"}}, (("", False), ("y", True))),
+        ("{{{a}}} = {a}!", {"a": "y"}, (("{y} =", False), (" y!", True))),
+        (AUTO, {"prompt": "1 + 1 =", "completion": " 2"}, (("1 + 1 =", False), (" 2", True))),
+        (AUTO, {"prompt": "1 + 1 = ", "completion": "2"}, (("1 + 1 =", False), (" 2", True))),
+    ],
+)
+def test_a_row_becomes_a_prompt_and_an_answer(template: str, row: Any, parts: Any, tmp_path: Path) -> None:
+    assert parts_of(tmp_path, Form(template, 100), row) == parts
+
+
+def test_every_answer_of_a_conversation_is_learned_up_to_its_end(tmp_path: Path) -> None:
+    assert parts_of(tmp_path, Form(AUTO, 100), {"messages": TALK}) == (
+        ("Be brief.\n\nUser: Who?\nAssistant:", False),
+        (" Me.\n", True),
+        ("User: Why?\nAssistant:", False),
+        (" So.\n", True),
+    )
+    special = (("eos_token", "<end>"),)
+    assert parts_of(tmp_path, Form(AUTO, 100, CHAT, special), {"messages": TALK}) == (
+        ("<system>Be brief.<end>\n<user>Who?<end>\n<assistant>", False),
+        ("Me.<end>\n", True),
+        ("<user>Why?<end>\n<assistant>", False),
+        ("So.<end>", True),
+    )
+
+
+def test_a_table_and_named_splits_are_read_as_lines_are(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": "good", "split": ("train", "val")[n % 2]} for n in range(300)]
+    lines = read(write(tmp_path / "rows.jsonl", *rows), Form(REVIEW, 100))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    table = read(tmp_path / "rows.parquet", Form(REVIEW, 100))
+    assert [(each.parts, each.split) for each in table] == [(each.parts, each.split) for each in lines]
+    assert [each.split for each in table[:3]] == ["train", "validation", "train"]
+    assert table[2].where and table[2].where() == f"corpus file {tmp_path / 'rows.parquet'} row 3"
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "words"),
+    [
+        (REVIEW, {"text": "x"}, 'has no field "label" (it has text); mend it, or change data.template'),
+        (REVIEW, {"text": None, "label": "x"}, 'has null in "text", not a text'),
+        (REVIEW, {"text": "x", "label": " "}, 'has an empty answer in "label"; fill it in, or go on with --on-error'),
+        (AUTO, {"prompt": "x", "completion": ""}, 'has an empty answer in "completion"'),
+        (AUTO, {"text": "x"}, 'has neither "messages", or "prompt" and "completion" (it has text); give data.template'),
+        (AUTO, {"messages": []}, 'has no messages in "messages"'),
+        (AUTO, {"messages": "x"}, 'has a text in "messages"; give a list'),
+        (AUTO, {"messages": TALK[:2]}, "has no answer to its last message; end it with one of role assistant"),
+        (AUTO, {"messages": [TALK[1], {"role": "robot", "content": ""}]}, "has message 2 of role 'robot'"),
+        (AUTO, {"messages": [TALK[1], TALK[0], TALK[2]]}, "has message 2 of role 'system'; give system (in front)"),
+        (AUTO, {"messages": [TALK[1], {"role": "assistant"}]}, 'has null in "messages[1].content", not a text'),
+        (AUTO, {"messages": [TALK[1], {**TALK[2], "content": "\n"}]}, 'has an empty answer in "messages[1].content"'),
+        (REVIEW, {"text": "x", "label": "y", "split": "odd"}, 'has "odd" in "split", none of train'),
+        (REVIEW, ["x"], "is no object"),
+    ],
+)
+def test_a_row_that_is_no_example_is_named_by_file_and_line(
+    template: str, row: object, words: str, tmp_path: Path
+) -> None:
+    good = {"text": "x", "label": "y", "prompt": "x", "completion": "y"}
+    path = write(tmp_path / "rows.jsonl", good, good, row, good)
+    with pytest.raises(UserError) as error:
+        read(path, Form(template, 100))
+    assert str(error.value).startswith(f"corpus file {path} line 3 {words}") and "\n" not in str(error.value)
+    assert len(read(path, Form(template, 100), skip=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("Say it.", "'Say it.' has no place such as {text}"),
+        ("{text!r}", "a place is the name of a field and nothing else"),
+        ("{text:>3}", "a place is the name of a field and nothing else"),
+        ("{}", "a place is the name of a field and nothing else"),
+        ("{text", "write {{ and }} for braces that are no place"),
+    ],
+)
+def test_a_template_that_is_none_is_refused(template: str, words: str) -> None:
+    with pytest.raises(UserError, match=r"data\.template") as error:
+        Form(template, 100)
+    assert words in str(error.value)
+
+
+def test_texts_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("Once upon a time.")
+    with pytest.raises(UserError, match=r"plain.txt is a text, and a template is filled from rows; give JSON lines"):
+        read(tmp_path / "plain.txt", Form(REVIEW, 100))
+    with pytest.raises(UserError, match="corpus shakespeare has texts and no rows"):
+        corpora.pieces("shakespeare", Form(REVIEW, 100))
+    with pytest.raises(UserError, match="leave ::body out"):
+        corpora.pieces(f"{tmp_path / 'plain.txt'}::body", Form(REVIEW, 100))
