@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.config import GPTConfig
 from model.engine.inside import cut_pipeline, groups_of
-from model.gpt import GPT, Block
+from model.gpt import GPT, Block, Remember, document_mask, places_in_documents
 from model.grid import Grid, make_grid, split
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
 from model.layout import Layout, stage_boundaries
@@ -24,6 +24,52 @@ from model.parallel import Parallel
 
 BEFORE_BLOCKS = 2  # the token embedding and the positions
 EMBED = "embed"
+
+
+class Apart:
+    """What the tokens of the micro-batch that is computed may see, and their places, where documents are apart.
+
+    Every rank of a pipeline reads the micro-batches itself, and each stage computes them in order: so nothing but
+    activations is sent from stage to stage.
+    """
+
+    def __init__(self, causal: bool) -> None:
+        self.causal = causal
+        self.coming: Iterator[Tensor | None] = iter(())
+        self.visible_BSS: Tensor | None = None
+        self.places_BS: Tensor | None = None
+
+    def expect(self, documents: Iterator[Tensor | None]) -> None:
+        """Take the documents [B, S] of the micro-batches to come, None for those that are not apart."""
+        self.coming = documents
+
+    def go_on(self) -> None:
+        """The next micro-batch begins."""
+        documents_BS = next(self.coming, None)
+        self.visible_BSS = None if documents_BS is None else document_mask(documents_BS, self.causal)
+        self.places_BS = None if documents_BS is None else places_in_documents(documents_BS)
+
+
+class PlacedEmbedding(PositionEmbedding):
+    """The positions in a pipeline."""
+
+    def __init__(self, config: GPTConfig, parallel: Parallel, apart: Apart) -> None:
+        super().__init__(config, parallel)
+        self.apart = apart
+
+    def forward(self, x_BSH: Tensor, places_BS: Tensor | None = None) -> Tensor:
+        return super().forward(x_BSH, self.apart.places_BS)
+
+
+class StagedBlock(Block):
+    """A block in a pipeline."""
+
+    def __init__(self, config: GPTConfig, parallel: Parallel, recompute: str, apart: Apart) -> None:
+        super().__init__(config, parallel, recompute)
+        self.apart = apart
+
+    def forward(self, x_BSH: Tensor, visible_BSS: Tensor | None = None, remember: Remember | None = None) -> Tensor:
+        return super().forward(x_BSH, self.apart.visible_BSS)
 
 
 class GPTPipeline(PipelineModule):
@@ -38,13 +84,13 @@ class GPTPipeline(PipelineModule):
     ) -> None:
         layout, parallel = grid.layout, grid.parallel
         self.config, self.parallel = config, parallel
-        self.boundaries = stage_boundaries(config, layout.pp)
+        self.boundaries, self.apart = stage_boundaries(config, layout.pp), Apart(config.objective == "causal")
         data = grid.data.size  # Ulysses ranks count as data ranks to DeepSpeed
         # The tied matrix is alone in its module, because DeepSpeed takes every parameter of a tied module for a copy.
         layers = [
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, tied_weight_attr="weight"),
-            LayerSpec(PositionEmbedding, config, parallel),
-            *(LayerSpec(Block, config, parallel, what) for what in recompute),
+            LayerSpec(PlacedEmbedding, config, parallel, self.apart),
+            *(LayerSpec(StagedBlock, config, parallel, what, self.apart) for what in recompute),
             LayerSpec(Norm, config.hidden_size, parallel),
             TiedLayerSpec(EMBED, TokenEmbedding, config, parallel, forward_fn=_logits, tied_weight_attr="weight"),
         ]
@@ -61,6 +107,11 @@ class GPTPipeline(PipelineModule):
         test_a_pipeline_is_cut_by_cost_and_not_as_deepspeed_would.
         """
         cut_pipeline(self, self.boundaries)
+
+    def forward(self, forward_input: Tensor) -> Any:
+        """This stage's share of a micro-batch, the next one of those that `apart` expects."""
+        self.apart.go_on()
+        return super().forward(forward_input)
 
     def plain_names(self) -> dict[nn.Parameter, str]:
         """The name that each parameter of this stage has in the plain `GPT`."""

@@ -15,6 +15,7 @@ from support.errors import UserError
 from support.json_object import JsonObject
 
 STRICT: dict[str, str] = {"extra": "forbid"}  # pydantic: an unknown field is an error
+BASE = "base"  # the tokeniser of the model that is tuned
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class Data:
 
     `clean` names the stages by which each corpus is cleaned before it is tokenised, in the words of `stagecraft
     clean`. With `separate_documents` the documents that were packed into one sample do not see each other, and
-    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id. The last
-    three fields belong to the masked objective: the share of the tokens that the model has to guess, and which part of
-    these becomes the mask token (the last entry of the vocabulary) or a random token.
+    positions begin anew in each. The tokeniser is `bpe:N`, `gpt2`, a folder or a hub id.
+
+    With a `template` the rows of the corpus are examples to tune a model on, of which the answers are learned: a text
+    with the fields of a row in braces, the last of them the answer; or "auto", for rows that have `messages`, or
+    `prompt` and `completion`. The tokeniser is "base" then, that of the model that is tuned. An example that is longer
+    than the context is an error, or with `skip_longer` left out.
+
+    The last three fields belong to the masked objective: the share of the tokens that the model has to guess, and which
+    part of these becomes the mask token (the last entry of the vocabulary) or a random token.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -47,6 +54,8 @@ class Data:
     clean: tuple[str, ...] = ()
     temperature: float = 1.0
     separate_documents: bool = False
+    template: str = ""
+    skip_longer: bool = False
     masked_share: float = 0.10
     masked_to_mask: float = 0.8
     masked_to_random: float = 0.1
@@ -66,6 +75,13 @@ class Data:
             )
         if not 0 < self.masked_share <= 1:
             raise UserError(f"data.masked_share is {self.masked_share}; it must be above 0 and at most 1")
+        if self.template and (self.clean or self.tokeniser.startswith("bpe:")):
+            field, value = ("clean", ",".join(self.clean)) if self.clean else ("tokeniser", self.tokeniser)
+            raise UserError(
+                f"data.template tunes a model on examples, and data.{field} {value} is for texts; leave it out"
+            )
+        if self.tokeniser == BASE and not self.template:
+            raise UserError(f"data.tokeniser {BASE} is that of a model that is tuned; give data.template, or another")
         shares = (self.masked_to_mask, self.masked_to_random)
         if not (min(shares) >= 0 and sum(shares) <= 1 + 1e-9):
             raise UserError(
@@ -77,6 +93,11 @@ class Data:
     def parts(self) -> tuple[Part, ...]:
         """The blend; of a single corpus that one."""
         return (Part(self.corpus),) if isinstance(self.corpus, str) else self.corpus
+
+    @property
+    def tunes(self) -> bool:
+        """Whether rows are read as examples to tune on."""
+        return bool(self.template)
 
     @property
     def described(self) -> str:
@@ -291,18 +312,18 @@ class Recipe:
             raise UserError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
         if self.tasks.names and self.model.objective == "masked":
             raise UserError("tasks.names does not go with model.objective masked: such a model goes on from no text")
-        masks = {
-            "model.objective prefix": self.model.objective == "prefix",
-            "data.separate_documents": self.data.separate_documents,
-        }
-        asked = [name for name, wanted in masks.items() if wanted]
-        if asked and (self.layout.pp > 1 or self.layout.ulysses > 1):
+        objective = self.model.objective
+        if objective == "prefix" and (self.layout.pp > 1 or self.layout.ulysses > 1):
             raise UserError(
-                f"{asked[0]} does not go with layout.pp or layout.ulysses above 1: masks are not handed from rank to "
-                "rank; use tensor and data parallelism"
+                "model.objective prefix does not go with layout.pp or layout.ulysses above 1: its mask is not handed "
+                "from rank to rank; use tensor and data parallelism"
             )
-        if len(asked) > 1:
+        if objective == "prefix" and self.data.separate_documents:
             raise UserError("data.separate_documents does not go with model.objective prefix; switch one of them off")
+        if objective != "causal" and self.data.tunes:
+            raise UserError(
+                f"data.template does not go with model.objective {objective}: it gives no answers; tune a causal model"
+            )
 
     @property
     def tokens_per_step(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes import settings
-from recipes.recipe import Data, Recipe
+from recipes.recipe import BASE, Data, Recipe
 from run import record, select
 from run.checkpoints import Chosen, choose
 from run.directory import Run, read_recipe
@@ -66,15 +66,43 @@ def fitted(recipe: Recipe, point: Point) -> Recipe:
     return after
 
 
+def based(recipe: Recipe, point: Point | None) -> Recipe:
+    """A recipe that tunes, with the shape and the tokeniser of the model at `point`, which it begins with.
+
+    Errors: `UserError` where no model is named, or the recipe asks for another tokeniser.
+    """
+    if point is None:
+        raise UserError(
+            f"{recipe.name} tunes a model; say which with --from: a run, the folder of a model, or a hub id"
+        )
+    if recipe.data.tokeniser != BASE:
+        raise UserError(
+            f"{recipe.name} has data.tokeniser {recipe.data.tokeniser}, but a model that is tuned keeps its own; write "
+            f'tokeniser="{BASE}"'
+        )
+    model = dataclasses.replace(point.recipe.model, dropout=recipe.model.dropout)
+    data = dataclasses.replace(recipe.data, tokeniser=str(point.run.resolve() / "tokeniser"))
+    return dataclasses.replace(recipe, model=model, data=data)
+
+
+def begins_anew(recipe: Recipe, point: Point) -> bool:
+    """Whether a branch takes its parent's weights alone: it tunes, and its parent was trained for something else."""
+    return recipe.data.tunes and recipe.name != point.recipe.name
+
+
 def same_texts(one: Data, other: Data) -> bool:
     """Whether two recipes read the same tokens."""
-    texts = [(data.corpus, data.tokeniser, data.clean, data.temperature) for data in (one, other)]
+    texts = [(data.corpus, data.tokeniser, data.clean, data.temperature, data.template) for data in (one, other)]
     return texts[0] == texts[1]
 
 
 def with_parent(run: Run, point: Point) -> Run:
     """The run as a branch from `point`. Errors: `UserError` where no step is left to take."""
     step, before, after = point.checkpoint.step, point.recipe, run.recipe
+    known = record.read(point.run)
+    who = (known.id if known else "", str(point.run.resolve()), step)
+    if begins_anew(after, point):
+        return dataclasses.replace(run, parent=Parent(*who, consumed_samples=0, tuned=True))
     if run.max_steps is not None and run.max_steps <= step:
         raise UserError(f"--max-steps {run.max_steps} is not after step {step}, where --from {point} begins")
     if run.last_step_from(step, point.consumed_samples) <= step:
@@ -83,7 +111,6 @@ def with_parent(run: Run, point: Point) -> Run:
             f"--from {point}: {read:,} tokens were read there, and schedule.train_tokens is "
             f"{after.schedule.train_tokens:,}, those of the parent counted; set it to more"
         )
-    known = record.read(point.run)
     asked = record.read_object(point.run / "start.json")
     differing = [
         *differences(settings.plain(before, DESCRIBED), settings.plain(after, DESCRIBED)),
@@ -94,9 +121,7 @@ def with_parent(run: Run, point: Point) -> Run:
     goes_on = same_texts(before.data, after.data) and before.seed == after.seed
     data_from = known.parent.data_from if goes_on and known and known.parent else 0
     parent = Parent(
-        id=known.id if known else "",
-        path=str(point.run.resolve()),
-        step=step,
+        *who,
         consumed_samples=point.consumed_samples,
         changes=tuple(changes),
         data_from=data_from if goes_on else point.consumed_samples,

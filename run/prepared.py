@@ -6,14 +6,16 @@ from typing import Any
 from data.cleaning import clean
 from data.cleaning.stages import Settings
 from data.corpus import corpora
+from data.corpus.examples import AUTO, Form
 from data.corpus.sources import SPLITS
 from data.samples import blend, mixture
 from data.samples.mixture import Mixture, PreparedPart
 from data.tokens import prepare
 from data.tokens.tasks import Progress
-from recipes.recipe import Recipe
+from recipes.recipe import BASE, Recipe
 from run.branch import parents_texts
 from run.directory import Run, read_data, runs_root
+from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import Say, now_and_then
 
@@ -54,12 +56,13 @@ def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None
     if data.clean:
         settings = [Settings(corpus, data.clean, options.skip) for corpus in texts]  # all checked before any work
         texts = {each.corpus: str(clean.cleaned(each, root, options.processes, say)) for each in settings}
+    form = form_of(recipe)
     tokeniser = prepare.shared_tokeniser(list(texts.values()), data.tokeniser, root, say, options.skip)
     made: dict[str, Path] = {}
     unfinished: list[str] = []
     for corpus, text in texts.items():
         try:
-            made[corpus] = prepare.prepare(text, tokeniser, room, root, say, options)
+            made[corpus] = prepare.prepare(text, tokeniser, room, root, say, options, form)
         except prepare.OthersUnfinished as state:
             unfinished.append(str(state))
     if unfinished:
@@ -75,6 +78,26 @@ def recipe_data(recipe: Recipe, say: Say, options: prepare.Options | None = None
     )
 
 
+def form_of(recipe: Recipe) -> Form | None:
+    """How rows become examples, where the recipe tunes. Errors: `UserError` where the template or the base is none."""
+    data = recipe.data
+    if not data.tunes:
+        return None
+    if data.tokeniser == BASE:
+        raise UserError(
+            f"{recipe.name} tunes a model, in the tokens of that; say which: pretrain takes --from RUN, prepare and "
+            "inspect --set data.tokeniser=RUN/tokeniser"
+        )
+    chat, special = "", ()
+    if data.template == AUTO:
+        from data.tokens import tokenisers
+
+        words = tokenisers.obtain(data.tokeniser, ())
+        if words.chat_template:
+            chat, special = words.get_chat_template(), tuple(sorted(words.special_tokens_map.items()))
+    return Form(data.template, recipe.model.seq_length + 1, chat, special, data.skip_longer)
+
+
 def print_data(parts: list[JsonObject], train_tokens: int) -> None:
     """Print the size of each split, and how often a run of `train_tokens` tokens reads each part of its blend."""
     total = sum(part["share"] for part in parts)
@@ -85,6 +108,7 @@ def print_data(parts: list[JsonObject], train_tokens: int) -> None:
                 print(
                     f"{split:10s} {facts['documents']:,} documents, {facts['bytes'] / 1e6:,.2f} MB, "
                     f"{facts['tokens']:,} tokens ({facts['bytes'] / facts['tokens']:.2f} bytes a token)"
+                    + (f", {facts['answer_tokens']:,} of them answers" if "answer_tokens" in facts else "")
                 )
         share = part["share"] / total
         epochs = share * train_tokens / part["train"]["tokens"]
@@ -120,14 +144,14 @@ def missing(run: Run) -> list[str]:
 
 def missing_data(recipe: Recipe) -> list[str]:
     """As `missing`, of a recipe."""
-    data, root = recipe.data, runs_root() / "data"
+    data, root, form = recipe.data, runs_root() / "data", form_of(recipe)
     texts = {part.corpus: part.corpus for part in data.parts}
     for corpus in texts:
         if corpus not in corpora.CORPORA and corpora.hub_of(corpus) is None:
-            corpora.pieces(corpus)  # of local files, or it does not exist
+            corpora.pieces(corpus, form)  # of local files, or it does not exist
     if data.clean:
         texts = {corpus: str(clean.folder_of(Settings(corpus, data.clean, None), root)) for corpus in texts}
         if lost := [corpus for corpus, folder in texts.items() if not Path(folder).exists()]:
             return lost
     tokeniser = prepare.tokeniser_of(list(texts.values()), data.tokeniser, root)
-    return [corpus for corpus, text in texts.items() if prepare.found(text, tokeniser, root) is None]
+    return [corpus for corpus, text in texts.items() if prepare.found(text, tokeniser, root, form) is None]

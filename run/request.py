@@ -57,11 +57,17 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     goes_on = point if point and point.recipe.name == recipe.name else None
     home = path if request.resume else goes_on and goes_on.run  # whose recipe and JSON are changed, if any
     stored = read_recipe(home) if home else None
+    if recipe.data.tunes:
+        recipe = _tuned(recipe, stored, point)
     wanted = settings.override(stored or recipe, list(request.settings))
     if request.seed is not None:
         wanted = dataclasses.replace(wanted, seed=request.seed)
     if stored is not None and request.resume:
         _check_same_run(path, recipe, stored, wanted)
+    if wanted.data.tunes and wanted.data.tokeniser != recipe.data.tokeniser:
+        raise UserError(
+            f"--set data.tokeniser={wanted.data.tokeniser}: a model that is tuned keeps its own; leave that setting out"
+        )
     if point:
         wanted = branch.fitted(wanted, point)
     kept = stored is not None and (request.resume or wanted.engine == stored.engine)
@@ -89,6 +95,14 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     parent = record.parent_of(path) if request.resume else None
     run = Run(path, wanted, config, resolved, *asked, parent, changed)
     return branch.with_parent(run, point) if point else run
+
+
+def _tuned(recipe: Recipe, stored: Recipe | None, point: branch.Point | None) -> Recipe:
+    """A recipe that tunes, for the model that it goes on with or begins with."""
+    if stored is None:
+        return branch.based(recipe, point)
+    data = dataclasses.replace(recipe.data, tokeniser=stored.data.tokeniser)
+    return dataclasses.replace(recipe, model=stored.model, data=data)
 
 
 def settled(recipe: Recipe, request: Request) -> Request:

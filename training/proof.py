@@ -84,7 +84,7 @@ def _loss(trainer: Engine, source: Source, run: Run, first: int, count: int) -> 
     mine = []
     for start in range(first, first + count, size * grid.dp):
         at = start + grid.dp_rank * size
-        batch = source.training(at, size)
+        batch = source.training(at, size, (first, count))
         inside = torch.arange(at, at + size) < first + count  # data ranks work in step; some may have no sample
         mine.append(_weighted(batch, inside))
     return trainer.evaluate(mine) / count  # in training the weights of a sample add up to 1

@@ -35,8 +35,12 @@ class Source:
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
-    def training(self, first: int, count: int) -> MicroBatch:
-        """The samples at positions `first … first + count` of the run."""
+    def training(self, first: int, count: int, among: tuple[int, int] | None = None) -> MicroBatch:
+        """The samples at positions `first … first + count` of the run, of the batch `among` which they are learned.
+
+        Weights are such that the mean over the samples of that batch, a place and a size, is its loss. Those of each
+        sample add up to 1 here, whatever the others are.
+        """
         first -= self.data_from
         samples = self.stream.batch(first, count)
         examples = self._examples(samples, np.arange(first, first + count))
@@ -52,7 +56,7 @@ class Source:
         The global batch is the same whatever the number of ranks and the micro-batch.
         """
         starts = range(first + rank * micro_batch, first + count, micro_batch * ranks)
-        return [self.training(start, micro_batch) for start in starts]
+        return [self.training(start, micro_batch, (first, count)) for start in starts]
 
     def validation(self, rows: list[int]) -> MicroBatch:
         """Rows of the validation set. A label that counts weighs 1; padding and rows past the set's end weigh 0."""
@@ -76,12 +80,12 @@ class Source:
         documents = None
         if self.end_of_document is not None:
             documents = objectives.documents(samples[:, :-1], self.end_of_document)
-        prefix = None if examples.prefix is None else _tensor(examples.prefix)
-        apart = None if documents is None else _tensor(documents)
-        return MicroBatch(_tensor(examples.tokens), _tensor(examples.labels), _tensor(weights), prefix, apart)
+        prefix = None if examples.prefix is None else tensor(examples.prefix)
+        apart = None if documents is None else tensor(documents)
+        return MicroBatch(tensor(examples.tokens), tensor(examples.labels), tensor(weights), prefix, apart)
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def tensor(array: NDArray[Any]) -> Tensor:
     """The array as a tensor. With GPUs it lies in pinned memory, so that it is copied while the GPU computes."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory() if torch.cuda.is_available() else tensor

@@ -32,7 +32,8 @@ from training.launchers import check_meeting
 from training.log import Log
 from training.loop import Loop
 from training.rollback import Position, position_of
-from training.source import Source, check_alike
+from training.source import check_alike
+from training.tuned import source_of
 
 
 def train_launched(path: Path) -> None:
@@ -124,7 +125,7 @@ def _to_the_end(run: Run, mixture: Mixture, alone: bool) -> None:
 
 def _loop(run: Run, mixture: Mixture, log: Log) -> Loop:
     """The loop, ready to train from where the run is."""
-    source = Source(run.recipe, mixture, run.data_from)
+    source = source_of(run.recipe, mixture, run.data_from)
     if compiling := will_compile(run.engine.json):
         log.say(compiling)
     log.note("phase", phase="compile" if compiling else "engine")
@@ -138,13 +139,15 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> Loop:
         if run.parent is None:
             log.say("nothing was saved before: the run begins again with its first step")
     if saved is None and run.parent:
-        saved = load_checked(trainer, run.parent.checkpoint, run.parent.tie, position_of)
-        log.say(f"branches off {run.parent.path} after step {run.parent.step}")
+        saved = load_checked(trainer, run.parent.checkpoint, run.parent.tie, position_of, run.parent.tuned)
+        begins = "tunes" if run.parent.tuned else "branches off"
+        log.say(f"{begins} {run.parent.path} after step {run.parent.step}")
         for change in run.parent.changes:
             log.say(f"differs from its parent: {change}")
     for change in run.changes:
         log.say(f"changed since the last start: {change}")
-    position = position_of(saved) if saved else Position()
+    begins_anew = from_parent and run.parent and run.parent.tuned
+    position = position_of(saved) if saved and not begins_anew else Position()
     if position.proof and from_parent and not proof.reads_alike(position.proof, source):
         log.say("no proof of the parent's weights: the branch reads other samples")
         position.proof = None

@@ -58,11 +58,15 @@ class Document:
 
 @dataclass
 class Problems:
-    """What happens to input that cannot be read: the first is an error, or with `skip` all is counted by kind."""
+    """What happens to input that cannot be read: the first is an error, or with `skip` all is counted by kind.
+
+    `left_out` counts what can be read and is longer than a model can.
+    """
 
     skip: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
 
     def report(self, kind: str, message: str) -> None:
         """Count what the message is about. Errors: `UserError` with the message, unless `skip` is set."""

@@ -31,7 +31,7 @@ class Unfit(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Form:
-    """How rows become examples of at most `most_tokens` tokens. It is pickled.
+    """How rows become examples of at most `most_tokens` tokens; longer ones are left out, or an error. It is pickled.
 
     `template` is a text with places, `Review: {text}\\nSentiment: {label}`. What is filled into the last place is the
     answer, with what stands behind it. Or it is "auto": rows with `messages`, or with `prompt` and `completion`.
@@ -43,6 +43,7 @@ class Form:
     most_tokens: int
     chat: str = ""
     special: tuple[tuple[str, str], ...] = ()
+    skip_longer: bool = False
 
     def __post_init__(self) -> None:
         if self.template != AUTO:
@@ -50,7 +51,7 @@ class Form:
 
     def identity(self) -> list[object]:
         """All that its examples depend on, as JSON."""
-        return [self.template, self.most_tokens, self.chat, [*map(list, self.special)]]
+        return [self.template, self.most_tokens, self.chat, [*map(list, self.special)], self.skip_longer]
 
     def document(
         self, name: str, record: object, split: str, problems: Problems, where: Callable[[], str]

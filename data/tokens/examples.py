@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.corpus.document import KIND, SKIP, Document, Problems
+from data.corpus.document import KIND, Document, Problems
 from data.corpus.examples import Form
 from data.tokens.encode import Encoder, Judge, Tokens
 
@@ -39,17 +39,19 @@ def fitting(
 ) -> tuple[list[int], Tokens, Tokens, Weights]:
     """Which of the documents fit into a sample; their tokens, one after the other, how many each has, the weights.
 
-    Errors: `UserError` for a document that is longer than a sample, unless such are skipped.
+    Errors: `UserError` for a document that is longer than a sample, unless such are left out or skipped.
     """
     kept, found = [], []
     for number, document in enumerate(documents):
         each = encoded(document, encoder, tokeniser, end)
         if len(each[0]) > form.most_tokens:
+            if form.skip_longer:
+                continue
             assert document.where
             problems.report(
                 KIND["long"],
                 f"{document.where()} makes {len(each[0]):,} tokens, and a context of {form.most_tokens - 1:,} takes "
-                f"{form.most_tokens:,} with the end; shorten it, {SKIP}",
+                f"{form.most_tokens:,} with the end; shorten it, or set data.skip_longer=true",
             )
             continue
         kept.append(number)

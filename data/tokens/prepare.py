@@ -416,6 +416,9 @@ class _Preparation:
             raise UserError(f"corpus {self.corpus} has too little text to hold any out for validation; give more")
         for kind, count in described["skipped"].items():
             self.say(f"skipped {count:,} times, {kind}; the first: {described['first_skipped'][kind]}")
+        if self.form and described["left_out"]:
+            most = self.form.most_tokens - 1
+            self.say(f"left out {described['left_out']:,} examples that are longer than the context of {most:,} tokens")
         write_json(self.scratch / "manifest.json", described)
         folder = self.lacking if described["skipped"] else self.whole
         give_name(self.scratch, folder)
@@ -453,6 +456,7 @@ class _Preparation:
             "engines": sorted({record["engine"] for record in records}),
             "skipped": dict(skipped),
             "first_skipped": first,
+            **({"left_out": sum(record["left_out"] for record in records)} if self.form else {}),
             **splits,
         }
 

@@ -213,6 +213,7 @@ def do_task(
             "fingerprint": fingerprint,
             "skipped": dict(problems.counts),
             "first": problems.first,
+            **({"left_out": problems.left_out} if job.form else {}),
             "engine": encoder.name,
             **{split: output.shards for split, output in outputs.items()},
         }
@@ -250,6 +251,7 @@ def _encode(
     if job.form:
         documents, rules = [document for document, _ in batch], (job.end_of_document, job.form, problems)
         kept, tokens, lengths, weights = fitting(documents, encoder, job.tokeniser, *rules)
+        problems.left_out += len(batch) - len(kept)
         batch = [batch[number] for number in kept]
     else:
         found, lengths = encoder([document.text for document, _ in batch])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch import local
+from launch.base import with_base
 from launch.care import Care
 from launch.clusters import network
 from launch.clusters.asked import Where, check_data, environment, job_of
@@ -29,6 +30,8 @@ def begin(recipe: Recipe, request: Request, where: Where, care: Care) -> JsonObj
     """
     if where.nodes is not None and where.nodes < 1:
         raise UserError(f"--nodes is {where.nodes}; it must be at least 1")
+    if not where.dry_run:
+        request = with_base(recipe, request)
     if where.cluster is None and not where.dry_run:
         if where.nodes is not None:
             raise UserError("--nodes counts the nodes of a cluster; give --cluster too")

@@ -26,6 +26,7 @@ from model.checkpoint.format import (
 )
 from model.checkpoint.index import WEIGHT, Fragment, Place, tensor_key
 from model.checkpoint.together import anywhere, gathered, told
+from model.checkpoint.weights import UNTRAINED
 from model.checkpoint.zero import Flat, ZeroState, state_of
 from model.engine import inside
 from model.engine.engine import Engine
@@ -180,8 +181,12 @@ def load_newest(
     return None
 
 
-def load_checked(engine: Engine, checkpoint: Path, tie: Tie | None = None, accepts: Accepts = dict) -> JsonObject:
+def load_checked(
+    engine: Engine, checkpoint: Path, tie: Tie | None = None, accepts: Accepts = dict, weights_alone: bool = False
+) -> JsonObject:
     """Load a checkpoint into the engine; collective. Returns its `state`.
+
+    With `weights_alone` the optimiser stays as it is before its first step.
 
     Errors: `UserError` where it is damaged, has another tie, or is not the same for all ranks.
     """
@@ -192,7 +197,7 @@ def load_checked(engine: Engine, checkpoint: Path, tie: Tie | None = None, accep
     differs = told(_disagreement(everyone, step, checkpoint.parent) if everyone else "")
     if reason := differs or _damage_anywhere(engine, checkpoint):
         raise UserError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it, or take another")
-    return _loaded(engine, checkpoint)
+    return _loaded(engine, checkpoint, weights_alone)
 
 
 def _newest_first(everyone: list[dict[int, tuple[str, str]]]) -> list[int]:
@@ -236,16 +241,17 @@ def _out_of_reach(engine: Engine, checkpoint: Path) -> str:
         return str(error)
 
 
-def _loaded(engine: Engine, checkpoint: Path) -> JsonObject:
-    load(engine, checkpoint)
+def _loaded(engine: Engine, checkpoint: Path, weights_alone: bool = False) -> JsonObject:
+    load(engine, checkpoint, weights_alone)
     state: JsonObject = manifest(checkpoint)["state"]
     return state
 
 
 @torch.no_grad()
-def load(engine: Engine, checkpoint: Path) -> Reader:
+def load(engine: Engine, checkpoint: Path, weights_alone: bool = False) -> Reader:
     """Load a checkpoint into the engine, whatever layout wrote it; collective. Returns what has read it."""
-    reader, numbers, held = Reader(checkpoint), manifest(checkpoint)["engine"], state_of(engine)
+    reader, held = Reader(checkpoint), state_of(engine)
+    numbers = UNTRAINED if weights_alone else manifest(checkpoint)["engine"]
     for number, flat in enumerate(held.flats()):
         with held.in_memory(number):
             _fill(held, flat, reader, numbers["optimizer_step"])

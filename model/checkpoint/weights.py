@@ -13,7 +13,11 @@ from support.files import whole_folder
 from support.json_object import JsonObject
 
 FILE_BYTES = 5_000_000_000
-COUNTS = ("global_steps", "global_samples", "skipped_steps")
+UNTRAINED: JsonObject = {  # what an engine has counted before its first step
+    "optimizer_step": 0.0,
+    "loss_scaler": {},
+    **dict.fromkeys(("global_steps", "global_samples", "skipped_steps"), 0),
+}
 
 
 def write_weights(
@@ -39,12 +43,11 @@ def write_weights(
             ]
         place = folder / index.FILE
         place.write_text(index_text(written))
-        engine = {"optimizer_step": 0.0, "loss_scaler": {}, **dict.fromkeys(COUNTS, 0)}
         content = {
             "step": state["step"],
             "tie": dict(tie),
             "state": state,
-            "engine": engine,
+            "engine": UNTRAINED,
             "index": facts(place),
             "files": files,
         }

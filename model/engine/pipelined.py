@@ -12,10 +12,17 @@ class PipelinedEngine(Engine):
     """DeepSpeed moves the micro-batches through the stages, and takes the loss on the last one."""
 
     def _train(self, batches: list[MicroBatch]) -> tuple[float, float]:
+        self._show(batches)
         return self._everywhere(self.deepspeed.train_batch(self._parts(batches))), self._norm()
 
     def _mean_loss(self, batches: list[MicroBatch]) -> float:
+        self._show(batches)
         return self._everywhere(self.deepspeed.eval_batch(self._parts(batches), num_micro_batches=len(batches)))
+
+    def _show(self, batches: list[MicroBatch]) -> None:
+        """Tell this stage which documents are apart: DeepSpeed gives micro-batches to the first and the last alone."""
+        apart = [None if each.documents_BS is None else each.documents_BS.to(self.device) for each in batches]
+        self.deepspeed.module.apart.expect(iter(apart))
 
     def _everywhere(self, loss: Tensor) -> float:
         """The loss of this rank's pipeline, which all tensor ranks have alike; on no rank finite where one is not."""

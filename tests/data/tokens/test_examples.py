@@ -104,12 +104,15 @@ def test_an_example_that_is_too_long_is_named_and_can_be_skipped(tokeniser: str,
         prepared(rows, tokeniser, tmp_path, Form("{a}", 9))
     assert str(error.value) == (
         f"corpus file {tmp_path / 'rows.jsonl'} line 5 makes 10 tokens, and a context of 8 takes 9 with the end; "
-        "shorten it, or go on with --on-error skip"
+        "shorten it, or set data.skip_longer=true"
     )
     assert not list((tmp_path / "out").glob("*/"))
     folder = prepared(rows, tokeniser, tmp_path, Form("{a}", 9), skip=True)
     assert [len(example) for example in labelled(folder)] == [8, 9]
     assert prepare.manifest(folder)["skipped"] == {"longer than the context": 2}
+    folder = prepared(rows, tokeniser, tmp_path, Form("{a}", 9, skip_longer=True))
+    assert [len(example) for example in labelled(folder)] == [8, 9] and not prepare.manifest(folder)["skipped"]
+    assert prepare.manifest(folder)["left_out"] == 2
 
 
 def test_weights_belong_to_their_shards(tokeniser: str, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def run_objective(objective: str, name: str, layout: Layout) -> list[StepResult]
 OBJECTIVES = [("masked", "zero2_fp32", Layout(ulysses=2), 2), ("masked", "pipeline_fp32", Layout(tp=2, pp=2), 4)]
 OBJECTIVES += [("prefix", "zero1_fp32", Layout(tp=2, sequence_parallel=True), 2), ("prefix", "zero3_fp32", Layout(), 2)]
 OBJECTIVES += [("documents", "zero1_fp32", Layout(tp=2, sequence_parallel=True), 2)]
+OBJECTIVES += [("documents", "zero2_fp32", Layout(ulysses=2), 2), ("documents", "pipeline_fp32", Layout(tp=2, pp=2), 4)]
 
 
 @pytest.mark.parametrize(("objective", "name", "layout", "world"), OBJECTIVES)
