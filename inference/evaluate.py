@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.measuring.texts import Text, Words, is_folder, texts_of, words_of
+from inference.measuring.texts import Text, Words, are_rows, is_folder, texts_of, words_of
 from inference.named import at_step
 from run.checkpoints import Chosen, choose
 from run.directory import read_recipe
@@ -12,7 +12,12 @@ from support.errors import UserError
 from support.json_object import JsonObject
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inference.measuring.answers import Answers
     from inference.measuring.losses import Loss, Measured
+
+ANSWERS = "answers"  # what is asked of a model that was tuned
 
 
 def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int | None = None) -> JsonObject:
@@ -22,14 +27,17 @@ def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int
     `run/checkpoints.py`. A token of its own stands in front, an end of a document as in training, and long texts are
     cut into consecutive windows of the model's length. The tokens that close the documents are predicted like all
     others: their loss counts, and they have no bytes. Of a masked model there is the pseudo-perplexity too, over about
-    `pseudo_tokens` tokens. Errors: `UserError` where the data cannot be read or are empty, there is no such
-    checkpoint, or the loss is not finite.
+    `pseudo_tokens` tokens. Of a run that was tuned, rows and its own data are examples, whose answers alone count (the
+    objective "answers"). Errors: `UserError` where the data cannot be read or are empty, there is no such checkpoint,
+    or the loss is not finite.
     """
     path, which = at_step(path, which)
     words, objective = _words(path, which), _objective(path)
     if pseudo_tokens is not None and (objective != "masked" or pseudo_tokens < 1):
         how = "needs a model of the masked objective; leave it out" if objective != "masked" else "must be at least 1"
         raise UserError(f"--pseudo-tokens {pseudo_tokens} {how}")
+    if not is_folder(path) and read_recipe(path).data.tunes and are_rows(data):
+        return _answers(words, data, which)
     texts = texts_of(words, data)
     model, checkpoint = _loaded(words, which)
     from inference.measuring.losses import mean_loss
@@ -39,6 +47,17 @@ def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int
     if objective == "masked":
         values |= {"bits_per_byte": None, **_pseudo(model, texts, pseudo_tokens)}
     return values
+
+
+def _answers(words: Words, data: str, which: str | None) -> JsonObject:
+    """The loss of the answers of examples."""
+    from inference.measuring.answers import answer_loss, answers_of
+
+    answers = answers_of(words, data)
+    model, checkpoint = _loaded(words, which)
+    found = [answer_loss(model, each) for each in answers]
+    described = _described(words.path, data, checkpoint, model)
+    return {**described, "objective": ANSWERS, **_together(answers, found)}
 
 
 def word_perplexity(path: Path, data: str, which: str | None = None, stride: int | None = None) -> JsonObject:
@@ -95,7 +114,7 @@ def _described(path: Path, data: str, checkpoint: Chosen | None, model: "Measure
     return {"run": str(path), **told, "data": data, "objective": model.objective.name, "context": model.context}
 
 
-def _together(texts: list[Text], found: "list[Loss]") -> JsonObject:
+def _together(texts: "Sequence[Text | Answers]", found: "list[Loss]") -> JsonObject:
     """The loss of all texts, each with its share."""
     total = sum(text.share for text in texts)
     loss = sum(text.share * each.mean for text, each in zip(texts, found, strict=True)) / total
@@ -132,9 +151,7 @@ def _pseudo(model: "Measured", texts: list[Text], asked: int | None) -> JsonObje
 def show(values: JsonObject) -> None:
     """Print what `evaluate` or `word_perplexity` found."""
     bits = "" if values["bits_per_byte"] is None else f", {values['bits_per_byte']:.4f} bits a byte"
-    asked = (
-        "" if values["objective"] == "causal" else {"masked": " masked", "prefix": " continuing"}[values["objective"]]
-    )
+    asked = {"causal": "", "masked": " masked", "prefix": " continuing", ANSWERS: " answer"}[values["objective"]]
     print(
         f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}{bits} over "
         f"{values['tokens']:,}{asked} tokens"

@@ -43,7 +43,12 @@ class Narrow:
 
 
 def narrow(recipe: Recipe, processes: int) -> Narrow:
-    """Fold a recipe to at most `processes` ranks. Errors: `UserError` where its axes cannot all stay split."""
+    """Fold a recipe to at most `processes` ranks. Errors: `UserError` where axes cannot stay split, or it tunes."""
+    if recipe.data.tunes:
+        raise UserError(
+            f"{recipe.name} tunes a model, and a rehearsal has none; rehearse the recipe of that model, or take a few "
+            "steps: pretrain with --from and --max-steps"
+        )
     layout, data = recipe.layout, recipe.layout.data_degree(recipe.cluster.world_size)
     tp, pp, ulysses, dp = (min(FOLDED, degree) for degree in (layout.tp, layout.pp, layout.ulysses, data))
     if tp * pp * ulysses > processes:

@@ -46,6 +46,11 @@ def search(wanted: Search) -> None:
     Errors: `UserError` before the first run where one of the points cannot be, or another process tries them;
     `StoppedError` on request.
     """
+    if wanted.recipe.data.tunes:
+        raise UserError(
+            f"{wanted.recipe.name} tunes a model, and try takes none; pretrain with --from, --set and a --name each, "
+            "then stagecraft compare"
+        )
     known, due = trials.numbered(wanted.folder, wanted.points)
     last_steps = _checked(wanted, due)
     with locked(wanted.folder / ".lock", f"another process tries {wanted.folder.name}; wait for its end"):

@@ -25,7 +25,7 @@ RECIPE = Recipe(
     model=TINY.model,
     data=Data(corpus="tune_sentiment", tokeniser=BASE, template="auto", skip_longer=True),
     optimizer=AdamW(lr=1e-3),
-    schedule=Schedule(train_tokens=614_400, warmup_tokens=20_480, decay_tokens=614_400, min_lr_ratio=0.0),
+    schedule=Schedule(train_tokens=614_400, warmup_tokens=40_960, decay_tokens=614_400, min_lr_ratio=0.0),
     batch=Batch(global_batch=16, micro_batch=8),
     engine="ds_configs/zero1_fp32.json",
     intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=160, save_every=300),

@@ -155,6 +155,8 @@ def show(path: Path, values: JsonObject | None = None) -> None:
     place = f"{values['step']:,} steps" if over else f"step {values['step']:,} of {values['last_step']:,}"
     table = Table(title=f"{values['recipe']} after {place}", show_header=False)
     rows = {**(_quality(values) if over else _progress(values)), **_scores(values), **_speed(path, values)}
+    if read_recipe(path).data.tunes:
+        rows = {name: value and value.replace("nats a token", "nats an answer token") for name, value in rows.items()}
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, value)

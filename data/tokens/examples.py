@@ -1,6 +1,6 @@
 """Examples to tokens, with the weight of each token as a label: 1 in an answer, 0 before it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from data.corpus.document import KIND, Document, Problems
 from data.corpus.examples import Form
-from data.tokens.encode import Encoder, Judge, Tokens
+from data.tokens.encode import Judge, Tokens
 
 Weights = NDArray[np.uint8]
+Encode = Callable[[Sequence[str]], tuple[Tokens, Tokens]]  # the ids of texts, all in a row, and how many each has
 
 
 @cache
@@ -19,7 +20,7 @@ def _with_special(tokeniser: Path) -> Judge:
     return Judge(tokeniser, special=True)
 
 
-def encoded(document: Document, encoder: Encoder, tokeniser: Path, end: int) -> tuple[Tokens, Weights]:
+def encoded(document: Document, encoder: Encode, tokeniser: Path, end: int) -> tuple[Tokens, Weights]:
     """The tokens of an example and their weights, each [n]. `end` closes it, and is learned with the answer.
 
     Prompt and answer are encoded apart: a prompt has the tokens that it has where it stands alone, when the model is to
@@ -35,7 +36,7 @@ def encoded(document: Document, encoder: Encoder, tokeniser: Path, end: int) -> 
 
 
 def fitting(
-    documents: Sequence[Document], encoder: Encoder, tokeniser: Path, end: int, form: Form, problems: Problems
+    documents: Sequence[Document], encoder: Encode, tokeniser: Path, end: int, form: Form, problems: Problems
 ) -> tuple[list[int], Tokens, Tokens, Weights]:
     """Which of the documents fit into a sample; their tokens, one after the other, how many each has, the weights.
 

@@ -55,6 +55,13 @@ def is_folder(path: Path) -> bool:
     return (path / "config.json").exists()
 
 
+def are_rows(data: str) -> bool:
+    """Whether a run that was tuned reads examples there: not where a text is named, or a field that has texts."""
+    from data.corpus.files import form
+
+    return "::" not in data and not (Path(data).is_file() and form(Path(data)) == "text")
+
+
 def words_of(path: Path) -> Words:
     """The tokeniser of a run or a folder. Errors: `UserError` where it is missing, or not the one of the training."""
     from data.tokens import tokenisers
@@ -127,7 +134,7 @@ def text_of(words: Words, data: str) -> Text:
         facts = prepare.check(folder)[split]
         if not facts["tokens"]:
             raise UserError(f"{folder} holds no {split} documents; give another split")
-        _check_tokeniser(words, folder)
+        check_tokeniser(words, folder)
         return _of_shards(data, prepare.shards(folder, split), facts["bytes"])
     if Path(data, "manifest.json").exists() and Path(data, "tokeniser").is_dir():
         raise UserError(f"{data} is a prepared folder; give one of its splits, such as {Path(data, 'test')}")
@@ -136,13 +143,13 @@ def text_of(words: Words, data: str) -> Text:
     prefix = Path(data).with_suffix("") if data.endswith((".bin", ".idx")) else Path(data)
     if Path(f"{prefix}.idx").exists():
         shards = Shards([prefix])
-        _check_tokeniser(words, folder)
+        check_tokeniser(words, folder)
         return _of_shards(data, shards, _decoded_bytes(shards, words.tokeniser))
     tokens, size = _encoded(words, data)
     return Text(data, lambda start, stop: tokens[start:stop], len(tokens), size)
 
 
-def _check_tokeniser(words: Words, folder: Path) -> None:
+def check_tokeniser(words: Words, folder: Path) -> None:
     """Check that the tokens of a prepared folder mean to a model what they mean there: ids alone do not tell."""
     from data.tokens import tokenisers
 

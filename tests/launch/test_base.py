@@ -1,0 +1,73 @@
+"""The model that is tuned, where it is no run yet: a folder, or a model of the hub."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference import named
+from inference.export import export
+from launch import base
+from launch.base import with_base
+from model.checkpoint.read import Reader
+from recipes.recipe import BASE
+from recipes.registry import load
+from run.checkpoints import choose
+from run.directory import read_recipe
+from run.request import Request, plan_run
+from support.errors import UserError
+from tests.inference.conftest import write_untrained
+
+RECIPE = load("tune_sentiment")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    write_untrained(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_folder_of_a_model_is_imported_once(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    export(run, folder)
+    request = with_base(RECIPE, Request(branch=str(folder)))
+    assert request.branch and with_base(RECIPE, Request(branch=str(folder))) == request
+    imported = Path(request.branch)
+    assert imported.parent == tmp_path / "runs" / "imported"
+    theirs = Reader(choose(run).path).whole("blocks.0.mlp.up.weight")
+    assert torch.equal(Reader(choose(imported).path).whole("blocks.0.mlp.up.weight"), theirs)
+    tuned = plan_run(RECIPE, request, 2)
+    assert tuned.parent and tuned.parent.tuned and tuned.parent.path == str(imported)
+    assert tuned.recipe.model.num_layers == 2 and tuned.recipe.model.hidden_size == 16
+    assert tuned.recipe.data.tokeniser == str(imported / "tokeniser") and RECIPE.data.tokeniser == BASE
+    assert read_recipe(imported).data.template == ""
+
+
+def test_a_run_is_taken_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, meant in ((str(run), str(run)), ("mine@800", "mine@800"), (None, None)):
+        assert with_base(RECIPE, Request(branch=given)).branch == meant
+    checkpoint = run / "checkpoints" / "step-00000007"
+    assert with_base(RECIPE, Request(branch=str(checkpoint))).branch == f"{run}@7"
+    for other in (Request(branch="owner/name", resume=True),):
+        assert with_base(RECIPE, other) == other
+    assert with_base(load("tiny"), Request(branch="owner/name")).branch == "owner/name"  # it does not tune
+
+
+def test_a_model_of_the_hub_is_fetched_and_imported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "snapshot"
+    export(run, folder)
+    asked = []
+    monkeypatch.setattr(base, "model_of", lambda text: asked.append(text) or folder)
+    request = with_base(RECIPE, Request(branch="owner/name@main"))
+    assert asked == ["owner/name@main"] and Path(str(request.branch)).parent.name == "imported"
+    assert named.HUB_ID.fullmatch("owner/name@main")
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGECRAFT_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no model that can be taken"):
+        with_base(RECIPE, Request(branch=str(tmp_path / "empty")))
+    assert not (tmp_path / "runs").exists() and dataclasses.is_dataclass(RECIPE)
