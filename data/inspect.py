@@ -47,7 +47,7 @@ def describe(data: Inspected, most: int) -> JsonObject:
 
     mixture = data.mixture
     tokeniser = tokenisers.load(str(mixture.parts[0].folder / "tokeniser"))
-    stream = mixture.training(data.seq_length, data.seed)
+    stream = (mixture.tuning if mixture.tunes else mixture.training)(data.seq_length, data.seed)
     read = [part.shards for part in stream.streams]
     known = sorted(tokeniser.get_vocab().values())
     counts = np.sum([_token_counts(shards, mixture.entries) for shards in read], axis=0)
@@ -66,7 +66,10 @@ def describe(data: Inspected, most: int) -> JsonObject:
             for part, shards in zip(mixture.parts, read, strict=True)
             for document in _documents(shards, tokeniser, -(-most // len(read)))
         ],
-        "batch": [_pieces(sample, end, tokeniser) for sample in stream.batch(0, most)],
+        "batch": [
+            _pieces(sample[:filled], end, tokeniser)
+            for sample, filled in zip(stream.batch(0, most), stream.filled(0, most), strict=True)
+        ],
     }
 
 

@@ -1,6 +1,7 @@
 """Changes to a recipe: `--set section.field=value`, and a recipe from its JSON form."""
 
 import dataclasses
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
 from recipes.recipe import Part, Recipe
@@ -38,7 +39,9 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict) or described:
             known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
             raise UserError(f"--set {setting}: there is no field {path}; {hint(path, known)}")
-        own = {"data.corpus": _corpus, "data.clean": _names, "tasks.names": _names}.get(path)
+        own = {"data.corpus": _corpus, "data.clean": _names, "tasks.names": _names, "data.template": _template}.get(
+            path
+        )
         holder[key] = own(value) if own else _parsed(holder[key], value.strip(), setting)
         if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
             values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
@@ -70,6 +73,11 @@ def _corpus(text: str) -> str | list[dict[str, object]]:
     return text.strip() if len(parts) == 1 and "weight" not in parts[0] else parts
 
 
+def _template(text: str) -> str:
+    """A template, whose line ends are written as \\n: a command line can hold none with ease."""
+    return text.replace("\\n", "\n")
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -90,6 +98,14 @@ def _parsed(old: object, text: str, setting: str) -> object:
         except ValueError:
             raise UserError(f"--set {setting}: {text!r} is not a number") from None
     return text
+
+
+OWN: dict[str, Callable[[str], object]] = {  # what reads a field, where its form alone does not say
+    "data.corpus": _corpus,
+    "data.clean": _names,
+    "data.template": _template,
+    "tasks.names": _names,
+}
 
 
 def _whole(text: str, setting: str) -> int:

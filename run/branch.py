@@ -92,8 +92,8 @@ def begins_anew(recipe: Recipe, point: Point) -> bool:
 
 def same_texts(one: Data, other: Data) -> bool:
     """Whether two recipes read the same tokens."""
-    texts = [(data.corpus, data.tokeniser, data.clean, data.temperature, data.template) for data in (one, other)]
-    return texts[0] == texts[1]
+    read = ("corpus", "tokeniser", "clean", "temperature", "template", "skip_longer")
+    return all(getattr(one, name) == getattr(other, name) for name in read)
 
 
 def with_parent(run: Run, point: Point) -> Run:

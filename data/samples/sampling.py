@@ -122,6 +122,8 @@ class Stream(Protocol):
     shards: Shards
     seq_length: int
 
+    def spans(self, positions: NDArray[np.int64]) -> list[list[Span]]: ...
+
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.int64]: ...
 
     def beside(self, positions: NDArray[np.int64], rows: Beside) -> NDArray[Any]: ...
@@ -146,6 +148,15 @@ class BlendedStream(Generic[AnyStream]):
     def beside(self, first: int, count: int, rows: Sequence[Beside]) -> NDArray[Any]:
         """What lies beside the tokens of `batch`: [count, seq_length + 1, …]. `rows` are those of each stream."""
         return self.gathered(first, count, lambda part, indices: self.streams[part].beside(indices, rows[part]))
+
+    def filled(self, first: int, count: int) -> NDArray[np.int64]:
+        """How many tokens of each sample of `batch` are no padding: [count]."""
+
+        def of(part: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+            spans = self.streams[part].spans(indices)
+            return np.array([sum(stop - start for start, stop in each) for each in spans], np.int64)
+
+        return self.gathered(first, count, of)
 
     def gathered(self, first: int, count: int, read: Callable[[int, NDArray[np.int64]], NDArray[Any]]) -> NDArray[Any]:
         """What `read(part, indices)` [n, …] gives of each part, in the order of the run: [count, …]."""

@@ -17,6 +17,7 @@ from support.files import locked
 from tests.commands.documented import check, has, sections
 from tests.commands.running import small
 from tests.data.cleaning.test_clean import prose, write
+from tests.data.corpus.test_examples import write as write_rows
 from tests.inference import conftest
 from tests.run import directories, test_compare
 from tests.run.happened import event, started, step, write_run
@@ -82,7 +83,10 @@ def test_data(called: Called, corpus: Path) -> None:
     prepare = ("prepare", "tiny", *small(corpus), "--engine", "tokenizers", *skip)
     check("prepare --nodes", called(*prepare, "--nodes", "2", "--node", "1"))
     prepared = called(*prepare)
-    check("prepare", prepared)
+    splits = ({"prompt": "why?", "completion": "so", "split": split} for split in ("train", "validation", "test"))
+    rows = write_rows(corpus.with_name("rows.jsonl"), *splits)
+    words = f"data.tokeniser={prepared['parts'][0]['folder']}/tokeniser"
+    check("prepare", prepared, called("prepare", "tune_sentiment", "--set", words, f"data.corpus={rows}", *skip))
     check("inspect", called("inspect", prepared["parts"][0]["folder"]))
 
 

@@ -93,8 +93,8 @@ def _spoilt(fault: Fault) -> Iterator[None]:
     free, reached = room.free, [0]
     loss, now, back = ShardedEngine._loss, time.time, [0.0]
 
-    def training(self: Source, first: int, count: int) -> MicroBatch:
-        batch, step = read(self, first, count), first // BATCH + 1
+    def training(self: Source, first: int, count: int, among: tuple[int, int] | None = None) -> MicroBatch:
+        batch, step = read(self, first, count, among), first // BATCH + 1
         spoils = rank == 1 and fault.bad[0] <= step <= fault.bad[1]
         return replace(batch, weights_BS=batch.weights_BS * math.nan) if spoils else batch
 

@@ -8,6 +8,7 @@ import pytest
 from launch.rehearse import narrow
 from recipes.registry import load, names
 from recipes.settings import override
+from support.errors import UserError
 from tests.commands.documented import check
 from tests.commands.running import fail, succeed
 
@@ -23,7 +24,7 @@ def test_a_recipe_rehearses(name: str, processes: int, tmp_path: Path) -> None:
     assert [json.loads(line)["resumed"] for line in starts] == [False, True]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [name for name in names() if not load(name).data.tunes])
 def test_every_axis_that_is_split_stays_split(name: str) -> None:
     recipe = load(name)
     plan = narrow(recipe, 8)
@@ -41,3 +42,8 @@ def test_every_axis_that_is_split_stays_split(name: str) -> None:
 
 def test_too_few_processes_are_refused(tmp_path: Path) -> None:
     assert "needs at least 4 ranks" in fail(tmp_path, "commands", "rehearse", "530b", "--processes", "2")
+
+
+def test_what_tunes_a_model_is_not_rehearsed() -> None:
+    with pytest.raises(UserError, match=r"tune_sentiment tunes a model, and a rehearsal has none; rehearse the recipe"):
+        narrow(load("tune_sentiment"), 8)

@@ -82,6 +82,11 @@ def test_what_cannot_be_is_one_line(base: Path, text: str | None, settings: tupl
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_line_end_of_a_template_can_be_typed() -> None:
+    wanted = override(load("tune_sentiment"), [r"data.template=Q: {a}={b}\n\nA: {c}"])
+    assert wanted.data.template == "Q: {a}={b}\n\nA: {c}"
+
+
 def test_a_declaration_that_cannot_be_is_one_line() -> None:
     with pytest.raises(UserError, match=r"data.tokeniser bpe:300 is for texts; leave it out"):
         Data(corpus="x", tokeniser="bpe:300", template="auto")

@@ -76,6 +76,7 @@ def test_a_blend_of_examples_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     whole = blend.batch(0, 60)
     assert (blend.batch(23, 14) == whole[23:37]).all()
     assert [int(sample[0] >= 200) for sample in whole[:40]].count(1) == 10
+    assert (blend.filled(0, 60) == np.count_nonzero(whole, axis=1)).all()
     weights = blend.beside(0, 60, [part.weights for part in parts])
     assert weights.dtype == np.uint8 and (weights[whole == 9] == 1).all() and (weights[whole == 0] == 0).all()
     packed = [
