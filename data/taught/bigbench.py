@@ -100,12 +100,8 @@ def instructions() -> Iterator[Row]:
         told = " ".join(task["task_prefix"].split())
         for number, row in enumerate(task["examples"]):
             target = row["target"] if isinstance(row["target"], list) else [row["target"]]
-            answers = [text.strip() for text in target]
-            prompt, given = f"{told}\n\n{row['input'].strip()}\nAnswer:", row["input"]
-            group = f"{name} {number}"
-            yield Row(
-                {"prompt": prompt, "completion": f" {answers[0]}", "answers": answers, "task": name},
-                group,
-                f"{name} {given}",
-                split,
-            )
+            answers = [text for text in map(str.strip, target) if text]  # one row has an empty one
+            if answers:
+                prompt = f"{told}\n\n{row['input'].strip()}\nAnswer:"
+                content = {"prompt": prompt, "completion": f" {answers[0]}", "answers": answers, "task": name}
+                yield Row(content, f"{name} {number}", f"{name} {row['input']}", split)

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from data.corpus.fetch import fetch_sdist
@@ -53,9 +54,9 @@ def dialogue() -> Iterator[Row]:
         for each in members:
             content = members.extractfile(each) if "/data/english/" in each.name else None
             for turns in yaml.load(content, loader)["conversations"] if content else ():
-                turns = [" ".join(str(turn).split()) for turn in turns[: len(turns) // 2 * 2]]
-                if turns:
-                    yield conversation(turns, turns[0].lower())
+                said = list(takewhile(bool, (" ".join(str(turn).split()) for turn in turns)))  # some turns are empty
+                if len(said) > 1:
+                    yield conversation(said[: len(said) // 2 * 2], said[0].lower())
 
 
 def conversation(turns: list[str], group: str) -> Row:

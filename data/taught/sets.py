@@ -71,6 +71,10 @@ def _instructions(what: str, licence: str, rows: Rows) -> Taught:
 
 DESCRIPTIONS = "as the package of each (Debian's main: free)"
 HELP = "MPL-2.0"
+NATURAL = (
+    "CC BY 4.0 (Quoref, CosmosQA, QASC, ROPES), CC BY-SA 4.0 (DROP), CC BY (WinoGrande), their authors' own (MC-TACO, "
+    "MultiRC, essential terms)"
+)
 SETS = {
     "tune_sentiment": Taught(
         "sentences of film reviews, negative or positive, of vaderSentiment's archive",
@@ -86,7 +90,7 @@ SETS = {
     "tune_packages_fr": _debian("descriptions, into French", DESCRIPTIONS, partial(debian.packages, "fr")),
     "tune_dialogue": Taught(
         "English conversations of chatterbot-corpus",
-        "BSD-3-Clause",
+        "BSD",
         f"{pypi.CHATTERBOT}, sha256 {pypi.CHATTERBOT_SHA256}",
         pypi.dialogue,
     ),
@@ -106,7 +110,5 @@ SETS = {
         "WikiLingua, English", "bb_wikilingua", partial(bigbench.shortened, "bb_wikilingua", "In short")
     ),
     "tune_story": _instructions("stories to what a textbook says (ROPES)", "CC BY 4.0", bigbench.story),
-    "tune_instructions": _instructions(
-        "61 tasks of Natural Instructions", "each source's own: CC BY 4.0, CC BY-SA 4.0", bigbench.instructions
-    ),
+    "tune_instructions": _instructions("61 tasks of Natural Instructions", NATURAL, bigbench.instructions),
 }

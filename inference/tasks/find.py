@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.corpus import bigbench
+from data.taught import sets
 from inference.ranks import leads
 from inference.tasks import rows
 from support.errors import UserError
@@ -145,6 +146,8 @@ def _loaded(manager: "TaskManager", name: str) -> Any:
         rows.check(each, config)
         if (taken := (config.get("dataset_kwargs") or {}).get("rows")) in bigbench.SOURCES:
             bigbench.rows_file(taken)  # here, because what is fetched says its licence
+        elif taken in sets.SETS:
+            sets.rows_file(taken)
         for metric in config.get("metric_list") or ():
             _check_metric(each, config, metric)
     kept = sys.modules.get("evaluate")

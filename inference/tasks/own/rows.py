@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.corpus import bigbench, corpora
+from data.corpus.chat import ASSISTANT, SAID, transcript
+from data.taught import sets
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 LAMBADA = "STAGECRAFT_LAMBADA"
 LISTS = ("answers", "choices")
 GOLD = "gold"  # the number of the right choice, from 0
+MESSAGES, SPLIT = "messages", "split"
 
 
 def load(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
@@ -26,6 +29,23 @@ def load(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
     from datasets import Dataset
 
     return {"test": Dataset.from_list(list(checked(bigbench.rows_file(rows), fields)))}
+
+
+def taught(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
+    """The held-out rows of a set to learn a task from; a row without "answers" has its completion as the only one.
+
+    Of a conversation all but the last answer is the prompt, as a transcript. Errors: as `load`.
+    """
+    from datasets import Dataset
+
+    found = checked(sets.rows_file(rows), [*fields, SPLIT])
+    return {"test": Dataset.from_list([_asked(row) for row in found if row.pop(SPLIT) == "test"])}
+
+
+def _asked(row: JsonObject) -> JsonObject:
+    if messages := row.get(MESSAGES):
+        return {"prompt": transcript(messages[:-1]), "completion": f" {messages[-1]['content']}"}
+    return {"answers": [row["completion"].strip()], **row}
 
 
 def lambada(**_: object) -> "dict[str, Dataset]":
@@ -76,6 +96,18 @@ def fault(row: JsonObject, field: str) -> str:
     if field in LISTS:
         good = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
         return "" if good else "has no list of texts in field"
+    if field == MESSAGES:
+        good = (
+            isinstance(value, list)
+            and value
+            and all(
+                isinstance(each, dict) and each.get("role") in SAID and isinstance(each.get("content"), str)
+                for each in value
+            )
+        )
+        return (
+            "" if good and value[-1]["role"] == ASSISTANT else "has no conversation that ends with an answer in field"
+        )
     if field == GOLD:
         good = isinstance(value, int) and value in range(len(row.get("choices", ())))
         return "" if good else "has no number of a choice in field"

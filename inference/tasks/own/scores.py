@@ -69,6 +69,11 @@ def _best(score: Callable[[str, str], float], text: str, wanted: Sequence[str]) 
     return max(score(text, answer) for answer in wanted)
 
 
+def said(row: JsonObject, results: Sequence[tuple[float, bool]]) -> JsonObject:
+    """The likelihood of an answer and its words, of which lm-eval makes a perplexity of all words together."""
+    return {"word_perplexity": (results[0][0], len(row["completion"].split()))}
+
+
 def last_word(row: JsonObject, results: Sequence[str]) -> dict[str, float]:
     """1 where the text begins with the wanted word and the word ends there, else 0."""
     return {"acc": float(bool(re.match(rf"\s*{re.escape(row['word'])}(?!\w|['’-]\w)", results[0])))}
@@ -111,6 +116,13 @@ def bleu(written: Written) -> float:
     import sacrebleu
 
     return float(sacrebleu.corpus_bleu([text for text, _ in written], _streams(written)).score)
+
+
+def bleu_zh(written: Written) -> float:
+    """The same of Chinese texts, cut into characters."""
+    import sacrebleu
+
+    return float(sacrebleu.corpus_bleu([text for text, _ in written], _streams(written), tokenize="zh").score)
 
 
 def chrf(written: Written) -> float:

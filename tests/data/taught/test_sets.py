@@ -43,6 +43,7 @@ def test_conversations_end_with_the_assistant(tmp_path: Path, monkeypatch: pytes
     assert [row.content["messages"] for row in made] == [
         [{"role": "user", "content": "Are you sapient?"}, {"role": "assistant", "content": "No."}],
         [{"role": "user", "content": "are you sapient?"}, {"role": "assistant", "content": "Do you think I am?"}],
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
     ]
     assert made[0].group == made[1].group
 
@@ -186,8 +187,10 @@ def test_tasks_with_instructions_are_held_out_by_what_they_were_made_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {name: content for name, content in FILES.items() if "natural_instructions" not in name}
+    given = ("Background Paragraph: heat melts ice", [" It melts. ", "No."])
+    empty = ("Background Paragraph: none", [" "])
     for name in ("001_quoref_a", "059_ropes_story_generation", "043_essential_terms_x", "033_winogrande_b"):
-        task = examples(("Background Paragraph: heat melts ice", [" It melts. ", "No."]))
+        task = examples(given, *[empty] * ("quoref" in name))
         files[f"natural_instructions/subtask{name}/task.json"] = {**task, "task_prefix": "Definition:  do it."}
     monkeypatch.setenv("STAGECRAFT_CACHE", str(tmp_path))
     monkeypatch.setattr("data.corpus.bigbench.SHA256", tiny.file_sha256(archive(tmp_path, files)))
@@ -198,6 +201,7 @@ def test_tasks_with_instructions_are_held_out_by_what_they_were_made_of(
     assert made[0].content["prompt"] == "Definition: do it.\n\nBackground Paragraph: heat melts ice\nAnswer:"
     assert (made[0].content["completion"], made[0].content["answers"]) == (" It melts.", ["It melts.", "No."])
     assert part(made).left_out == 0  # other tasks on a text are other tasks
+    assert len(made) == 4  # an empty answer is none
     (story,) = sets.bigbench.story()
     assert story.content == {"prompt": "heat melts ice\nA story of it:", "completion": " It melts."}
 

@@ -27,6 +27,10 @@ ENGLISH = """conversations:
   - Do you think I am?
   - Left over.
 - - Alone.
+- - Hi
+  - Hello
+  - "  "
+  - Nobody asked.
 """
 POEMS = [
     {"author": "李白", "title": "靜夜思", "paragraphs": ["床前看月光，疑是地上霜。", "舉頭望山月，低頭思故鄉。"]},

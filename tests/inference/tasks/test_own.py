@@ -12,6 +12,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from data.corpus.bigbench import SOURCES, rows_file
+from data.taught.sets import SETS
 from inference.ranks import Loading
 from inference.tasks import harness
 from inference.tasks.find import Asked, find
@@ -62,7 +63,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_is_a_task_for_each_source_and_each_metric_is_whole(package: None) -> None:
     manager = TaskManager(include_path=str(OWN), include_defaults=False)
-    assert set(manager.all_subtasks) == {*SOURCES, "lambada_usual", "lambada_strict"}
+    assert set(manager.all_subtasks) == {*SOURCES, *SETS, "lambada_usual", "lambada_strict"}
     for task in manager.load(["bb"])["tasks"].values():  # lm-eval looks for both after all the work
         assert task.aggregation().keys() == task.higher_is_better().keys() == {*task._metric_fn_list}
         assert all(task.higher_is_better().values())

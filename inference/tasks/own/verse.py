@@ -1,0 +1,45 @@
+"""The form of Chinese verse: lines of five or seven characters, and the rhyme of every second line."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from data.taught.npm import dictionary
+from support.json_object import JsonObject
+
+LENGTHS = (5, 7)
+MARKS = re.compile(r"[，。！？；、\s]+")
+BEFORE_RHYME = re.compile(r"^(?:[zcs]h|[bpmfdtnlgkhjqxrzcsyw])?(?:[iuv](?=[aeo]))?")  # consonant and glide of a sound
+
+
+def form(row: JsonObject, results: Sequence[str]) -> dict[str, float]:
+    """Shares of a poem's lines: those of five or seven characters, and of every second line after the first such one
+    those that rhyme with it."""
+    lines = [line for line in MARKS.split(results[0].strip()) if line]
+    return {"lines": _share([len(line) in LENGTHS for line in lines]), "rhyme": _share(rhymes(lines))}
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right) if right else 0.0
+
+
+def rhymes(lines: Sequence[str]) -> list[bool]:
+    """Whether the fourth, sixth … line rhymes with the second, as the letters are spoken today."""
+    first, *others = [_rhyme(line[-1]) for line in lines[1::2]] or [frozenset[str]()]
+    return [bool(first & other) for other in others]
+
+
+def _rhyme(letter: str) -> frozenset[str]:
+    return _rhymes_of_letters().get(letter, frozenset())
+
+
+@cache
+def _rhymes_of_letters() -> dict[str, frozenset[str]]:
+    """What each letter may rhyme on: the ends of its sounds in CC-CEDICT, without tones."""
+    found: dict[str, set[str]] = {}
+    for old, new, sounds, _ in dictionary():
+        if len(old) == 1:
+            sound = sounds.lower().replace("u:", "v").rstrip("12345")
+            for letter in {old, new}:
+                found.setdefault(letter, set()).add(BEFORE_RHYME.sub("", sound))
+    return {letter: frozenset(ends) for letter, ends in found.items()}
