@@ -302,12 +302,13 @@ def share_stage_3(engine: Any) -> None:
     """Renew the weights that stage 3 holds beside each rank's part; collective.
 
     They are ZeRO++'s second copies inside a node, and the small parameters that every rank keeps whole. Read in
-    runtime/zero/stage3.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    runtime/zero/stage3.py. Shown by test_resumed_adapters_go_on_bit_for_bit.
     """
     optimizer = engine.optimizer
     optimizer.invalidate_secondary_tensor()
-    if optimizer.persistent_parameters:
-        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+    if kept := optimizer.persistent_parameters:
+        kept[0].partition(kept)  # else what is whole is not gathered again
+        kept[0].all_gather(kept)
 
 
 def counters(engine: Any) -> JsonObject:
