@@ -21,12 +21,12 @@ FOLDER = Form()
 
 def load_model(run: Path, checkpoint: Chosen) -> "GPT":
     """The model of a run's checkpoint, fp32, on the CPU. Errors: `UserError` where it is of another shape."""
-    from model.checkpoint.read import Reader
+    from model.checkpoint.overlay import reader_of
     from model.gpt import GPT
 
     model = GPT(read_recipe(run).model)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    model.load_state_dict(Reader(checkpoint.path).weights(shapes))
+    model.load_state_dict(reader_of(checkpoint.path).weights(shapes))
     return model.eval()
 
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from model.config import GPTConfig
+from model.config import GPTConfig, LoRA
 from model.layout import Layout
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -277,6 +277,7 @@ class Recipe:
     engine: str = "ds_configs/zero1_bf16.json"
     intervals: Intervals = field(default_factory=Intervals)
     tasks: Tasks = field(default_factory=Tasks)
+    lora: LoRA = field(default_factory=LoRA)
     seed: int = 1234
 
     def __post_init__(self) -> None:

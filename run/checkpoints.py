@@ -112,7 +112,19 @@ def _foreign(run: Path, checkpoint: Path) -> str:
 
 
 def damage_of(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, empty where nothing is. Its files are read by all cores together."""
+    """What is wrong with a checkpoint, empty where nothing is. Its files are read by all cores together.
+
+    So are those of what adapters in it lie on.
+    """
+    from model.checkpoint.base import base_path
+
+    try:
+        return _damage_of(checkpoint) or ((base := base_path(checkpoint)) and _damage_of(base)) or ""
+    except UserError as error:
+        return str(error)
+
+
+def _damage_of(checkpoint: Path) -> str:
     from model.checkpoint.format import damage
 
     shares = os.cpu_count() or 1

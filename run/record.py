@@ -21,7 +21,8 @@ class Parent:
     """Where a branch began: after `step` of the run that has this `id`, and what has been different since.
 
     `consumed_samples` were read until then, and count for budget and schedule. The branch reads the sample at place
-    `consumed_samples - data_from` of its data: with other data than its parent's it begins at their start.
+    `consumed_samples - data_from` of its data: with other data than its parent's it begins at their start. Where
+    adapters train, `base` is the checkpoint that they lie on: the parent's, or where that has adapters too, theirs.
     """
 
     id: str
@@ -30,6 +31,8 @@ class Parent:
     consumed_samples: int
     changes: tuple[str, ...] = ()
     data_from: int = 0
+    base: str = ""
+    base_fingerprint: str = ""
 
     @property
     def checkpoint(self) -> Path:
