@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference import card, folder, gguf_file
+from inference import adapters, card, folder, gguf_file
 from inference.form import Form
 from inference.weights import Weights
 from run.checkpoints import Chosen, choose
@@ -50,7 +50,7 @@ def load_as_hf(run: Path, checkpoint: Chosen) -> "tuple[GPT2LMHeadModel, PreTrai
 
 
 def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) -> Chosen:
-    """Write model and tokeniser so that others load them from `out`: a folder or, as GGUF, a file.
+    """Write model and tokeniser so that others load them from `out`: a folder or, as GGUF, a file; or adapters alone.
 
     `which` is a checkpoint, see `run/checkpoints.py`. What is written appears whole or not at all. Errors: `UserError`
     where `out` holds something else already, there is no such checkpoint, or it is not one of this model or tokeniser;
@@ -58,9 +58,12 @@ def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) 
     """
     from data.tokens import tokenisers
 
-    (gguf_file if form.format == "gguf" else folder).check(out)
+    {"hf": folder, "gguf": gguf_file, "adapter": adapters}[form.format].check(out)
     checkpoint = choose(run, which)
     checkpoint.tell()
+    if form.format == "adapter":
+        adapters.write(out, run, checkpoint)
+        return checkpoint
     weights, tokeniser = Weights(run, checkpoint), load_tokeniser(run)
     if (entries := tokenisers.entries(tokeniser)) > weights.config.vocab_size:
         raise UserError(

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import LoRA
+from model.config import GPTConfig, LoRA
+from model.gpt import GPT
 from model.layers import ColumnParallelLinear, RowParallelLinear
 from model.parallel import enter, leave, mark_slice, replicated, sliced_random
 
@@ -61,6 +62,14 @@ def of_layer(name: str) -> tuple[str, str]:
     """The names of the matrices beside the layer whose weight has this name."""
     stem = name.removesuffix(".weight")
     return stem + A, stem + B
+
+
+def shapes(config: GPTConfig, lora: LoRA) -> dict[str, torch.Size]:
+    """The shape of each adapter's matrices, by name. Takes no memory."""
+    with torch.device("meta"):
+        model = GPT(config)
+        adapt(model, lora)
+    return {name: parameter.shape for name, parameter in model.named_parameters() if is_adapter(name)}
 
 
 def merged(weights: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
