@@ -118,7 +118,16 @@ class LoRA:
                 f"lora.targets is {', '.join(self.targets) or 'empty'}; name some of {', '.join(LAYERS)}, each once"
             )
 
+    def num_parameters(self, model: GPTConfig) -> int:
+        """Exact number of the adapters' parameters in such a model."""
+        h, f = model.hidden_size, model.ffn_hidden_size
+        widths = {"qkv": h + 3 * h, "out": h + h, "up": h + f, "down": f + h}
+        return model.num_layers * self.rank * sum(widths[target] for target in self.targets)
+
     @property
     def scale(self) -> float:
         """What the product of the two matrices is multiplied by."""
         return self.alpha / self.rank
+
+
+NO_ADAPTERS = LoRA()

@@ -311,6 +311,11 @@ class Recipe:
         return self.batch.global_batch * self.model.seq_length
 
     @property
+    def trained_parameters(self) -> int:
+        """Exact number of parameters that train, and that a checkpoint holds: of adapters theirs alone."""
+        return self.lora.num_parameters(self.model) if self.lora.rank else self.model.num_parameters
+
+    @property
     def train_samples(self) -> int:
         """Sequences in the token budget."""
         return -(-self.schedule.train_tokens // self.model.seq_length)

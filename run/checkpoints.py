@@ -116,12 +116,18 @@ def damage_of(checkpoint: Path) -> str:
 
     So are those of what adapters in it lie on.
     """
-    from model.checkpoint.base import base_path
+    from model.checkpoint.base import base_of
+    from model.checkpoint.format import manifest
 
+    if reason := _damage_of(checkpoint):
+        return reason
     try:
-        return _damage_of(checkpoint) or ((base := base_path(checkpoint)) and _damage_of(base)) or ""
+        base = base_of(manifest(checkpoint))
     except UserError as error:
         return str(error)
+    if base and not Path(base.path).is_dir():
+        return f"{base.path} is gone, on which the adapters of {checkpoint} lie"
+    return _damage_of(Path(base.path)) if base else ""
 
 
 def _damage_of(checkpoint: Path) -> str:

@@ -1,7 +1,6 @@
 """What adapters lie on: a checkpoint of them holds nothing else, and names its base. Imports nothing of the engine."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -25,13 +24,3 @@ def base_of(manifest: JsonObject) -> Base | None:
         return found and Base(str(found["path"]), str(found["fingerprint"]), float(found["scale"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"the manifest of step {manifest['step']} names no base that adapters lie on") from None
-
-
-def base_path(checkpoint: Path) -> Path | None:
-    """Where the base of a checkpoint lies. Errors: `UserError` where the checkpoint, or its base, is not there."""
-    from model.checkpoint.format import manifest
-
-    base = base_of(manifest(checkpoint))
-    if base and not Path(base.path).is_dir():
-        raise UserError(f"{base.path} is gone, on which the adapters of {checkpoint} lie; restore it")
-    return Path(base.path) if base else None

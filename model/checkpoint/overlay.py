@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint.base import Base, base_of, base_path
+from model.checkpoint.base import Base, base_of
 from model.checkpoint.format import manifest
 from model.checkpoint.index import WEIGHT, Fragment
 from model.checkpoint.read import Reader
@@ -50,12 +50,14 @@ def reader_of(checkpoint: Path) -> Reader:
     base = base_of(manifest(checkpoint))
     if base is None:
         return Reader(checkpoint)
-    check_base(base_path(checkpoint) or checkpoint, base.fingerprint, f"the adapters of {checkpoint}")
+    check_base(Path(base.path), base.fingerprint, f"the adapters of {checkpoint}")
     return MergedReader(checkpoint, base)
 
 
 def check_base(checkpoint: Path, wanted: str, who: str) -> None:
-    """Whether a checkpoint is the base that `who` lies on. Errors: `UserError` where it is another one."""
+    """Whether a checkpoint is the base that `who` lie on. Errors: `UserError` where it is gone, or another one."""
+    if not checkpoint.is_dir():
+        raise UserError(f"{checkpoint} is gone, on which {who} lie; restore it")
     if (found := fingerprint(checkpoint)) != wanted:
         raise UserError(
             f"{who} lie on another base: its fingerprint is {wanted[:16]}, that of {checkpoint} {found[:16]}; give "

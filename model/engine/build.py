@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.config import GPTConfig, LoRA
+from model.config import NO_ADAPTERS, GPTConfig, LoRA
 from model.engine import inside
 from model.engine.baton import let_builds_end_with_their_process
 from model.engine.config import recomputed_blocks, zero_stage
@@ -28,7 +28,6 @@ from model.lora import adapt
 from support.errors import CrashedError, UserError
 from support.json_object import JsonObject
 
-NO_ADAPTERS = LoRA()
 REFUSALS = (AssertionError, ValueError)  # what DeepSpeed raises where it checks
 
 

@@ -131,7 +131,7 @@ def forget_tied_gradients(pipeline: Any) -> None:
 
     DeepSpeed's optimiser for bf16 with fp32 sums has no place for them. The stages begin with the same values, which
     were sent when the pipeline was built or read from one checkpoint. Read in runtime/pipe/module.py and
-    runtime/pipe/engine.py. Shown by test_adapters_train_alike_in_every_layout.
+    runtime/pipe/engine.py. Shown by test_adapters_in_half_precision_follow_fp32.
     """
     pipeline.tied_comms.clear()
 
@@ -322,10 +322,12 @@ def share_stage_3(engine: Any) -> None:
     They are ZeRO++'s second copies inside a node, and the small parameters that every rank keeps whole. Read in
     runtime/zero/stage3.py. Shown by test_resumed_adapters_go_on_bit_for_bit.
     """
-    optimizer = engine.optimizer
-    optimizer.invalidate_secondary_tensor()
-    if kept := optimizer.persistent_parameters:
+    kept = engine.optimizer.persistent_parameters
+    if kept:
         kept[0].partition(kept)  # else what is whole is not gathered again
+    for parameter in engine.module.parameters():  # DeepSpeed's own invalidation passes over what is frozen
+        parameter.ds_secondary_tensor = None
+    if kept:
         kept[0].all_gather(kept)
 
 

@@ -83,6 +83,7 @@ def test_peft_loads_and_merges_what_is_exported(run: Path, base: Path, tmp_path:
     ours = right[..., : theirs.size(-1)]
     assert (theirs - ours).abs().max() < 1e-5 < 1e-2 < (untouched - ours).abs().max()
     # A weight is at most 4, and its gain a sum of four products below 1: rounding is below 5 x 4 x 2^-24.
+    assert "| tuned | with LoRA of rank 4 and alpha 6 beside " in (tmp_path / "merged" / "README.md").read_text()
     merged = model.merge_and_unload().state_dict()
     for name, value in load_file(tmp_path / "merged" / "model.safetensors").items():
         assert torch.allclose(merged[name], value, rtol=0, atol=1.2e-6), name
