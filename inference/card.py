@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.corpus.corpora import CORPORA, hub_of
 from inference.form import Form
+from model.config import LoRA
 from model.engine.values import precision, zero_stage
 from run import record
 from run.checkpoints import Chosen, validation_losses
@@ -44,6 +45,7 @@ def text(run: Path, checkpoint: Chosen, form: Form) -> str:
         **_losses(run, checkpoint.step),
         **_how(run),
         **_origin(run),
+        **_adapters(recipe.lora),
         "recipe": f"{recipe.name}: {recipe.source}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
@@ -91,6 +93,13 @@ def _origin(run: Path) -> dict[str, str]:
     if not known or not known.parent:
         return {}
     return {"begun with": f"the weights of run {known.parent.id or 'unknown'} after step {known.parent.step:,}"}
+
+
+def _adapters(lora: LoRA) -> dict[str, str]:
+    """What trained beside frozen weights."""
+    if not lora.rank:
+        return {}
+    return {"tuned": f"with LoRA of rank {lora.rank} and alpha {lora.alpha:g} beside {', '.join(lora.targets)}, merged"}
 
 
 def _data(parts: list[JsonObject]) -> str:

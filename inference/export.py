@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference import card, folder, gguf_file
+from inference import adapters, card, folder, gguf_file
 from inference.form import Form
 from inference.weights import Weights
 from run.checkpoints import Chosen, choose
@@ -21,12 +21,12 @@ FOLDER = Form()
 
 def load_model(run: Path, checkpoint: Chosen) -> "GPT":
     """The model of a run's checkpoint, fp32, on the CPU. Errors: `UserError` where it is of another shape."""
-    from model.checkpoint.read import Reader
+    from model.checkpoint.overlay import reader_of
     from model.gpt import GPT
 
     model = GPT(read_recipe(run).model)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    model.load_state_dict(Reader(checkpoint.path).weights(shapes))
+    model.load_state_dict(reader_of(checkpoint.path).weights(shapes))
     return model.eval()
 
 
@@ -50,7 +50,7 @@ def load_as_hf(run: Path, checkpoint: Chosen) -> "tuple[GPT2LMHeadModel, PreTrai
 
 
 def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) -> Chosen:
-    """Write model and tokeniser so that others load them from `out`: a folder or, as GGUF, a file.
+    """Write model and tokeniser so that others load them from `out`: a folder or, as GGUF, a file; or adapters alone.
 
     `which` is a checkpoint, see `run/checkpoints.py`. What is written appears whole or not at all. Errors: `UserError`
     where `out` holds something else already, there is no such checkpoint, or it is not one of this model or tokeniser;
@@ -58,9 +58,12 @@ def export(run: Path, out: Path, which: str | None = None, form: Form = FOLDER) 
     """
     from data.tokens import tokenisers
 
-    (gguf_file if form.format == "gguf" else folder).check(out)
+    {"hf": folder, "gguf": gguf_file, "adapter": adapters}[form.format].check(out)
     checkpoint = choose(run, which)
     checkpoint.tell()
+    if form.format == "adapter":
+        adapters.write(out, run, checkpoint)
+        return checkpoint
     weights, tokeniser = Weights(run, checkpoint), load_tokeniser(run)
     if (entries := tokenisers.entries(tokeniser)) > weights.config.vocab_size:
         raise UserError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from support.errors import UserError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # as torch calls them
-FORMATS = ("hf", "gguf")
+FORMATS = ("hf", "gguf", "adapter")
 QUANTS = ("f32", "q8_0", "q4_0")  # of GGUF: as it is; 8 and 4 bits a weight, and a scale for each 32 of them
 SHARD_SIZE = "5GB"
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -14,7 +14,8 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 @dataclass(frozen=True)
 class Form:
-    """A Hugging Face folder with weights of a dtype, in shards of a size; or a GGUF, quantised. None is the default.
+    """A Hugging Face folder with weights of a dtype, in shards of a size; a GGUF, quantised; or the adapters of a run
+    as peft has them. None is the default.
 
     Errors: `UserError` for what does not go with the format, and for a size that is none.
     """
@@ -25,7 +26,11 @@ class Form:
     quantize: str | None = None
 
     def __post_init__(self) -> None:
-        others = {"hf": ("quantize",), "gguf": ("dtype", "shard_size")}[self.format]
+        others = {
+            "hf": ("quantize",),
+            "gguf": ("dtype", "shard_size"),
+            "adapter": ("dtype", "shard_size", "quantize"),
+        }[self.format]
         for name in others:
             if (value := getattr(self, name)) is not None:
                 flag = name.replace("_", "-")

@@ -17,12 +17,12 @@ class Weights:
     """
 
     def __init__(self, run: Path, checkpoint: Chosen) -> None:
-        from model.checkpoint.read import Reader
+        from model.checkpoint.overlay import reader_of
         from model.huggingface import shapes
 
         self.config = read_recipe(run).model
         self.shapes = shapes(self.config)
-        self.reader = Reader(checkpoint.path)
+        self.reader = reader_of(checkpoint.path)
         self.reader.check(self.shapes)
 
     def read(self, name: str) -> "Tensor":

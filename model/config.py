@@ -7,6 +7,7 @@ from typing import ClassVar
 from support.errors import UserError
 
 OBJECTIVES = ("causal", "masked", "prefix")
+LAYERS = ("qkv", "out", "up", "down")  # of each block: what adapters can stand beside
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,45 @@ class GPTConfig:
         h = self.hidden_size
         matrices = self.num_layers * (4 * h * h + 2 * h * self.ffn_hidden_size) + self.padded_vocab_size * h
         return 6.0 * matrices + 12.0 * self.num_layers * self.seq_length * h
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Adapters that train beside the frozen weights of another run (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+
+    A layer of `targets` adds `alpha` / `rank` times two matrices of that rank to its own. Rank 0: no adapters, and all
+    weights train. `dropout` acts on what adapters read.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("qkv", "out")
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise UserError(f"lora.rank is {self.rank}; it must be at least 0, which is none")
+        if not 0.0 < self.alpha < math.inf:
+            raise UserError(f"lora.alpha is {self.alpha}; it must be positive and finite")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"lora.dropout is {self.dropout}; it must be in [0, 1)")
+        if not self.targets or set(self.targets) - set(LAYERS) or len(set(self.targets)) < len(self.targets):
+            raise UserError(
+                f"lora.targets is {', '.join(self.targets) or 'empty'}; name some of {', '.join(LAYERS)}, each once"
+            )
+
+    def num_parameters(self, model: GPTConfig) -> int:
+        """Exact number of the adapters' parameters in such a model."""
+        h, f = model.hidden_size, model.ffn_hidden_size
+        widths = {"qkv": h + 3 * h, "out": h + h, "up": h + f, "down": f + h}
+        return model.num_layers * self.rank * sum(widths[target] for target in self.targets)
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two matrices is multiplied by."""
+        return self.alpha / self.rank
+
+
+NO_ADAPTERS = LoRA()

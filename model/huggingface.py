@@ -40,6 +40,11 @@ def hf_name(name: str) -> str:
     return f"transformer.{NAMES[stem]}.{kind}"
 
 
+def hf_layer(layer: str) -> str:
+    """The name that `GPT2LMHeadModel` gives in a block to one of our linear layers: `attn.c_attn` of `qkv`."""
+    return next(theirs for ours, theirs in NAMES.items() if ours.endswith(f".{layer}"))
+
+
 def shapes(config: GPTConfig) -> dict[str, torch.Size]:
     """The shape of each parameter of the model, by name. Takes no memory."""
     with torch.device("meta"):

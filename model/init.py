@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import GPTConfig
 from model.engine.inside import shape_of
+from model.lora import A, B
 from model.parallel import slice_of
 
 RESIDUAL_OUTPUTS = ("attention.out.weight", "mlp.down.weight")
@@ -45,6 +46,8 @@ def initial_value(name: str, shape: torch.Size, config: GPTConfig, seed: int) ->
     Norm weights are 1, biases 0. Matrices are normal with `init_method_std`, divided by sqrt(2 num_layers) where they
     write into the residual stream (Radford et al. 2019, section 2.3).
     """
+    if name.endswith(B):
+        return torch.zeros(shape)
     if len(shape) == 1:
         return torch.ones(shape) if "norm" in name and name.endswith("weight") else torch.zeros(shape)
     std = config.init_method_std
@@ -53,4 +56,6 @@ def initial_value(name: str, shape: torch.Size, config: GPTConfig, seed: int) ->
     # A seed for each name, and not one stream for all: a rank can then make any parameter without those before it.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+    if name.endswith(A):
+        return torch.empty(shape).uniform_(-1.0, 1.0, generator=generator) / shape[1] ** 0.5
     return torch.empty(shape).normal_(0.0, std, generator=generator)

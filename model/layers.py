@@ -14,11 +14,13 @@ class ColumnParallelLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, parallel: Parallel) -> None:
         super().__init__(inputs, outputs // parallel.tp.size)
         self.parallel = parallel
+        self.adapter: nn.Module | None = None  # see `model/lora.py`
         mark_slice(self.weight, 0, parallel.tp)
         mark_slice(self.bias, 0, parallel.tp)
 
     def forward(self, x_BSH: Tensor) -> Tensor:
-        return super().forward(enter(x_BSH, self.parallel))
+        y = super().forward(enter(x_BSH, self.parallel))
+        return y if self.adapter is None else y + self.adapter(x_BSH)
 
 
 class RowParallelLinear(nn.Linear):
@@ -27,12 +29,15 @@ class RowParallelLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, parallel: Parallel) -> None:
         super().__init__(inputs // parallel.tp.size, outputs)
         self.parallel = parallel
+        self.adapter: nn.Module | None = None  # see `model/lora.py`
         mark_slice(self.weight, 1, parallel.tp)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.parallel.tp.size == 1:
-            return super().forward(x)
-        return leave(F.linear(x, self.weight), self.parallel) + replicated(self.bias, self.parallel)
+            y_BSH = super().forward(x)
+        else:
+            y_BSH = leave(F.linear(x, self.weight), self.parallel) + replicated(self.bias, self.parallel)
+        return y_BSH if self.adapter is None else y_BSH + self.adapter(x)
 
 
 class Norm(nn.LayerNorm):

@@ -56,6 +56,7 @@ def in_flight(work: Work, stage: Number) -> Number:
 def rank_bytes(work: Work, stage: Number) -> dict[str, Number]:
     """The parts of a rank of pipeline stage `stage` at its peak."""
     parameters, copies = work.parameters(stage), work.copies
+    trained = parameters * work.trained
     zero = np.asarray(work.zero_stage)
     stage_, p = np.asarray(stage), np.asarray(work.pp)
     block, scores = block_bytes(work)
@@ -70,7 +71,7 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Number]:
     # Stage 3 gathers two blocks ahead, or as much as it may, or one matrix at the least.
     largest = np.maximum(GATHERED_ELEMENTS, work.hidden_size * work.ffn_hidden_size / work.tp)
     live = np.minimum(2.0 * work.block_matrices / work.tp, largest) * work.weight_bytes
-    buckets = np.minimum(BUCKET_ELEMENTS, parameters) * work.bucket_bytes
+    buckets = np.minimum(BUCKET_ELEMENTS, trained) * work.bucket_bytes
     # The loss is over before the first block's recomputation begins; the larger of the two makes the peak.
     working, logits = np.where(working >= logits, working, 0.0), np.where(logits > working, logits, 0.0)
     # Between micro-batches a pipeline gives nothing away: gradients stay whole, and so does what stage 3 gathered.
@@ -78,8 +79,8 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Number]:
     second = np.where(np.asarray(work.hpz) > 1, 1 / work.hpz, 0.0)  # a copy of the weights in each node
     parts: dict[str, Number] = {
         "weights": parameters * work.weight_bytes * np.where(zero == 3, 1 / copies + second, 1.0),
-        "gradients": parameters * work.gradient_bytes / np.where((zero >= 2) & (p == 1), copies, 1),
-        "optimizer states": parameters * (8.0 + work.master_bytes) / np.where(zero >= 1, copies, 1),
+        "gradients": trained * work.gradient_bytes / np.where((zero >= 2) & (p == 1), copies, 1),
+        "optimizer states": trained * (8.0 + work.master_bytes) / np.where(zero >= 1, copies, 1),
         "activations": in_flight(work, stage) * (blocks * kept + output),
         "working memory": working,
         "logits and loss": logits,

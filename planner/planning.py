@@ -122,7 +122,7 @@ def check_precision(gpu: GPU, dtype: str) -> None:
 def own_step(recipe: Recipe, config_path: Path, world_size: int) -> Work:
     """The step of the recipe's own layout. Errors: `UserError` where it does not go with the world size."""
     resolved = resolve_engine(recipe, engine_config.read(config_path), config_path, world_size)
-    return work(recipe.model, recipe.layout, resolved.json, data_degree(recipe, world_size))
+    return work(recipe.model, recipe.layout, resolved.json, data_degree(recipe, world_size), recipe.lora)
 
 
 def plan(
@@ -140,7 +140,7 @@ def plan(
     config = engine_config.read(config_path)
     resolved = resolve_engine(recipe, config, config_path, world_size)
     degree = data_degree(recipe, world_size)
-    step = work(recipe.model, recipe.layout, resolved.json, degree)
+    step = work(recipe.model, recipe.layout, resolved.json, degree, recipe.lora)
     values: Plan = {
         "recipe": recipe.name,
         "status": recipe.status,
@@ -159,7 +159,7 @@ def plan(
         "layout": dataclasses.asdict(recipe.layout),
         "data_degree": degree,
         "memory": plan_memory(step, machine.gpu if machine else None),
-        "checkpoint_bytes": CHECKPOINT_BYTES * recipe.model.num_parameters,
+        "checkpoint_bytes": CHECKPOINT_BYTES * recipe.trained_parameters,
         "deviations": list(resolved.deviations),
     }
     if machine is not None:

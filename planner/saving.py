@@ -59,7 +59,7 @@ class Saving:
 
 def saving(recipe: Recipe, gpus: int, step_seconds: float = 0.0, storage_gb_s: float = STORAGE_GB_S) -> Saving:
     """The saves of a run on `gpus` ranks: by `intervals.save_every` or `save_minutes`, else by Young's formula."""
-    size, intervals = CHECKPOINT_BYTES * recipe.model.num_parameters, recipe.intervals
+    size, intervals = CHECKPOINT_BYTES * recipe.trained_parameters, recipe.intervals
     write = size / storage_gb_s / GIGA
     pause = size / gpus / COPY_GB_S / GIGA + _proof_seconds(recipe)
     failure = FAILURE_HOURS * 3600 / gpus

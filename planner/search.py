@@ -47,7 +47,7 @@ def space(recipe: Recipe, path: Path) -> Space:
     config = filled(engine_config.read(path), values)
     free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
     resolved = resolve(free, values, 1, str(path)).json
-    base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1)
+    base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1, recipe.lora)
     by_stage = [(*gradient_bytes(config, s), bucket_bytes(config, s), overlaps(config, s)) for s in range(4)]
     return Space(recipe, base, np.array(by_stage))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import GPTConfig
+from model.config import NO_ADAPTERS, GPTConfig, LoRA
 from model.engine import config as engine_config
 from model.layout import Layout, stage_boundaries
 from support.json_object import JsonObject
@@ -69,6 +69,7 @@ class Work:
     nvme            offloaded optimizer states are in files
     hpz             ranks of a node that share a second copy of stage 3's weights, from which the backward pass gathers
                     (ZeRO++'s hpZ, Wang et al. 2023, arXiv:2306.10209); 1: none
+    trained         parameters that train, as a share of the model's: of adapters theirs alone
     reduction_hidden  data ranks send gradients, and stage 3 gathers weights, while a rank computes (no pipeline)
     """
 
@@ -101,6 +102,7 @@ class Work:
     offload_weights: Number = False
     nvme: Number = False
     hpz: Number = 1
+    trained: Number = 1.0
     reduction_hidden: Number = True
     variant: Variant = Variant()
 
@@ -170,7 +172,7 @@ class Work:
         return self.model_flops + tokens * again
 
 
-def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int) -> Work:
+def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int, lora: LoRA = NO_ADAPTERS) -> Work:
     """The step of a recipe under a resolved DeepSpeed JSON."""
     recompute, zero = engine.get("activation_checkpointing", {}), engine.get("zero_optimization", {})
     kind, stage = engine_config.precision(engine), zero.get("stage", 0)
@@ -210,6 +212,7 @@ def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int)
         offload_weights=zero.get("offload_param", {}).get("device", "none") != "none",
         nvme=zero.get("offload_optimizer", {}).get("device") == "nvme",
         hpz=zero.get("zero_hpz_partition_size", 1),
+        trained=lora.num_parameters(model) / model.num_parameters if lora.rank else 1.0,
         reduction_hidden=overlapped,
     )
 

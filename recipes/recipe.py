@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from model.config import GPTConfig
+from model.config import GPTConfig, LoRA
 from model.layout import Layout
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -298,6 +298,7 @@ class Recipe:
     engine: str = "ds_configs/zero1_bf16.json"
     intervals: Intervals = field(default_factory=Intervals)
     tasks: Tasks = field(default_factory=Tasks)
+    lora: LoRA = field(default_factory=LoRA)
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -329,6 +330,11 @@ class Recipe:
     def tokens_per_step(self) -> int:
         """Tokens that one optimiser step trains on, after the ramp."""
         return self.batch.global_batch * self.model.seq_length
+
+    @property
+    def trained_parameters(self) -> int:
+        """Exact number of parameters that train, and that a checkpoint holds: of adapters theirs alone."""
+        return self.lora.num_parameters(self.model) if self.lora.rank else self.model.num_parameters
 
     @property
     def train_samples(self) -> int:

@@ -39,9 +39,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         if not isinstance(holder, dict) or key not in holder or isinstance(holder[key], dict) or described:
             known = [f"{s}.{k}" for s, v in values.items() if isinstance(v, dict) for k in v] + ["engine", "seed"]
             raise UserError(f"--set {setting}: there is no field {path}; {hint(path, known)}")
-        own = {"data.corpus": _corpus, "data.clean": _names, "tasks.names": _names, "data.template": _template}.get(
-            path
-        )
+        own = OWN.get(path)
         holder[key] = own(value) if own else _parsed(holder[key], value.strip(), setting)
         if path == "model.hidden_size" and values["model"]["ffn_hidden_size"] == 4 * recipe.model.hidden_size:
             values["model"]["ffn_hidden_size"] = 0  # follows the width, as in the declaration
@@ -105,6 +103,7 @@ OWN: dict[str, Callable[[str], object]] = {  # what reads a field, where its for
     "data.clean": _names,
     "data.template": _template,
     "tasks.names": _names,
+    "lora.targets": _names,
 }
 
 

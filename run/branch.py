@@ -101,8 +101,10 @@ def with_parent(run: Run, point: Point) -> Run:
     step, before, after = point.checkpoint.step, point.recipe, run.recipe
     known = record.read(point.run)
     who = (known.id if known else "", str(point.run.resolve()), step)
+    base, fingerprint = _base(point, after)
     if begins_anew(after, point):
-        return dataclasses.replace(run, parent=Parent(*who, consumed_samples=0, tuned=True))
+        parent = Parent(*who, consumed_samples=0, tuned=True, base=base, base_fingerprint=fingerprint)
+        return dataclasses.replace(run, parent=parent)
     if run.max_steps is not None and run.max_steps <= step:
         raise UserError(f"--max-steps {run.max_steps} is not after step {step}, where --from {point} begins")
     if run.last_step_from(step, point.consumed_samples) <= step:
@@ -125,8 +127,48 @@ def with_parent(run: Run, point: Point) -> Run:
         consumed_samples=point.consumed_samples,
         changes=tuple(changes),
         data_from=data_from if goes_on else point.consumed_samples,
+        base=base,
+        base_fingerprint=fingerprint,
     )
     return dataclasses.replace(run, parent=parent)
+
+
+def _base(point: Point, recipe: Recipe) -> tuple[str, str]:
+    """The checkpoint that the adapters of a branch lie on, and its fingerprint; nothing where all weights train.
+
+    Errors: `UserError` where the parent has adapters, and the branch has none or others.
+    """
+    before, after = (dataclasses.replace(lora, dropout=0.0) for lora in (point.recipe.lora, recipe.lora))
+    if not (before.rank or after.rank):
+        return "", ""
+    from model.checkpoint.base import base_of
+    from model.checkpoint.format import manifest
+    from model.checkpoint.overlay import fingerprint
+
+    if not before.rank:
+        place = point.checkpoint.path.resolve()
+        return str(place), fingerprint(place)
+    if before != after:
+        name, old, new = differences(vars(before), vars(after))[0]
+        raise UserError(
+            f"--from {point}: its adapters have lora.{name} {_shown(old)}, not {_shown(new)}; leave that setting out, "
+            "or export that run and import it: then its adapters are merged"
+        )
+    base = base_of(manifest(point.checkpoint.path))
+    assert base is not None, f"{point} has adapters, and its checkpoint names no base"
+    return base.path, base.fingerprint
+
+
+def check_adapters(parent: Parent | None, recipe: Recipe) -> None:
+    """Whether the adapters of a run have what they lie on. Errors: `UserError` where that is gone, or another."""
+    rank = recipe.lora.rank
+    if not rank:
+        return
+    from model.checkpoint.overlay import check_base
+
+    if parent is None or not parent.base:
+        raise UserError(f"lora.rank is {rank}, and adapters lie on a trained model; give it with --from RUN")
+    check_base(Path(parent.base), parent.base_fingerprint, "the adapters of this run")
 
 
 def parents_texts(run: Run) -> Path | None:

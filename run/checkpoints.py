@@ -112,7 +112,25 @@ def _foreign(run: Path, checkpoint: Path) -> str:
 
 
 def damage_of(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, empty where nothing is. Its files are read by all cores together."""
+    """What is wrong with a checkpoint, empty where nothing is. Its files are read by all cores together.
+
+    So are those of what adapters in it lie on.
+    """
+    from model.checkpoint.base import base_of
+    from model.checkpoint.format import manifest
+
+    if reason := _damage_of(checkpoint):
+        return reason
+    try:
+        base = base_of(manifest(checkpoint))
+    except UserError as error:
+        return str(error)
+    if base and not Path(base.path).is_dir():
+        return f"{base.path} is gone, on which the adapters of {checkpoint} lie"
+    return _damage_of(Path(base.path)) if base else ""
+
+
+def _damage_of(checkpoint: Path) -> str:
     from model.checkpoint.format import damage
 
     shares = os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """What runs left behind and nobody needs: found, told and removed.
 
-Never touched: a run that goes on, the last whole checkpoint of any run, and a checkpoint that a branch began with until
-the branch has one of its own.
+Never touched: a run that goes on, the last whole checkpoint of any run, a checkpoint that a branch began with until the
+branch has one of its own, and one that adapters lie on.
 """
 
 import os
@@ -90,11 +90,12 @@ def _rests(path: Path, older: float) -> bool:
 
 
 def _begun_with(runs: list[Path]) -> set[Path]:
-    """The checkpoints from which branches began that have none of their own yet."""
+    """The checkpoints from which branches began that have none of their own yet, or that their adapters lie on."""
     from model.checkpoint.format import completed
 
     parents = [(path, who.parent) for path in runs if (who := record.read(path)) and who.parent]
-    return {parent.checkpoint.resolve() for path, parent in parents if not completed(path / "checkpoints")}
+    begun = {parent.checkpoint.resolve() for path, parent in parents if not completed(path / "checkpoints")}
+    return begun | {Path(parent.base).resolve() for _, parent in parents if parent.base}
 
 
 def show(found: list[Leftover]) -> None:

@@ -22,7 +22,8 @@ class Parent:
 
     `consumed_samples` were read until then, and count for budget and schedule. The branch reads the sample at place
     `consumed_samples - data_from` of its data: with other data than its parent's it begins at their start. A parent
-    that is `tuned` gives its weights alone: steps, budget and optimiser begin anew.
+    that is `tuned` gives its weights alone: steps, budget and optimiser begin anew. Where adapters train, `base` is the
+    checkpoint that they lie on: the parent's, or where that has adapters too, theirs.
     """
 
     id: str
@@ -32,6 +33,8 @@ class Parent:
     changes: tuple[str, ...] = ()
     data_from: int = 0
     tuned: bool = False
+    base: str = ""
+    base_fingerprint: str = ""
 
     @property
     def checkpoint(self) -> Path:

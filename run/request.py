@@ -94,7 +94,9 @@ def plan_run(recipe: Recipe, request: Request, world_size: int) -> Run:
     asked = (world_size, request.max_steps, request.resume, name)
     parent = record.parent_of(path) if request.resume else None
     run = Run(path, wanted, config, resolved, *asked, parent, changed)
-    return branch.with_parent(run, point) if point else run
+    run = branch.with_parent(run, point) if point else run
+    branch.check_adapters(run.parent, wanted)
+    return run
 
 
 def _tuned(recipe: Recipe, stored: Recipe | None, point: branch.Point | None) -> Recipe:
@@ -191,14 +193,14 @@ def _config_path(given: str) -> Path:
 def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) -> None:
     if stored.name != recipe.name:
         raise UserError(f"{path} is a run of {stored.name}, not of {recipe.name}; resume it with {stored.name}")
-    for section in ("model", "data"):
+    for section in ("model", "data", "lora"):
         before, after = getattr(stored, section), getattr(wanted, section)
         for entry in dataclasses.fields(before):
             old, new = getattr(before, entry.name), getattr(after, entry.name)
             if old != new:
                 if entry.name == "corpus":
                     old, new = settings.spelled(old), settings.spelled(new)
-                shape = section == "model" and entry.name not in branch.SHAPELESS
+                shape = section != "data" and entry.name not in branch.SHAPELESS
                 other_way = "start a new run" if shape else f"begin a branch of it with --from {path}"
                 raise UserError(
                     f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "

@@ -161,7 +161,9 @@ def _between(run: Run, hosts: list[str]) -> list[Finding]:
     if rank:
         return []
     take_token(run.path, token)
-    step = work(run.recipe.model, run.recipe.layout, run.engine.json, data_degree(run.recipe, len(hosts)))
+    step = work(
+        run.recipe.model, run.recipe.layout, run.engine.json, data_degree(run.recipe, len(hosts)), run.recipe.lora
+    )
     placed = placement.findings(run.recipe.layout, hosts, step, machine_of(hosts, device_name()))
     return [*unseen(run.path, hosts, problems), *skewed(skews(hosts, clocks)), *placed]
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 
 from data.samples.mixture import Mixture
-from model.checkpoint.read import load_checked, load_newest
+from model.checkpoint.base import Base
+from model.checkpoint.read import load_base, load_checked, load_newest
 from model.checkpoint.together import told
 from model.engine.build import build, check_json, start_process_group
 from model.engine.config import fp32_json
 from model.engine.device import check_device, will_compile
+from model.engine.engine import Engine
 from model.engine.inside import unexamined_version
 from model.engine.precision import software
 from recipes.recipe import Recipe
@@ -25,6 +27,7 @@ from run.prepared import missing, run_data
 from run.request import Request, plan_run
 from support.errors import DONE, UserError
 from support.files import enough_room
+from support.json_object import JsonObject
 from training import alike, proof, recorder, tasks
 from training.device import device_name
 from training.display import Display
@@ -129,9 +132,11 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> Loop:
     if compiling := will_compile(run.engine.json):
         log.say(compiling)
     log.note("phase", phase="compile" if compiling else "engine")
-    trainer = build(run.recipe.model, run.recipe.layout, run.engine.json, run.recipe.seed, mixture.entries)
+    recipe = run.recipe
+    trainer = build(recipe.model, recipe.layout, run.engine.json, recipe.seed, mixture.entries, recipe.lora)
     log.note("phase", phase="load")
     tie = told(resume.tie_of(run.path, mixture))
+    lies_on = _load_base(trainer, run)
     saved = load_newest(trainer, run.checkpoints, log.passed_over, tie, position_of) if run.resume else None
     from_parent = saved is None and run.parent is not None
     if saved is None and run.resume:
@@ -139,9 +144,9 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> Loop:
         if run.parent is None:
             log.say("nothing was saved before: the run begins again with its first step")
     if saved is None and run.parent:
-        saved = load_checked(trainer, run.parent.checkpoint, run.parent.tie, position_of, run.parent.tuned)
-        begins = "tunes" if run.parent.tuned else "branches off"
-        log.say(f"{begins} {run.parent.path} after step {run.parent.step}")
+        tuned = run.parent.tuned
+        saved = lies_on or load_checked(trainer, run.parent.checkpoint, run.parent.tie, position_of, tuned)
+        log.say(f"{'tunes' if tuned else 'branches off'} {run.parent.path} after step {run.parent.step}")
         for change in run.parent.changes:
             log.say(f"differs from its parent: {change}")
     for change in run.changes:
@@ -158,3 +163,15 @@ def _loop(run: Run, mixture: Mixture, log: Log) -> Loop:
     if not run.recipe.intervals.save_every:
         log.say(f"saving every {loop.save_seconds / 60:,.3g} minutes")
     return loop
+
+
+def _load_base(trainer: Engine, run: Run) -> JsonObject | None:
+    """Load what the adapters of a run lie on, if it trains any; collective. Gives its state where they begin with it.
+
+    The adapters of a branch begin as those of its parent, where that has some.
+    """
+    parent, lora = run.parent, run.recipe.lora
+    if not (lora.rank and parent):
+        return None
+    state = load_base(trainer, Base(parent.base, parent.base_fingerprint, lora.scale), parent.tuned)
+    return state if Path(parent.base).resolve() == parent.checkpoint.resolve() else None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inference.decode.packed import pack
 from model.checkpoint.index import Fragment
-from model.checkpoint.read import Reader
+from model.checkpoint.overlay import reader_of
 from model.config import GPTConfig
 from model.gpt import GPT, Block, Remember
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
@@ -98,7 +98,7 @@ def load_stage(
     with torch.device("meta"):
         everything = {name for name, _ in GPT(config).named_parameters()}
         result = Stage(config, parallel, blocks_of(config, stages, stage))
-    reader = Reader(checkpoint)
+    reader = reader_of(checkpoint)
     if strangers := sorted(everything ^ set(reader.names())):
         raise UserError(
             f"checkpoint {checkpoint} and the recipe of its run do not have the same parameters, for example "

@@ -213,7 +213,7 @@ def _planned(run: Run, machines: recipes.Cluster) -> float:
     seconds = 0.0
     if machine:
         planning.check_precision(machine.gpu, run.engine.dtype)
-        step = work(recipe.model, recipe.layout, run.engine.json, data_degree(recipe, run.world_size))
+        step = work(recipe.model, recipe.layout, run.engine.json, data_degree(recipe, run.world_size), recipe.lora)
         time, memory = planning.plan_time(recipe, step, machine), planning.plan_memory(step, machine.gpu)
         part = min(1.0, (run.max_steps or recipe.train_steps) / recipe.train_steps)
         seconds = time["run_seconds"] * part

@@ -124,7 +124,9 @@ class Judge:
         else:
             self.run = self.asked.run(self.world)
             recipe = self.run.recipe
-            self.step = work(recipe.model, recipe.layout, self.run.engine.json, data_degree(recipe, self.world))
+            self.step = work(
+                recipe.model, recipe.layout, self.run.engine.json, data_degree(recipe, self.world), recipe.lora
+            )
             boards = [board for node in self.nodes for board in node.gpus.boards]
             self.machine = machine_of(self.hosts, boards[0].name) if boards else None
             self.data = self._prepared()
@@ -155,7 +157,7 @@ class Judge:
         return int(min(MOST_BYTES, max(LEAST_BYTES, part)))
 
     def _checkpoint_bytes(self) -> float:
-        return CHECKPOINT_BYTES * self.asked.recipe.model.num_parameters
+        return CHECKPOINT_BYTES * self.asked.recipe.trained_parameters
 
     def storage(self, values: list[Any]) -> JsonObject:
         """What the first rank of each machine found of the run's folder."""

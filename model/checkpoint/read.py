@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from model.checkpoint.base import Base
 from model.checkpoint.format import (
     Accepts,
     Tie,
@@ -52,6 +53,12 @@ class Reader:
         """The parameters in this checkpoint."""
         return sorted(self._index.parameters)
 
+    def fragment(self, name: str) -> Fragment:
+        """A fragment of a parameter. Errors: `UserError` where the checkpoint holds none."""
+        if not (places := self._of(name)):
+            raise self._another_shape(name, 0, 1)
+        return places[0].fragment
+
     def has(self, wanted: Fragment, key: str) -> bool:
         """Whether a moment of a fragment was written. An optimiser has none before its first step."""
         return any(tensor_key(place.flat, key) in self._keys_of(place.file) for place in self._holding(wanted))
@@ -76,10 +83,7 @@ class Reader:
 
     def whole(self, name: str, key: str = WEIGHT) -> Tensor:
         """A parameter's weight or moment, whole. Errors: `UserError` where a part of it is missing."""
-        places = self._of(name)
-        if not places:
-            raise self._another_shape(name, 0, 1)
-        first = places[0].fragment
+        first = self.fragment(name)
         if not first.cut:
             return self._range(Fragment(name, 0, math.prod(first.shape), 0, first.shape, None), key).view(first.shape)
         dim, size = first.cut.dim, first.cut.size
@@ -190,6 +194,30 @@ def load_checked(
 
     Errors: `UserError` where it is damaged, has another tie, or is not the same for all ranks.
     """
+    _check_for_all(engine, checkpoint, tie, accepts)
+    return _loaded(engine, checkpoint, weights_alone)
+
+
+@torch.no_grad()
+def load_base(engine: Engine, base: Base, weights_alone: bool = False) -> JsonObject:
+    """Load the frozen weights that adapters lie on, whatever layout wrote them; collective. Returns their `state`.
+
+    The engine counts on from them, or with `weights_alone` from nothing. Errors: `UserError` where the checkpoint is
+    damaged, or is not the same for all ranks.
+    """
+    checkpoint = Path(base.path)
+    _check_for_all(engine, checkpoint, None, dict)
+    reader, held, found = Reader(checkpoint), state_of(engine), manifest(checkpoint)
+    for fragment, values in held.frozen():
+        values.copy_(reader.read(fragment))
+    held.share()
+    inside.set_counters(engine.deepspeed, UNTRAINED if weights_alone else found["engine"])
+    engine.base = base
+    state: JsonObject = found["state"]
+    return state
+
+
+def _check_for_all(engine: Engine, checkpoint: Path, tie: Tie | None, accepts: Accepts) -> None:
     step = step_of(checkpoint)
     everyone = gathered({step: seal(checkpoint, tie or {}, accepts)} if checkpoint.exists() else {})
     if not told(any(everyone)):
@@ -197,7 +225,6 @@ def load_checked(
     differs = told(_disagreement(everyone, step, checkpoint.parent) if everyone else "")
     if reason := differs or _damage_anywhere(engine, checkpoint):
         raise UserError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it, or take another")
-    return _loaded(engine, checkpoint, weights_alone)
 
 
 def _newest_first(everyone: list[dict[int, tuple[str, str]]]) -> list[int]:
@@ -232,7 +259,9 @@ def _damage_anywhere(engine: Engine, checkpoint: Path) -> str:
 
 def _out_of_reach(engine: Engine, checkpoint: Path) -> str:
     """Which file this rank would read in vain, as far as sizes tell; empty where there is none."""
-    fragments = [fragment for flat in state_of(engine).flats() for fragment in flat.fragments]
+    held = state_of(engine)
+    fragments = [fragment for flat in held.flats() for fragment in flat.fragments]
+    fragments += [fragment for fragment, _ in held.frozen()]
     try:
         facts = manifest(checkpoint)["files"]
         needed = sorted(Reader(checkpoint).files(fragments))

@@ -1,12 +1,14 @@
 """A checkpoint of weights alone, written by one process without an engine: what an import begins with."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import index
+from model.checkpoint.base import KEY, Base
 from model.checkpoint.format import Tie, facts, folder_of, write_manifest
 from model.checkpoint.index import WEIGHT, Fragment, index_text, tensor_key
 from support.files import whole_folder
@@ -21,12 +23,17 @@ UNTRAINED: JsonObject = {  # what an engine has counted before its first step
 
 
 def write_weights(
-    root: Path, weights: Iterable[tuple[str, Tensor]], tie: Tie, state: JsonObject, file_bytes: int = FILE_BYTES
+    root: Path,
+    weights: Iterable[tuple[str, Tensor]],
+    tie: Tie,
+    state: JsonObject,
+    file_bytes: int = FILE_BYTES,
+    base: Base | None = None,
 ) -> Path:
     """Write weights without an optimiser as a checkpoint below `root`; `state` has its step.
 
-    `weights` are whole parameters by name, fp32; of them as many are in memory as fill a file of `file_bytes`. It is
-    there whole or not at all. Errors: `OSError`, `SafetensorError` where it cannot be written.
+    `weights` are whole parameters by name, fp32; of them as many are in memory as fill a file of `file_bytes`. Adapters
+    lie on `base`. It is there whole or not at all. Errors: `OSError`, `SafetensorError` where it cannot be written.
     """
     final = folder_of(root, state["step"])
     with whole_folder(final) as folder:
@@ -51,6 +58,8 @@ def write_weights(
             "index": facts(place),
             "files": files,
         }
+        if base:
+            content[KEY] = asdict(base)
         write_manifest(folder, content)
     return final
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import index, room
+from model.checkpoint.base import KEY
 from model.checkpoint.format import (
     PARTIAL,
     Tie,
@@ -118,6 +119,8 @@ def begin(
         _fail(problem, partial, tie)
     numbers = {"optimizer_step": held.steps(), **inside.counters(engine.deepspeed)}
     content = {"step": step, "tie": tie, "state": state, "engine": numbers}
+    if engine.base:
+        content[KEY] = asdict(engine.base)
     stem, files = partial / f"rank-{rank:05d}", Future[Written]()
     if reason:
         waits(reason)

@@ -1,6 +1,6 @@
 """The state that an engine holds, as flat fp32 tensors: one class for each way in which ZeRO keeps it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -33,7 +33,13 @@ class ZeroState:
 
     def flats(self) -> list[Flat]:
         """The flat fp32 tensors of this rank with their contents."""
-        return [self._flat(p, [inside.Piece(p, 0, p.numel(), 0)]) for p in self.engine.names]
+        return [self._flat(p, [inside.Piece(p, 0, p.numel(), 0)]) for p in self.engine.trained]
+
+    def frozen(self) -> Iterator[tuple[Fragment, Tensor]]:
+        """What does not train: which elements this rank has, and the flat tensor that it has them in."""
+        for p, name in self.engine.names.items():
+            if not p.requires_grad:
+                yield Fragment(name, 0, p.numel(), 0, tuple(p.shape), slice_of(p)), p.data.view(-1)
 
     def moments(self, flat: Flat) -> dict[str, Tensor]:
         """The moments of a flat tensor that the optimiser has; none before its first step."""
@@ -111,6 +117,12 @@ class PartitionedModelState(PartitionedState):
 
     def flats(self) -> list[Flat]:
         return [self._flat(*flat) for flat in inside.flats_of_stage_3(self.engine.deepspeed)]
+
+    def frozen(self) -> Iterator[tuple[Fragment, Tensor]]:
+        for p, name in self.engine.names.items():
+            if not p.requires_grad:
+                start, part = inside.part_of_stage_3(p)
+                yield Fragment(name, start, part.numel(), 0, inside.shape_of(p), slice_of(p)), part
 
     def is_swapped(self, number: int) -> bool:
         return inside.is_swapped(self.engine.deepspeed, number)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.config import GPTConfig
+from model.config import NO_ADAPTERS, GPTConfig, LoRA
 from model.engine import inside
 from model.engine.baton import let_builds_end_with_their_process
 from model.engine.config import recomputed_blocks, zero_stage
@@ -24,6 +24,7 @@ from model.gpt import GPT
 from model.grid import Grid, make_grid
 from model.init import init_weights
 from model.layout import Layout
+from model.lora import adapt
 from support.errors import CrashedError, UserError
 from support.json_object import JsonObject
 
@@ -92,17 +93,20 @@ def start_process_group() -> None:
     check_one_launch()
 
 
-def build(config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, entries: int) -> Engine:
+def build(
+    config: GPTConfig, layout: Layout, ds_config: JsonObject, seed: int, entries: int, lora: LoRA = NO_ADAPTERS
+) -> Engine:
     """This rank's part of the model with its initial weights, in DeepSpeed's engine as the resolved JSON says.
 
-    Collective. `entries` is the number of ids of the tokeniser, at most `config.vocab_size`.
+    Collective. `entries` is the number of ids of the tokeniser, at most `config.vocab_size`. With a rank in `lora`
+    adapters train and nothing else.
     """
     quiet_deepspeed()
     grid = make_grid(layout)
     recompute = recomputed_blocks(ds_config.get("activation_checkpointing", {}), config.num_layers)
     make = _pipelined if layout.pp > 1 else _sharded
     with _silent():
-        return make(config, grid, _for_deepspeed(ds_config, layout), recompute, seed, entries)
+        return make(config, grid, _for_deepspeed(ds_config, layout), recompute, seed, entries, lora)
 
 
 def check_json(ds_config: JsonObject, layout: Layout, world_size: int) -> None:
@@ -126,21 +130,36 @@ def _for_deepspeed(ds_config: JsonObject, layout: Layout) -> JsonObject:
 
 
 def _pipelined(
-    config: GPTConfig, grid: Grid, ds_config: JsonObject, recompute: tuple[str, ...], seed: int, entries: int
+    config: GPTConfig,
+    grid: Grid,
+    ds_config: JsonObject,
+    recompute: tuple[str, ...],
+    seed: int,
+    entries: int,
+    lora: LoRA,
 ) -> Engine:
     from model.pipeline import GPTPipeline
 
     model = GPTPipeline(config, grid, recompute, entries)
+    if lora.rank:
+        adapt(model, lora)
+        inside.forget_tied_gradients(model)
     names = model.plain_names()
     init_weights(names, config, seed)
     if grid.layout.sequence_parallel:
         # DeepSpeed takes activations for equal on all tensor ranks and sends a part from each; here they differ.
         ds_config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
-    return PipelinedEngine(initialize(model, ds_config), grid, names, entries)
+    return PipelinedEngine(initialize(model, ds_config), grid, names, entries, lora)
 
 
 def _sharded(
-    config: GPTConfig, grid: Grid, ds_config: JsonObject, recompute: tuple[str, ...], seed: int, entries: int
+    config: GPTConfig,
+    grid: Grid,
+    ds_config: JsonObject,
+    recompute: tuple[str, ...],
+    seed: int,
+    entries: int,
+    lora: LoRA,
 ) -> Engine:
     """Stage 3 partitions the model while it is built: only one parameter is whole at a time."""
     import deepspeed
@@ -157,24 +176,28 @@ def _sharded(
     gather = partial(deepspeed.zero.GatheredParameters, modifier_rank=0) if partitioned else nullcontext
     with place:
         model = GPT(config, grid.parallel, recompute)
+        if lora.rank:
+            adapt(model, lora)
     names = {parameter: name for name, parameter in model.named_parameters()}
     init_weights(names, config, seed, gather)
     # A pipeline tells DeepSpeed of its tensor ranks by its topology; here the grid does.
     mpu = grid if grid.layout.tp > 1 else None
-    return ShardedEngine(initialize(model, ds_config, mpu), grid, names, entries)
+    return ShardedEngine(initialize(model, ds_config, mpu), grid, names, entries, lora)
 
 
 def initialize(model: nn.Module, ds_config: JsonObject, mpu: Grid | None = None) -> Any:
     """Wrap a model in DeepSpeed's engine, with the JSON's AdamW.
 
-    Weight decay acts on matrices only. Parameters of one axis (biases, norm weights) are a group without decay.
+    Weight decay acts on matrices only. Parameters of one axis (biases, norm weights) are a group without decay. What is
+    frozen is in none.
     """
     import deepspeed
 
     decay = ds_config["optimizer"]["params"]["weight_decay"]
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in model.parameters() if len(inside.shape_of(p)) > 1], "weight_decay": decay},
-        {"params": [p for p in model.parameters() if len(inside.shape_of(p)) <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if len(inside.shape_of(p)) > 1], "weight_decay": decay},
+        {"params": [p for p in trained if len(inside.shape_of(p)) <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     with _refusals_in_one_line():

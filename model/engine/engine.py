@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.checkpoint.base import Base
+from model.config import LoRA
 from model.engine import inside
 from model.engine.skipping import look_at_every_gradient
 from model.grid import Grid
+from model.lora import merged
 from support.errors import WeightsLostError
 
 WATCHED = 4  # times the floor of the loss scale: at most this, every gradient is watched
@@ -66,12 +69,15 @@ class LossScaleFloorError(WeightsLostError):
 class Engine(ABC):
     """This rank's part of the model in DeepSpeed's engine, and what one does with it.
 
-    `deepspeed` is the `DeepSpeedEngine`. `names` has the name of each parameter in the plain `GPT`. `entries` is the
-    number of ids of the tokeniser; every label is below it.
+    `deepspeed` is the `DeepSpeedEngine`. `names` has the name of each parameter in the plain `GPT`, and adapters
+    beside its layers where `lora` has a rank: then nothing else trains, and `base` is the checkpoint of the rest, once
+    that was loaded. `entries` is the number of ids of the tokeniser; every label is below it.
     """
 
-    def __init__(self, deepspeed: Any, grid: Grid, names: dict[nn.Parameter, str], entries: int) -> None:
-        self.deepspeed, self.grid, self.names, self.entries = deepspeed, grid, names, entries
+    def __init__(self, deepspeed: Any, grid: Grid, names: dict[nn.Parameter, str], entries: int, lora: LoRA) -> None:
+        self.deepspeed, self.grid, self.names, self.entries, self.lora = deepspeed, grid, names, entries, lora
+        self.trained = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
+        self.base: Base | None = None
         self.zero_stage = int(deepspeed.zero_optimization_stage())
         self.device: torch.device = deepspeed.device
         look_at_every_gradient(deepspeed)
@@ -106,8 +112,12 @@ class Engine(ABC):
 
     @contextmanager
     def weights(self) -> Iterator[dict[str, Tensor]]:
-        """This rank's weights by their names in the plain `GPT`, whole and to be read only; collective."""
-        yield {name: parameter.detach() for parameter, name in self.names.items()}
+        """This rank's weights by their names in the plain `GPT`, whole and to be read only; collective.
+
+        Adapters are merged into copies of the weights that they stand beside.
+        """
+        weights = {name: parameter.detach() for parameter, name in self.names.items()}
+        yield merged(weights, self.lora) if self.lora.rank else weights
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of every parameter group."""
@@ -156,7 +166,7 @@ class Engine(ABC):
         def watch(name: str) -> Callable[[Tensor], None]:
             return lambda grad: None if grad.isfinite().all() else overflowed.append(name)
 
-        hooks = [parameter.register_hook(watch(name)) for parameter, name in self.names.items()]
+        hooks = [parameter.register_hook(watch(name)) for parameter, name in self.trained.items()]
         try:
             yield
         except Exception as error:

@@ -126,6 +126,16 @@ def cut_pipeline(pipeline: Any, boundaries: list[int]) -> None:
     pipeline._set_bounds(start=boundaries[stage], stop=boundaries[stage + 1])
 
 
+def forget_tied_gradients(pipeline: Any) -> None:
+    """Send no gradients of the embedding between the first and the last stage of a `PipelineModule`: it is frozen.
+
+    DeepSpeed's optimiser for bf16 with fp32 sums has no place for them. The stages begin with the same values, which
+    were sent when the pipeline was built or read from one checkpoint. Read in runtime/pipe/module.py and
+    runtime/pipe/engine.py. Shown by test_adapters_in_half_precision_follow_fp32.
+    """
+    pipeline.tied_comms.clear()
+
+
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
@@ -251,12 +261,20 @@ def flats_of_stage_3(engine: Any) -> Iterator[tuple[Tensor, list[Piece]]]:
         pieces = []
         for p in parameters:
             _, offset, _ = optimizer.grad_position[optimizer.get_param_id(p)]
-            size = p.ds_tensor.ds_numel
-            start = torch.distributed.get_rank(p.ds_process_group) * size
-            numel = min(size, p.ds_numel - start)  # the last rank's part is padded
-            if numel > 0:
-                pieces.append(Piece(p, start, numel, offset))
+            start, part = part_of_stage_3(p)
+            if part.numel():
+                pieces.append(Piece(p, start, part.numel(), offset))
         yield tensor, pieces
+
+
+def part_of_stage_3(parameter: Any) -> tuple[int, Tensor]:
+    """This rank's part of a parameter in ZeRO stage 3, flat and without its padding, and where it begins.
+
+    Read in runtime/zero/partition_parameters.py. Shown by test_another_layout_reads_the_same_state.
+    """
+    size = parameter.ds_tensor.ds_numel
+    start = torch.distributed.get_rank(parameter.ds_process_group) * size
+    return start, parameter.ds_tensor.data.view(-1)[: max(0, min(size, parameter.ds_numel - start))]
 
 
 def is_swapped(engine: Any, number: int) -> bool:
@@ -302,12 +320,15 @@ def share_stage_3(engine: Any) -> None:
     """Renew the weights that stage 3 holds beside each rank's part; collective.
 
     They are ZeRO++'s second copies inside a node, and the small parameters that every rank keeps whole. Read in
-    runtime/zero/stage3.py. Shown by test_a_resumed_run_goes_on_bit_for_bit.
+    runtime/zero/stage3.py. Shown by test_resumed_adapters_go_on_bit_for_bit.
     """
-    optimizer = engine.optimizer
-    optimizer.invalidate_secondary_tensor()
-    if optimizer.persistent_parameters:
-        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+    kept = engine.optimizer.persistent_parameters
+    if kept:
+        kept[0].partition(kept)  # else what is whole is not gathered again
+    for parameter in engine.module.parameters():  # DeepSpeed's own invalidation passes over what is frozen
+        parameter.ds_secondary_tensor = None
+    if kept:
+        kept[0].all_gather(kept)
 
 
 def counters(engine: Any) -> JsonObject:

@@ -59,7 +59,7 @@ class ShardedEngine(Engine):
         Slices add up over the tensor ranks. Whole parameters count once, and may go wrong on one rank only.
         """
         sliced, whole = self._zero(), self._zero()
-        for parameter in self.names:
+        for parameter in self.trained:
             assert parameter.grad is not None
             squares = parameter.grad.double().square().sum()
             if slice_of(parameter):

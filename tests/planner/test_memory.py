@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.config import GPTConfig
+from model.config import LAYERS, GPTConfig, LoRA
 from model.layout import Layout
+from model.lora import shapes
 from planner.memory import block_bytes, checkpoint_bytes, in_flight, peak_bytes, rank_bytes
 from planner.work import Variant, Work, work
+from tests.model import training
 
 CHUNKS = Variant(virtual_stages=3)
 UNFUSED = Variant(fused=False)
@@ -47,6 +50,18 @@ def test_a_block_alone_is_34_sbh_and_5as() -> None:
     assert checkpoint_bytes(step) == 2 * sbh
     plain = dataclasses.replace(step, dropout=False)
     assert block_bytes(plain)[0] == 32 * sbh and block_bytes(plain)[1] == pytest.approx(2 * 16 * 512 / 1024 * sbh)
+
+
+def test_of_frozen_weights_there_are_no_gradients_and_no_states() -> None:
+    model, lora = training.CONFIG, LoRA(rank=4, targets=LAYERS)
+    held = shapes(model, lora)
+    assert lora.num_parameters(model) == sum(map(math.prod, held.values()))
+    engine = training.engine_json("zero1_bf16", 2)
+    everything, adapters = (rank_bytes(work(model, Layout(), engine, 2, each), 0) for each in (LoRA(), lora))
+    share = lora.num_parameters(model) / model.num_parameters
+    for part in ("gradients", "optimizer states"):
+        assert adapters[part] == pytest.approx(share * float(everything[part]))
+    assert adapters["weights"] == everything["weights"]
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.88)])

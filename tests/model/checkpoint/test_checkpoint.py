@@ -10,6 +10,7 @@ from model.checkpoint.format import completed, damage, manifest
 from model.checkpoint.index import MOMENTS, WEIGHT
 from model.checkpoint.read import Reader, load_newest
 from model.checkpoint.write import save
+from model.engine.build import build
 from model.engine.engine import Engine
 from model.layout import Layout
 from support.errors import CrashedError
@@ -57,6 +58,25 @@ LAYOUTS = [
 def test_a_resumed_run_goes_on_bit_for_bit(name: str, layout: Layout, tmp_path: Path) -> None:
     whole = run_ranks(2, unbroken, name, layout, tmp_path)
     assert run_ranks(2, resumed, name, layout, tmp_path) == whole
+
+
+def gone_back(root: Path) -> list[float]:
+    """A loss at a save, and after a step and the way back, where stage 3 keeps small parameters whole."""
+    config = training.engine_json("zero3_fp32", 2)
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 256
+    subject = build(training.CONFIG, Layout(), config, training.SEED, training.ENTRIES)
+    first, second = training.batches(2)
+    training.step(subject, first)
+    save(subject, root, 1, {}, keep=1)
+    losses = [subject.evaluate(training.micro_batches(first, subject.grid.dp_rank, 2))]
+    training.step(subject, second)
+    load_newest(subject, root, print)
+    return [*losses, subject.evaluate(training.micro_batches(first, subject.grid.dp_rank, 2))]
+
+
+def test_a_rank_that_goes_back_does_not_keep_the_small_parameters_of_stage_3(tmp_path: Path) -> None:
+    for before, after in run_ranks(2, gone_back, tmp_path):
+        assert before == after
 
 
 def shapes() -> dict[str, torch.Size]:
