@@ -1,10 +1,14 @@
 """A run is tuned with the real launcher: from its weights, stopped and resumed bit for bit, and branched."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from inference.export import load_model
+from run.checkpoints import choose
 from run.metrics import read_steps, reproducible
 from tests.commands.running import fail, succeed
 from tests.data.corpus.test_examples import TALK, write
@@ -33,11 +37,10 @@ def settings(home: Path) -> list[str]:
     return ["--set", blend, *more, "intervals.evaluate_every=3", "intervals.save_every=3"]
 
 
-def tune(home: Path, name: str, *more: str) -> str:
-    start = ["pretrain", "tune_sentiment", "--processes", "1", "--run-dir", str(home / name), *more]
-    return succeed(
-        home, "commands", *start, *(() if "--resume" in more else ("--from", str(home / "base"))), *settings(home)
-    )
+def tune(home: Path, name: str, *flags: str, more: Sequence[str] = ()) -> str:
+    start = ["pretrain", "tune_sentiment", "--processes", "1", "--run-dir", str(home / name), *flags]
+    base = () if "--resume" in flags else ("--from", str(home / "base"))
+    return succeed(home, "commands", *start, *base, *settings(home), *more)
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(home: Path) -> None:
@@ -50,6 +53,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(home: Path) -> None:
     assert whole[-1]["samples_by_part"] == [18, 6]
     who = json.loads((home / "unbroken" / "run.json").read_text())["parent"]
     assert (who["tuned"], who["step"], who["consumed_samples"]) == (True, 7, 0)
+
+
+def test_adapters_are_tuned_from_nothing_and_go_on_bit_for_bit(home: Path) -> None:
+    lora = ["lora.rank=2", "lora.targets=qkv"]
+    tune(home, "adapters", more=lora)
+    tune(home, "half", "--max-steps", "3", more=lora)
+    tune(home, "half", "--resume", more=lora)
+    whole, both = (reproducible(read_steps(home / name / "metrics.jsonl")) for name in ("adapters", "half"))
+    assert [line["step"] for line in whole] == list(range(1, STEPS + 1)) and whole == both
+    full = reproducible(read_steps(home / "unbroken" / "metrics.jsonl"))
+    assert whole[0]["loss"] == full[0]["loss"] != whole[-1]["loss"]  # B is zero at first
+    before, after = (load_model(path, choose(path)).state_dict() for path in (home / "base", home / "adapters"))
+    moved = {name.split(".", 2)[2] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"attention.qkv.weight"}
 
 
 def test_the_report_and_evaluate_say_what_was_learned(home: Path) -> None:
