@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from data.corpus.sources import SPLITS
 from data.samples.blend import Blend
 from data.samples.sampling import BlendedStream, TokenStream, windows
 from data.tokens import prepare
+from data.tokens.beside import Beside
 from support.json_object import JsonObject
 
 
@@ -88,6 +89,10 @@ class Mixture:
             for number, part in enumerate(self.parts)
         ]
         return BlendedStream(streams, [part.share for part in self.parts])
+
+    def beside(self, split: str, suffix: str, dtype: DTypeLike, columns: int | None = None) -> list[Beside]:
+        """What lies beside the shards of each part, for `BlendedStream.beside`. Errors: `UserError` as `Beside`."""
+        return [Beside(prepare.shards(part.folder, split), suffix, dtype, columns) for part in self.parts]
 
     def held_out(self, seq_length: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """At most `most` samples [N, seq_length + 1] to validate on, and which of their labels count [N, seq_length].

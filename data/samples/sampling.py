@@ -6,13 +6,17 @@ labels. Nothing is remembered between samples, so `consumed_samples` is all the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.samples.blend import Blend
+from data.tokens.beside import Beside
 from data.tokens.shards import Shards
 from support.errors import UserError
+
+Span = tuple[int, int]  # the first token of a stream's, and the one behind the last
 
 
 class SampleOrder:
@@ -91,6 +95,26 @@ class TokenStream:
         """Samples [N, seq_length + 1] at `positions` [N]."""
         return self.shards.gather(self.order.starts(positions), self.seq_length + 1)
 
+    def spans(self, positions: NDArray[np.int64]) -> list[list[Span]]:
+        """The tokens that make up each sample at `positions` [N], in their order in it."""
+        return [[(start, start + self.seq_length + 1)] for start in self.order.starts(positions).tolist()]
+
+    def beside(self, positions: NDArray[np.int64], rows: Beside) -> NDArray[Any]:
+        """What lies beside the tokens of samples: [N, seq_length + 1, …], as `samples`."""
+        return laid_out(self.spans(positions), rows, self.seq_length + 1)
+
+
+def laid_out(samples: Sequence[Sequence[Span]], rows: Beside | Shards, width: int) -> NDArray[Any]:
+    """Samples of the given spans, one span behind the other: [N, width, …], zeros behind the last."""
+    row = rows.row if isinstance(rows, Beside) else ()
+    result: NDArray[Any] = np.zeros((len(samples), width, *row), rows.dtype)
+    for sample, spans in zip(result, samples, strict=True):
+        filled = 0
+        for start, stop in spans:
+            sample[filled : filled + stop - start] = rows.read(start, stop)
+            filled += stop - start
+    return result
+
 
 class BlendedStream:
     """The samples of a run, from several streams in the ratio of `shares`, which are whole numbers.
@@ -107,6 +131,14 @@ class BlendedStream:
         result = np.empty((count, self.streams[0].seq_length + 1), np.int64)
         for part in np.unique(parts):
             result[parts == part] = self.streams[part].samples(indices[parts == part])
+        return result
+
+    def beside(self, first: int, count: int, rows: Sequence[Beside]) -> NDArray[Any]:
+        """What lies beside the tokens of `batch`: [count, seq_length + 1, …]. `rows` are those of each stream."""
+        parts, indices = self.blend.place(np.arange(first, first + count, dtype=np.int64))
+        result: NDArray[Any] = np.empty((count, self.streams[0].seq_length + 1, *rows[0].row), rows[0].dtype)
+        for part in np.unique(parts):
+            result[parts == part] = self.streams[part].beside(indices[parts == part], rows[part])
         return result
 
 

@@ -11,7 +11,7 @@ import itertools
 import resource
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,16 +226,19 @@ class Shards:
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.generic]:
         """The tokens from `start` to `stop` or to the end; a view of the file where one shard holds them all."""
-        stop = self.num_tokens if stop is None else min(stop, self.num_tokens)
-        parts = []
-        for home in range(int(np.searchsorted(self.ends, start, side="right")), len(self.shards)):
-            shard, begin = self.shards[home], self._begin(home)
-            if begin >= stop:
-                break
-            parts.append(shard.tokens[max(start - begin, 0) : stop - begin])
+        parts = [self.shards[home].tokens[place] for home, place in self.spans(start, stop)]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def spans(self, start: int, stop: int | None = None) -> Iterator[tuple[int, slice]]:
+        """Where the tokens from `start` to `stop` or to the end lie: the number of each shard, and its tokens there."""
+        stop = self.num_tokens if stop is None else min(stop, self.num_tokens)
+        for home in range(int(np.searchsorted(self.ends, start, side="right")), len(self.shards)):
+            begin = self._begin(home)
+            if begin >= stop:
+                break
+            yield home, slice(max(start - begin, 0), min(stop - begin, self.shards[home].num_tokens))
 
     def _begin(self, home: int) -> int:
         """Where a shard begins in the stream."""
