@@ -6,10 +6,11 @@ from commands import cli
 from data.corpus import corpora
 from data.tokens import prepare
 from data.tokens.encode import ENGINES
+from inference import teach
 from launch.clusters.data import prepared_there
 from recipes.registry import load
 from recipes.settings import override
-from run.prepared import Bar, print_data, recipe_data
+from run.prepared import Bar, print_data
 from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import Say, print_table
@@ -66,7 +67,7 @@ def main() -> None:
         report = None if args.json else bar
         options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)
         try:
-            described = recipe_data(recipe, say, options).described
+            described = teach.recipe_data(recipe, say, options, bar.stop).described
         except prepare.OthersUnfinished as state:
             print(state)
             return {"unfinished": str(state)}

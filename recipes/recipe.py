@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from model.config import GPTConfig
 from model.layout import Layout
+from recipes.teacher import Teacher
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -277,6 +278,7 @@ class Recipe:
     engine: str = "ds_configs/zero1_bf16.json"
     intervals: Intervals = field(default_factory=Intervals)
     tasks: Tasks = field(default_factory=Tasks)
+    teacher: Teacher = field(default_factory=Teacher)
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -289,8 +291,9 @@ class Recipe:
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
-        if self.tasks.names and self.model.objective == "masked":
-            raise UserError("tasks.names does not go with model.objective masked: such a model goes on from no text")
+        for name, given in (("tasks.names", self.tasks.names), ("teacher.model", self.teacher.model)):
+            if given and self.model.objective == "masked":
+                raise UserError(f"{name} does not go with model.objective masked: such a model goes on from no text")
         masks = {
             "model.objective prefix": self.model.objective == "prefix",
             "data.separate_documents": self.data.separate_documents,
