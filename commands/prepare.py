@@ -42,9 +42,7 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--workers", type=int, default=0, help="processes that tokenise; 0 is one a core")
     parser.add_argument("--cluster", metavar="NAME|FILE", help="where to do it; stagecraft clusters lists them")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="with --cluster: show what would be done, and do nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="with --cluster: show what would be done, do nothing")
     parser.add_argument("--nodes", type=int, default=1, help="machines that share the work, without a coordinator")
     parser.add_argument("--node", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
