@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 LONGEST = 1024  # tokens of a window, where a teacher sees more: its attention costs their square
 BEFORE = 256
+WORTH = 0.7  # somebody else's model reads in bf16 where a matrix product takes at most this share of fp32's time
 SCORES = 2**26  # scores of ids that are held at once: 256 MB in fp32
 
 
@@ -131,7 +132,15 @@ def _found(recipe: Recipe) -> "tuple[Words, Chosen | None]":
 def _loaded(words: "Words", checkpoint: Chosen | None) -> "Measured":
     from inference.measuring.models import measured_folder, measured_run
 
-    return measured_run(words, checkpoint) if checkpoint else measured_folder(words)
+    if checkpoint:
+        return measured_run(words, checkpoint)
+    import torch
+
+    from model.engine.precision import slowdown
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fast = slowdown(torch.bfloat16, device) < WORTH
+    return measured_folder(words, torch.bfloat16 if fast else torch.float32)
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

@@ -32,7 +32,7 @@ def planned(name: str, *settings: str) -> dict:
     return planning.plan(recipe, ROOT / recipe.engine, recipe.cluster.world_size, machine)
 
 
-SIZES = [name for name in names() if name != "gpt_tiny"]  # that one is planned for processes, not for GPUs
+SIZES = [name for name in names() if load(name).cluster.gpu != "cpu"]  # others are planned for processes
 
 
 @pytest.mark.parametrize("name", SIZES)
