@@ -11,9 +11,9 @@ from support.errors import UserError
 class Teacher:
     """Distillation (Hinton et al. 2015, arXiv:1503.02531): learn what a trained model expects at each token.
 
-    `model` is a run, one of its checkpoints, a folder, a hub id or `smollm2-135m-instruct`; empty: no teacher. Preparing writes the odds of its
-    `top_k` likeliest ids at each token, softened by `temperature`. `soft_share` of the loss is the divergence from
-    them, the rest the cross entropy.
+    `model` is a run, one of its checkpoints, a folder, a hub id or `smollm2-135m-instruct`; empty: none. Preparing
+    writes the odds of its `top_k` likeliest ids at each token, softened by `temperature`. `soft_share` of the loss is
+    the divergence from them, the rest the cross entropy.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
