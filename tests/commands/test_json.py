@@ -82,7 +82,9 @@ def test_data(called: Called, corpus: Path) -> None:
     prepare = ("prepare", "tiny", *small(corpus), "--engine", "tokenizers", *skip)
     check("prepare --nodes", called(*prepare, "--nodes", "2", "--node", "1"))
     prepared = called(*prepare)
-    check("prepare", prepared)
+    run = corpus.with_name("untrained")
+    conftest.write_untrained(run)
+    check("prepare", prepared, called(*prepare, "--set", f"teacher.model={run}", f"data.tokeniser={run / 'tokeniser'}"))
     check("inspect", called("inspect", prepared["parts"][0]["folder"]))
 
 
