@@ -90,7 +90,7 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
     wherever its teacher is now. Errors: `UserError` where there is no such teacher, or it has another vocabulary.
     """
     if not recipe.teacher.model:
-        return mixture.with_teacher({})
+        return mixture.with_teacher({}) if any(mixture.taught) else mixture
     if resumed and all(mixture.taught):
         return mixture
     asked = dataclasses.asdict(recipe.teacher)
@@ -163,7 +163,8 @@ def _same_vocabulary(words: "Words", ours: dict[str, int], where: str) -> None:
 def _name(recipe: Recipe, words: "Words", checkpoint: Chosen | None) -> str:
     """The name of what a teacher expects: by the state of its files, and by all that the records depend on."""
     home = checkpoint.path if checkpoint else words.path
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(home.iterdir())]
+    stats = {path.name: path.stat() for path in sorted(home.iterdir()) if path.is_file()}
+    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
     asked = [recipe.teacher.top_k, recipe.teacher.temperature, recipe.data.separate_documents, LONGEST, BEFORE]
     return f"teacher-{hashlib.sha256(json.dumps([files, *asked]).encode()).hexdigest()[:8]}"
 
