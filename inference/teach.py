@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 LONGEST = 1024  # tokens of a window, where a teacher sees more: its attention costs their square
 BEFORE = 256
-WORTH = 0.7  # somebody else's model reads in bf16 where a matrix product takes at most this share of fp32's time
 SCORES = 2**26  # scores of ids that are held at once: 256 MB in fp32
 
 
@@ -139,7 +138,7 @@ def _loaded(words: "Words", checkpoint: Chosen | None) -> "Measured":
     from model.engine.precision import slowdown
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = slowdown(torch.bfloat16, device) < WORTH
+    fast = slowdown(torch.bfloat16, device) < 1  # in software it takes several times as long as fp32
     return measured_folder(words, torch.bfloat16 if fast else torch.float32)
 
 
