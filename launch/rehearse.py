@@ -86,6 +86,8 @@ def narrow(recipe: Recipe, processes: int) -> Narrow:
         "intervals.evaluate_samples": 8,
         "intervals.save_every": SAVE_EVERY,
     }
+    if recipe.teacher.model:  # it has another vocabulary
+        values["teacher.model"] = ""
     if recipe.batch.ramp:
         values |= {"batch.ramp_start": unit, "batch.ramp_increment": unit, "batch.ramp_samples": 2 * batch}
     shown: tuple[str, ...] = (

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from inference import teach
 from launch import local
 from launch.care import Care
 from launch.clusters import in_job
@@ -84,7 +85,9 @@ def _ended(
     check_json(run.engine.json, run.recipe.layout, world)
     tasks.check(run.recipe)
     at_data = time.time()
-    data = run_data(run, print)
+    if not run.resume:
+        teach.check(run.recipe)  # the data may take hours
+    data = teach.taught(run.recipe, run_data(run, print), print, run.resume)
     members.wait_alone(run.path)
     with created(run, data) as lock, noted(run, began, at_data):
         return Supervisor(run, care, hosts, lock, output).see_through()

@@ -1,6 +1,9 @@
-"""The loss, also where the vocabulary is sliced. Axes as in `model/gpt.py`."""
+"""The loss, also where the vocabulary is sliced, and with a teacher. Axes as in `model/gpt.py`.
 
-from typing import Any
+K counts the ids of which a teacher's odds are known; R is one more, all other ids together.
+"""
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -53,14 +56,89 @@ class _SlicedCrossEntropy(Function):
         return grad * grads[0].unsqueeze(-1), None, None
 
 
+class Teacher(NamedTuple):
+    """What a teacher expected in the place of each label.
+
+    `ids_BSK` are its likeliest ids, each below the tokeniser's entries and none twice; `odds_BSR` the logarithms of
+    their probabilities at the temperature, and at last of that of all others together, in any precision. `soft` [2]
+    holds the share of the loss that the teacher has, and the temperature.
+    """
+
+    ids_BSK: Tensor
+    odds_BSR: Tensor
+    soft: Tensor
+
+
+def divergences(
+    logits_BSV: Tensor, ids_BSK: Tensor, odds_BSR: Tensor, temperature: Tensor, entries: int, tp: Axis = SOLO.tp
+) -> Tensor:
+    """The Kullback-Leibler divergence of the model from its teacher for every label in nats [B, S], fp32.
+
+    Both are softened by the temperature (Hinton et al. 2015, arXiv:1503.02531, section 2). It is taken over K + 1
+    outcomes: the teacher's K likeliest ids, and any other id. That is a lower bound of the divergence over all ids,
+    and the same where K is their number. `entries` and `tp` are as in `token_losses`.
+    """
+    first = tp.rank * logits_BSV.size(-1)
+    scores = logits_BSV[..., : max(0, entries - first)].float() / temperature
+    odds = odds_BSR.float().softmax(-1)
+    return _SlicedDivergence.apply(scores, ids_BSK.long() - first, odds, tp)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _SlicedDivergence(Function):
+    """The divergence over columns that may be spread over the ranks: an all-reduce of [B, S], and one of [3, B, S]."""
+
+    @staticmethod
+    def forward(ctx: Any, scores_BSV: Tensor, ids_BSK: Tensor, teacher_BSR: Tensor, tp: Axis) -> Tensor:
+        width = scores_BSV.size(-1)
+        if not width:  # a rank that holds no entry: no id is here
+            scores_BSV = F.pad(scores_BSV, (0, 1), value=-torch.inf)
+        highest = scores_BSV.amax(-1, keepdim=True)
+        if tp.size > 1:
+            dist.all_reduce(highest, dist.ReduceOp.MAX, group=tp.group)
+        odds_BSV = (scores_BSV - highest).exp_()
+        here = (ids_BSK >= 0) & (ids_BSK < width)
+        index = ids_BSK.where(here, 0)
+        known = odds_BSV.gather(-1, index).where(here, 0.0)
+        agreed = ((scores_BSV.gather(-1, index) - highest).where(here, 0.0) * teacher_BSR[..., :-1]).sum(-1)
+        odds_BSV.scatter_add_(-1, index, -known)  # what is left are the others, without the loss of a difference
+        sums = torch.stack((odds_BSV.sum(-1), known.sum(-1), agreed))
+        if tp.size > 1:
+            dist.all_reduce(sums, group=tp.group)
+        others, total = sums[0].clamp_min(torch.finfo(sums.dtype).tiny), sums[0] + sums[1]
+        ctx.save_for_backward(odds_BSV, known, teacher_BSR, index, here, others, total)
+        ctx.width = width
+        return total.log() - sums[2] - teacher_BSR[..., -1] * others.log() - torch.special.entr(teacher_BSR).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        odds_BSV, known, teacher_BSR, index, here, others, total = ctx.saved_tensors
+        grad = odds_BSV * (1 / total - teacher_BSR[..., -1] / others).unsqueeze(-1)
+        mine = known / total.unsqueeze(-1) - teacher_BSR[..., :-1]
+        grad.scatter_add_(-1, index, mine.where(here, 0.0))
+        return (grad * grads[0].unsqueeze(-1))[..., : ctx.width], None, None, None
+
+
 def weighted_loss(
-    logits_BSV: Tensor, labels_BS: Tensor, weights_BS: Tensor, entries: int, tp: Axis = SOLO.tp
+    logits_BSV: Tensor,
+    labels_BS: Tensor,
+    weights_BS: Tensor,
+    entries: int,
+    tp: Axis = SOLO.tp,
+    teacher: Teacher | None = None,
 ) -> Tensor:
     """What is trained on: the mean over samples of the weighted sum of each sample's losses.
+
+    With a teacher of share a at temperature T the loss of a label is (1 - a) x its cross entropy + a x T^2 x its
+    divergence: T^2 keeps the gradients of both alike in size (Hinton et al. 2015, section 2).
 
     In training the weights of a sample add up to 1 over the whole sequence. So every sample counts the same, whatever
     is masked and whatever the layout. The gradient of a loss that is not finite is not finite either: so every rank
     sees it in the gradients, and skips the step.
     """
-    loss = (token_losses(logits_BSV, labels_BS, entries, tp) * weights_BS).sum() / labels_BS.size(0)
+    losses = token_losses(logits_BSV, labels_BS, entries, tp)
+    if teacher:
+        share, temperature = teacher.soft
+        soft = divergences(logits_BSV, teacher.ids_BSK, teacher.odds_BSR, temperature, entries, tp)
+        losses = (1 - share) * losses + share * temperature**2 * soft
+    loss = (losses * weights_BS).sum() / labels_BS.size(0)
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

@@ -19,7 +19,7 @@ from model.gpt import GPT, Block, Remember, document_mask, places_in_documents
 from model.grid import Grid, make_grid, split
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
 from model.layout import Layout, stage_boundaries
-from model.loss import weighted_loss
+from model.loss import Teacher, weighted_loss
 from model.parallel import Parallel
 
 BEFORE_BLOCKS = 2  # the token embedding and the positions
@@ -148,10 +148,11 @@ def _logits(embed: TokenEmbedding, x_BSH: Tensor) -> Tensor:
     return embed.logits(x_BSH)
 
 
-def _loss(entries: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, Tensor]) -> Any:
-    labels_BS, weights_BS = targets
+def _loss(entries: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, ...]) -> Any:
+    labels_BS, weights_BS, *others = targets
+    teacher = Teacher(*others) if others else None
     # DeepSpeed averages over Ulysses ranks as it does over data ranks, but each holds only a part of the sum.
-    return weighted_loss(logits_BSV, labels_BS, weights_BS, entries, parallel.tp) * parallel.ulysses.size
+    return weighted_loss(logits_BSV, labels_BS, weights_BS, entries, parallel.tp, teacher) * parallel.ulysses.size
 
 
 class _MetaPipeline(GPTPipeline):

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from model.config import GPTConfig, LoRA
 from model.layout import Layout
+from recipes.teacher import Teacher
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -299,6 +300,7 @@ class Recipe:
     intervals: Intervals = field(default_factory=Intervals)
     tasks: Tasks = field(default_factory=Tasks)
     lora: LoRA = field(default_factory=LoRA)
+    teacher: Teacher = field(default_factory=Teacher)
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -311,8 +313,9 @@ class Recipe:
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"the seed is {self.seed}; it must be at least 0 and below 2^63")
-        if self.tasks.names and self.model.objective == "masked":
-            raise UserError("tasks.names does not go with model.objective masked: such a model goes on from no text")
+        for name, given in (("tasks.names", self.tasks.names), ("teacher.model", self.teacher.model)):
+            if given and self.model.objective == "masked":
+                raise UserError(f"{name} does not go with model.objective masked: such a model goes on from no text")
         objective = self.model.objective
         if objective == "prefix" and (self.layout.pp > 1 or self.layout.ulysses > 1):
             raise UserError(
@@ -321,6 +324,10 @@ class Recipe:
             )
         if objective == "prefix" and self.data.separate_documents:
             raise UserError("data.separate_documents does not go with model.objective prefix; switch one of them off")
+        if self.teacher.model and self.data.tunes:
+            raise UserError(
+                "teacher.model does not go with data.template: a teacher reads texts; leave one of them out"
+            )
         if objective != "causal" and self.data.tunes:
             raise UserError(
                 f"data.template does not go with model.objective {objective}: it gives no answers; tune a causal model"

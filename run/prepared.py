@@ -113,6 +113,9 @@ def print_data(parts: list[JsonObject], train_tokens: int) -> None:
         share = part["share"] / total
         epochs = share * train_tokens / part["train"]["tokens"]
         print(f"data: {part['folder']} ({share:.3%} of the samples, {epochs:,.2f} epochs in the token budget)")
+        if teacher := part.get("teacher"):
+            where = f"{teacher['name']} beside the shards, {teacher['bytes'] / 1e6:,.2f} MB"
+            print(f"teacher: {teacher['asked']['model']}, its {teacher['top_k']} likeliest ids a token ({where})")
 
 
 def run_data(run: Run, say: Say, hashes: bool = True) -> Mixture:
@@ -144,6 +147,14 @@ def missing(run: Run) -> list[str]:
 
 def missing_data(recipe: Recipe) -> list[str]:
     """As `missing`, of a recipe."""
+    return [corpus for corpus, folder in found_data(recipe).items() if folder is None]
+
+
+def found_data(recipe: Recipe) -> dict[str, Path | None]:
+    """The prepared folder of each corpus of a recipe, None where there is none. Writes nothing, and asks no hub.
+
+    Errors: `UserError` where a corpus cannot be found.
+    """
     data, root, form = recipe.data, runs_root() / "data", form_of(recipe)
     texts = {part.corpus: part.corpus for part in data.parts}
     for corpus in texts:
@@ -151,7 +162,7 @@ def missing_data(recipe: Recipe) -> list[str]:
             corpora.pieces(corpus, form)  # of local files, or it does not exist
     if data.clean:
         texts = {corpus: str(clean.folder_of(Settings(corpus, data.clean, None), root)) for corpus in texts}
-        if lost := [corpus for corpus, folder in texts.items() if not Path(folder).exists()]:
-            return lost
+        if any(not Path(folder).exists() for folder in texts.values()):
+            return {corpus: Path(text) if Path(text).exists() else None for corpus, text in texts.items()}
     tokeniser = prepare.tokeniser_of(list(texts.values()), data.tokeniser, root)
-    return [corpus for corpus, text in texts.items() if prepare.found(text, tokeniser, root, form) is None]
+    return {corpus: prepare.found(text, tokeniser, root, form) for corpus, text in texts.items()}

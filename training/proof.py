@@ -99,7 +99,8 @@ def _digest(source: Source, first: int, count: int) -> str:
     """The SHA-256 of samples as rank 0 reads them; collective. `check_alike` has compared what the others read."""
     digest = hashlib.sha256()
     if torch.distributed.get_rank() == 0:
-        for tensor in vars(source.training(first, count)).values():
+        batch = source.training(first, count)
+        for tensor in (*{**vars(batch), "teacher": None}.values(), *(batch.teacher or ())):
             digest.update(b"" if tensor is None else tensor.numpy().tobytes())
     return told(digest.hexdigest())
 

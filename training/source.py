@@ -14,6 +14,7 @@ from torch import Tensor
 from data.samples import objectives
 from data.samples.mixture import Mixture
 from model.engine.engine import MicroBatch
+from model.loss import Teacher
 from recipes.recipe import Recipe
 from run.directory import Run
 from support.errors import UserError
@@ -32,6 +33,7 @@ class Source:
         self.masks_inputs = recipe.model.objective == "masked"
         if self.masks_inputs:  # its labels are the inputs: every held-out token, not the one in front of the first
             self.samples = np.roll(self.samples, -1, axis=1)
+        self.taught = [each for each in mixture.taught if each]
         data = recipe.data
         self.masking = objectives.Masking(data.masked_share, data.masked_to_mask, data.masked_to_random)
 
@@ -44,7 +46,15 @@ class Source:
         first -= self.data_from
         samples = self.stream.batch(first, count)
         examples = self._examples(samples, np.arange(first, first + count))
-        return self._batch(samples, examples, examples.weights)
+        batch = self._batch(samples, examples, examples.weights)
+        return dataclasses.replace(batch, teacher=self._teacher(first, count)) if self.taught else batch
+
+    def _teacher(self, first: int, count: int) -> Teacher:
+        """What the teacher expects in the place of each label of the samples at `first … first + count`."""
+        records = self.stream.beside(first, count, [each.rows for each in self.taught])[:, 1:]
+        soft = np.array((self.recipe.teacher.soft_share, self.taught[0].manifest["temperature"]), np.float32)
+        ids = records["ids"].astype(np.int32)  # torch computes little with uint16
+        return Teacher(tensor(ids), tensor(records["odds"]), tensor(soft))
 
     def samples_by_part(self, consumed_samples: int) -> list[int]:
         """How many samples were read from each part of the blend by then, in the order of `data.json`."""

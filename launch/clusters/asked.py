@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from inference import teach
 from launch.care import RESTARTS, Care
 from launch.clusters import network
 from launch.clusters.description import Cluster, file_of, label
@@ -25,11 +26,10 @@ from recipes.registry import ROOT, short_name
 from recipes.settings import override
 from run import select
 from run.directory import Run, runs_root
-from run.prepared import missing
 from run.request import Request, plan_run, run_path, settled
 from support.errors import UserError
 
-OF_DATA = ("data.", "model.vocab_size=", "model.objective=")  # settings that other data follows from
+OF_DATA = ("data.", "teacher.", "model.vocab_size=", "model.objective=")  # settings that other data follows from
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def check_data(run: Run, request: Request, nodes: int, where: Where) -> None:
 
     Errors: `UserError` with the command that prepares.
     """
-    lost = missing(run)
+    lost = teach.missing(run)
     if not lost:
         return
     named = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]

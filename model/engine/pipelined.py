@@ -29,8 +29,8 @@ class PipelinedEngine(Engine):
         mean = mean_over_ranks(loss.detach().double().flatten().clone())
         return float(loss) if math.isfinite(mean) else mean
 
-    def _parts(self, batches: list[MicroBatch]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+    def _parts(self, batches: list[MicroBatch]) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         """What a `PipelineModule` takes: the input of the first stage, and what the last one needs for the loss."""
         for batch in batches:
             part = self._share(batch)
-            yield part.tokens_BS, (part.labels_BS, part.weights_BS)
+            yield part.tokens_BS, (part.labels_BS, part.weights_BS, *(part.teacher or ()))

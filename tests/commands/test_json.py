@@ -86,7 +86,11 @@ def test_data(called: Called, corpus: Path) -> None:
     splits = ({"prompt": "why?", "completion": "so", "split": split} for split in ("train", "validation", "test"))
     rows = write_rows(corpus.with_name("rows.jsonl"), *splits)
     words = f"data.tokeniser={prepared['parts'][0]['folder']}/tokeniser"
-    check("prepare", prepared, called("prepare", "tune_sentiment", "--set", words, f"data.corpus={rows}", *skip))
+    tuned = called("prepare", "tune_sentiment", "--set", words, f"data.corpus={rows}", *skip)
+    run = corpus.with_name("untrained")
+    conftest.write_untrained(run)
+    taught = called(*prepare, "--set", f"teacher.model={run}", f"data.tokeniser={run / 'tokeniser'}")
+    check("prepare", prepared, tuned, taught)
     check("inspect", called("inspect", prepared["parts"][0]["folder"]))
 
 

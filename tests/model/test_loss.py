@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.loss import token_losses, weighted_loss
+from model.loss import Teacher, divergences, token_losses, weighted_loss
 from model.parallel import Axis
 from tests.distributed import run_ranks
 
@@ -57,3 +57,99 @@ def test_by_hand_on_two_tensor_ranks() -> None:
         for (loss, gradient), (_, _, right, whole) in zip(found, CASES, strict=True):
             assert loss == pytest.approx(right, rel=1e-6)
             assert gradient == pytest.approx(whole[3 * rank : 3 * rank + 3], rel=1e-6)
+
+
+# A teacher that gives the ids 3 and 1 odds of 1/2 and 1/4, and all others together 1/4.
+TEACHER = Teacher(torch.tensor([[[3, 1]]]), torch.tensor([[[1 / 2, 1 / 4, 1 / 4]]]).log(), torch.tensor([0.25, 1.0]))
+# The model gives them 6/12 and 2/12, the others 4/12: 1/2 ln 1 + 1/4 ln (6/4) + 1/4 ln (3/4)
+DIVERGENCE = math.log(3 / 2) / 4 + math.log(3 / 4) / 4
+# the model's shares, less the teacher's; that of the others is shared as the model shares it: 1 to 3
+PULL = [1 / 12 - 1 / 16, 2 / 12 - 1 / 4, 3 / 12 - 3 / 16, 6 / 12 - 1 / 2, 0, 0]
+
+
+def test_a_divergence_by_hand() -> None:
+    logits = torch.tensor([[LOGITS]], requires_grad=True)
+    found = divergences(logits, TEACHER.ids_BSK, TEACHER.odds_BSR, torch.tensor(1.0), 4)
+    found.sum().backward()
+    assert found.item() == pytest.approx(DIVERGENCE, rel=1e-6) and logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx(PULL, rel=1e-6, abs=1e-7)
+
+
+def test_hard_and_soft_loss_are_mixed_by_the_share() -> None:
+    loss = weighted_loss(torch.tensor([[LOGITS]]), torch.tensor([[3]]), torch.ones(1, 1), 4, teacher=TEACHER)
+    assert loss.item() == pytest.approx(0.75 * math.log(2) + 0.25 * DIVERGENCE, rel=1e-6)
+
+
+def softened(top: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor, Teacher, torch.Tensor]:
+    """Logits, labels, a teacher of whom `top` of 37 ids are known, and its logits; 80 columns."""
+    generator = torch.Generator().manual_seed(3)
+    logits, theirs = (3 * torch.randn(2, 5, 80, generator=generator) for _ in range(2))
+    odds = (theirs[..., :37] / temperature).log_softmax(-1)
+    known = odds.topk(top)
+    others = odds.scatter(-1, known.indices, -torch.inf).logsumexp(-1, keepdim=True)
+    labels = torch.randint(0, 37, (2, 5), generator=generator)
+    teacher = Teacher(known.indices, torch.cat((known.values, others), -1), torch.tensor([0.6, temperature]))
+    return logits, labels, teacher, theirs
+
+
+def dense(logits: torch.Tensor, labels: torch.Tensor, teacher: Teacher) -> torch.Tensor:
+    """Hinton's loss written out, over the teacher's ids and one outcome for all others."""
+    share, temperature = teacher.soft.double()
+    odds = (logits[..., :37] / temperature).softmax(-1)
+    known = odds.gather(-1, teacher.ids_BSK)
+    ours = torch.cat((known, odds.sum(-1, keepdim=True) - known.sum(-1, keepdim=True)), -1)
+    p = teacher.odds_BSR.exp()
+    soft = torch.where(p > 0, p * (teacher.odds_BSR - ours.clamp_min(1e-30).log()), 0.0).sum(-1)
+    hard = torch.nn.functional.cross_entropy(logits[..., :37].flatten(0, 1), labels.flatten(), reduction="none")
+    return ((1 - share) * hard.view(2, 5) + share * temperature**2 * soft).mean()
+
+
+def compared(top: int, temperature: float) -> None:
+    """The loss and its gradient, of this rank's columns, against the dense formula in fp64."""
+    logits, labels, teacher, _ = softened(top, temperature)
+    whole = logits.double().requires_grad_()
+    right = dense(whole, labels, teacher._replace(odds_BSR=teacher.odds_BSR.double()))
+    right.backward()
+    assert whole.grad is not None
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    rank = torch.distributed.get_rank() if world > 1 else 0
+    axis = Axis(world, rank, torch.distributed.group.WORLD if world > 1 else None)
+    mine = logits.chunk(world, -1)[rank].clone().requires_grad_()
+    found = weighted_loss(mine, labels, torch.full((2, 5), 1 / 5), 37, axis, teacher)
+    found.backward()
+    assert found.item() == pytest.approx(right.item(), rel=1e-5) and mine.grad is not None
+    torch.testing.assert_close(mine.grad.double(), whole.grad.chunk(world, -1)[rank], rtol=1e-4, atol=1e-6)
+
+
+TEACHERS = [(5, 1.0), (5, 2.5), (37, 2.0)]
+
+
+@pytest.mark.parametrize(("top", "temperature"), TEACHERS)
+def test_a_teacher_as_the_dense_formula(top: int, temperature: float) -> None:
+    compared(top, temperature)
+
+
+def all_compared() -> None:
+    for case in TEACHERS:
+        compared(*case)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_teacher_on_tensor_ranks_as_the_dense_formula(world: int) -> None:
+    """Of four ranks the last two hold no entry."""
+    run_ranks(world, all_compared)
+
+
+def test_over_all_ids_the_divergence_is_that_of_the_softened_odds() -> None:
+    logits, _, teacher, theirs = softened(37, 2.0)
+    found = divergences(logits, teacher.ids_BSK, teacher.odds_BSR, torch.tensor(2.0), 37)
+    ours, right = ((each[..., :37] / 2).log_softmax(-1) for each in (logits, theirs))
+    torch.testing.assert_close(found, (right.exp() * (right - ours)).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_others_that_a_model_gives_nothing_make_no_infinite_loss() -> None:
+    """The model's other ids have odds below what fp32 can say."""
+    logits = torch.tensor([[[0.0, 200.0, -200.0, 200.0]]], requires_grad=True)
+    loss = weighted_loss(logits, torch.tensor([[3]]), torch.ones(1, 1), 4, teacher=TEACHER)
+    loss.backward()
+    assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()

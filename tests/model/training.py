@@ -71,9 +71,14 @@ def engine_json(name: str, data: int, micro: int = 2, **changes: Any) -> dict[st
 
 def micro_batches(samples: Tensor, dp_rank: int, dp: int, micro: int = 2) -> list[MicroBatch]:
     """The micro-batches of one data rank, laid out as the training loop does."""
-    parts = [samples[first : first + micro] for first in range(dp_rank * micro, len(samples), micro * dp)]
+    parts = micro_batches_of(samples, dp_rank, dp, micro)
     weight = 1 / CONFIG.seq_length
     return [MicroBatch(p[:, :-1], p[:, 1:], torch.full(p[:, 1:].shape, weight)) for p in parts]
+
+
+def micro_batches_of(rows: Tensor, dp_rank: int, dp: int, micro: int = 2) -> list[Tensor]:
+    """The rows of each of these micro-batches."""
+    return [rows[first : first + micro] for first in range(dp_rank * micro, len(rows), micro * dp)]
 
 
 def config_for(layout: Layout) -> GPTConfig:

@@ -86,7 +86,11 @@ def test_masked_validation_guesses_every_token_once_and_no_padding() -> None:
     samples, mask = windows(np.insert(tokens, 0, 0), 4)
     recipe = override(load("tiny"), ["model.objective=masked", "data.masked_share=1", "model.seq_length=4"])
     made = SimpleNamespace(
-        training=lambda *_: None, held_out=lambda *_: (samples, mask), end_of_document=0, entries=110
+        training=lambda *_: None,
+        held_out=lambda *_: (samples, mask),
+        end_of_document=0,
+        entries=110,
+        taught=[None],
     )
     batch = Source(recipe, made).validation(list(range(len(samples) + 1)))
     assert batch.labels_BS[batch.weights_BS > 0].tolist() == tokens.tolist()
@@ -101,7 +105,11 @@ def test_a_branch_with_other_data_reads_them_from_their_start() -> None:
     )
     stream.blend = counts
     made = SimpleNamespace(
-        training=lambda *_: stream, held_out=lambda *_: windows(np.arange(9), 4), end_of_document=0, entries=9
+        training=lambda *_: stream,
+        held_out=lambda *_: windows(np.arange(9), 4),
+        end_of_document=0,
+        entries=9,
+        taught=[None],
     )
     whole, new = Source(recipe, made), Source(recipe, made, data_from=96)
     assert new.training(96, 3).tokens_BS.tolist() == whole.training(0, 3).tokens_BS.tolist()

@@ -32,6 +32,12 @@ def test_shakespeare_is_38_plays_of_plain_text() -> None:
     assert "HAMLET\nTo be, or not to be: that is the question:\nWhether 'tis nobler" in text
 
 
+def test_the_comedies_are_some_of_the_plays() -> None:
+    plays = list(documents("shakespeare-comedies"))
+    assert {play.name for play in plays if play.split == "validation"} == set(VALIDATION_PLAYS)
+    assert len(plays) == 10 and {"twelfth-night", "as-you-like-it"} <= {play.name for play in plays}
+
+
 def test_markdown_becomes_plain_text() -> None:
     assert plain_text("# Title\n\n## ACT I\n\n**A B**  \nA line,  \nanother.\n\n_Exit_\n") == (
         "Title\n\nACT I\n\nA B\nA line,\nanother.\n\nExit\n"

@@ -12,6 +12,7 @@ from data.samples import objectives
 from model.engine.build import build
 from model.engine.engine import MicroBatch, StepResult
 from model.layout import Layout, stage_boundaries
+from model.loss import Teacher
 from model.parallel import slice_of
 from recipes.registry import load
 from tests.distributed import run_ranks
@@ -172,6 +173,41 @@ def test_other_objectives_do_not_depend_on_the_layout(objective: str, name: str,
         for ours, theirs in zip(results, single, strict=True):
             assert abs(ours.loss - theirs.loss) <= LOSS_TOLERANCE
             assert math.isclose(ours.grad_norm, theirs.grad_norm, rel_tol=NORM_TOLERANCE)
+
+
+def run_taught(name: str, layout: Layout) -> list[StepResult]:
+    """Three steps with a teacher that knows 7 ids a token, in fp16 as they are kept."""
+    subject = training.trainer(name, layout)
+    generator = torch.Generator().manual_seed(5)
+    results = []
+    for samples in training.batches(3):
+        scores = torch.randn(*samples[:, 1:].shape, training.ENTRIES, generator=generator).mul(3).log_softmax(-1)
+        known = scores.topk(7)
+        others = (1 - known.values.exp().sum(-1, keepdim=True)).log()
+        odds, soft = torch.cat((known.values, others), -1).half(), torch.tensor([0.5, 2.0])
+        mine = training.micro_batches(samples, subject.grid.dp_rank, subject.grid.dp)
+        theirs = [
+            training.micro_batches_of(each, subject.grid.dp_rank, subject.grid.dp) for each in (known.indices, odds)
+        ]
+        taught = [
+            dataclasses.replace(each, teacher=Teacher(*parts, soft)) for each, *parts in zip(mine, *theirs, strict=True)
+        ]
+        results.append(subject.train_step(taught))
+    return results
+
+
+TAUGHT = [("zero2_fp32", Layout(ulysses=2), 2), ("pipeline_fp32", Layout(tp=2, pp=2), 4)]
+TAUGHT += [("zero1_fp32", Layout(tp=2, sequence_parallel=True), 4), ("zero3_fp32", Layout(), 2)]
+
+
+def test_a_teacher_does_not_depend_on_the_layout() -> None:
+    (single,) = run_ranks(1, run_taught, "zero1_fp32", Layout())
+    assert len({result.loss for result in single}) == 3
+    for name, layout, world in TAUGHT:
+        for results in run_ranks(world, run_taught, name, layout):
+            for ours, theirs in zip(results, single, strict=True):
+                assert abs(ours.loss - theirs.loss) <= LOSS_TOLERANCE
+                assert math.isclose(ours.grad_norm, theirs.grad_norm, rel_tol=NORM_TOLERANCE)
 
 
 def born(name: str, layout: Layout) -> int:
