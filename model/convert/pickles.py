@@ -12,7 +12,8 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -115,13 +116,25 @@ def plain(path: Path, allowed: Container[tuple[str, str]]) -> Any:
 
 
 def _read(path: Path, span: tuple[int, int] | None, inert: list[str]) -> Any:
-    allowed: list[Any] = [*ALLOWED, *((Unknown, name) for name in inert)]
-    with torch.serialization.safe_globals(allowed):
+    with _only([*ALLOWED, *((Unknown, name) for name in inert)]):
         if span is None:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         with path.open("rb") as file:
             file.seek(span[0])
             return torch.load(io.BytesIO(file.read(span[1])), map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _only(allowed: list[Any]) -> Iterator[None]:
+    """Have torch's allow-list hold this alone, and not what another library of this process has put there."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _refused(path: Path, found: re.Match[str] | None) -> UserError:

@@ -53,6 +53,15 @@ def test_a_class_of_the_program_that_wrote_it_is_an_empty_one(
     assert held["a"].equal(torch.ones(2)) and not vars(held["kind"])
 
 
+def test_what_another_library_allows_is_not_allowed_here(tmp_path: Path) -> None:
+    """Megatron-core puts paths on torch's list when it is imported."""
+    torch.save({"a": Path("x")}, tmp_path / "x.pt")
+    with torch.serialization.safe_globals([PosixPath]):
+        with pytest.raises(UserError, match="asks for pathlib"):
+            pickles.load(tmp_path / "x.pt")
+        assert PosixPath in torch.serialization.get_safe_globals()
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_what_would_run_is_named_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
     torch.save({"a": Harmful(tmp_path / "harm")}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
