@@ -153,7 +153,7 @@ def test_a_hostfile_of_several_nodes_gets_the_link_s_variables(
     request_of: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = started(monkeypatch)
-    monkeypatch.setattr("launch.clusters.asked.missing", lambda run: [])
+    monkeypatch.setattr("inference.teach.missing", lambda run: [])
     monkeypatch.setenv("NCCL_IB_TIMEOUT", "23")
     (tmp_path / "hosts").write_text("worker-1 slots=1\nworker-2 slots=1\n")
     file = toml(tmp_path, 'kind = "hostfile"', "[hostfile]", f'path = "{tmp_path}/hosts"')
