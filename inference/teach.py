@@ -86,7 +86,8 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
     """The data with what the recipe's teacher expects, written now where it is missing; without, if it has none.
 
     A killed call is gone on from. Safe when several processes arrive together. A `resumed` run has what it began with,
-    wherever its teacher is now. Errors: `UserError` where there is no such teacher, or it has another vocabulary.
+    wherever its teacher is now. Errors: `UserError` where there is no such teacher, it has another vocabulary, or what
+    it expects is no longer what a resumed run began with.
     """
     if not recipe.teacher.model:
         return mixture.with_teacher({}) if any(mixture.taught) else mixture
@@ -102,7 +103,7 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
         with locked(folder / f".{name}.lock"), enough_room(folder):
             if not manifest_of(folder, name).exists():
                 _Lesson(recipe, folder, name, _loaded(words, checkpoint), say).write(asked)
-    return mixture.with_teacher(folders)
+    return mixture.with_teacher(folders, resumed)
 
 
 def missing(run: Run) -> list[str]:

@@ -50,4 +50,4 @@ class Taught:
             file = with_suffix(shard.prefix, suffix)
             changed = file.stat().st_mtime_ns > path.stat().st_mtime_ns
             if hashes and changed and file_sha256(file) != entry["sha256"]:
-                raise UserError(f"{file} was changed after it was written; remove {path} {AGAIN}")
+                raise UserError(f"{file} was changed after it was written; remove it and {path}, {AGAIN}")
