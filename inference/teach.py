@@ -89,9 +89,7 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
     wherever its teacher is now. Errors: `UserError` where there is no such teacher, it has another vocabulary, or what
     it expects is no longer what a resumed run began with.
     """
-    if not recipe.teacher.model:
-        return mixture.with_teacher({}) if any(mixture.taught) else mixture
-    if resumed and all(mixture.taught):
+    if not recipe.teacher.model or (resumed and all(mixture.taught)):
         return mixture
     asked = dataclasses.asdict(recipe.teacher)
     del asked["soft_share"]  # it belongs to the loss

@@ -130,7 +130,10 @@ def fetch_debian(package: str, options: Sequence[str] = ()) -> Iterator[tuple[Pa
     advice = "it takes Debian's apt-get and dpkg-deb, an index (apt-get update) and a network"
     with _downloaded(["apt-get", "download", *options, package], package, "*.deb", advice) as archive:
         folder = archive.with_suffix("")
-        done = subprocess.run(["dpkg-deb", "-x", archive, folder], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["dpkg-deb", "-x", archive, folder], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise UserError(f"could not unpack {archive.name}: there is no dpkg-deb here; {advice}") from None
         if done.returncode:
             raise UserError(f"could not unpack {archive.name}: {done.stderr.strip()}; check the space on the disk")
         yield folder, archive.name.split("_")[1]

@@ -96,7 +96,7 @@ def test_a_wrong_row_is_named(cache: Path, name: str, row: dict[str, object], wo
     path = given(cache, name, {**good, "split": "train"}, row)
     fields = TaskManager(include_path=str(OWN), include_defaults=False).task_index[name].cfg
     assert fields
-    with pytest.raises(UserError, match=rf"{path} line 2 has .*; mend it, or remove {path.parent}") as caught:
+    with pytest.raises(UserError, match=rf"{path} line 2 has .*; mend it, or remove {path}, so") as caught:
         rows.taught(name, fields["dataset_kwargs"]["fields"])
     assert caught.match(words)
 
