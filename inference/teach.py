@@ -5,6 +5,7 @@ but for the first of a stream. A stream is a shard, or a document where document
 """
 
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
@@ -101,6 +102,7 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
         with locked(folder / f".{name}.lock"), enough_room(folder):
             if not manifest_of(folder, name).exists():
                 _Lesson(recipe, folder, name, _loaded(words, checkpoint), say).write(asked)
+                _free()
     return mixture.with_teacher(folders, resumed)
 
 
@@ -139,6 +141,14 @@ def _loaded(words: "Words", checkpoint: Chosen | None) -> "Measured":
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = slowdown(torch.bfloat16, device) < 1  # in software it takes several times as long as fp32
     return measured_folder(words, torch.bfloat16 if fast else torch.float32)
+
+
+def _free() -> None:
+    """Give the memory of a teacher back: this process lives on beside the ranks, which train on the same GPU."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

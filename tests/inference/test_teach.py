@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,22 @@ def test_a_batch_holds_what_is_expected_of_its_labels(run: Path, here: Path) -> 
         assert batch.teacher.odds_BSR[row].tolist() == records["odds"][start + 1 : start + 17].tolist()
     assert source.validation([0, 1]).teacher is None
     assert Source(recipe, mixture.with_teacher({})).training(7, 3).teacher is None
+
+
+def test_the_memory_of_the_teacher_is_given_back(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, loaded = asked(run, here), teach._loaded
+    held: list[weakref.ref[Any]] = []
+    emptied: list[bool] = []
+
+    def notes(*arguments: Any) -> Any:
+        teacher = loaded(*arguments)
+        held.append(weakref.ref(teacher))
+        return teacher
+
+    monkeypatch.setattr(teach, "_loaded", notes)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(held[0]() is None))
+    teach.taught(recipe, data_of(recipe), silent)
+    assert emptied == [True]
 
 
 def test_what_changed_beside_the_shards_is_refused(run: Path, here: Path) -> None:
