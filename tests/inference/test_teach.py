@@ -188,6 +188,9 @@ def test_what_changed_beside_the_shards_is_refused(run: Path, here: Path) -> Non
         UserError, match=r"was changed after it was written; remove it and .*, and prepare the data again"
     ):
         teach.taught(recipe, data_of(recipe), silent)  # of a new run too
+    file.write_bytes(content)  # as where it was copied
+    Taught(part.folder, part.teacher)
+    assert file.stat().st_mtime_ns <= (part.folder / f"{part.teacher}.json").stat().st_mtime_ns  # hashed once
     file.unlink()
     (part.folder / f"{part.teacher}.json").unlink()
     teach.taught(recipe, data_of(recipe), silent)
