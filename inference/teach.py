@@ -5,6 +5,7 @@ but for the first of a stream. A stream is a shard, or a document where document
 """
 
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
@@ -86,11 +87,10 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
     """The data with what the recipe's teacher expects, written now where it is missing; without, if it has none.
 
     A killed call is gone on from. Safe when several processes arrive together. A `resumed` run has what it began with,
-    wherever its teacher is now. Errors: `UserError` where there is no such teacher, or it has another vocabulary.
+    wherever its teacher is now. Errors: `UserError` where there is no such teacher, it has another vocabulary, or what
+    it expects is no longer what a resumed run began with.
     """
-    if not recipe.teacher.model:
-        return mixture.with_teacher({}) if any(mixture.taught) else mixture
-    if resumed and all(mixture.taught):
+    if not recipe.teacher.model or (resumed and all(mixture.taught)):
         return mixture
     asked = dataclasses.asdict(recipe.teacher)
     del asked["soft_share"]  # it belongs to the loss
@@ -102,7 +102,8 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
         with locked(folder / f".{name}.lock"), enough_room(folder):
             if not manifest_of(folder, name).exists():
                 _Lesson(recipe, folder, name, _loaded(words, checkpoint), say).write(asked)
-    return mixture.with_teacher(folders)
+                _free()
+    return mixture.with_teacher(folders, resumed)
 
 
 def missing(run: Run) -> list[str]:
@@ -140,6 +141,14 @@ def _loaded(words: "Words", checkpoint: Chosen | None) -> "Measured":
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = slowdown(torch.bfloat16, device) < 1  # in software it takes several times as long as fp32
     return measured_folder(words, torch.bfloat16 if fast else torch.float32)
+
+
+def _free() -> None:
+    """Give the memory of a teacher back: this process lives on beside the ranks, which train on the same GPU."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

@@ -148,7 +148,7 @@ def opened(path: Path) -> tuple[Run, Mixture]:
 
     Errors: `UserError` where a file is missing or was changed.
     """
-    return read_run(path), mixture.reopened(read_data(path), hashes=False)
+    return read_run(path), mixture.reopened(read_data(path), hashes=False, taught=True)
 
 
 def read_run(path: Path) -> Run:

@@ -129,7 +129,7 @@ def run_data(run: Run, say: Say, hashes: bool = True) -> Mixture:
         return recipe_data(run.recipe, say, hashes=hashes)
     began_with = read_data(home)
     if all(Path(part["folder"], "manifest.json").exists() for part in began_with["parts"]):
-        return mixture.reopened(began_with, hashes)
+        return mixture.reopened(began_with, hashes, taught=run.resume)
     return Mixture(recipe_data(run.recipe, say, hashes=hashes).parts, began_with, hashes)
 
 

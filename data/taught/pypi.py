@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -46,20 +46,23 @@ def sentiment() -> Iterator[Row]:
 
 
 def dialogue() -> Iterator[Row]:
-    """Conversations in English. Those that begin with the same words stay together."""
+    """Conversations in English, equal ones once: some stand there a hundred times. Those that begin with the same words
+    stay together."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader, known = getattr(yaml, "CSafeLoader", yaml.SafeLoader), set[tuple[str, ...]]()
     with tarfile.open(fetch_sdist(CHATTERBOT, CHATTERBOT_SHA256), "r:gz") as members:
         for each in members:
             content = members.extractfile(each) if "/data/english/" in each.name else None
             for turns in yaml.load(content, loader)["conversations"] if content else ():
                 said = list(takewhile(bool, (" ".join(str(turn).split()) for turn in turns)))  # some turns are empty
-                if len(said) > 1:
-                    yield conversation(said[: len(said) // 2 * 2], said[0].lower())
+                whole = tuple(said[: len(said) // 2 * 2])
+                if whole and whole not in known:
+                    known.add(whole)
+                    yield conversation(whole, said[0].lower())
 
 
-def conversation(turns: list[str], group: str) -> Row:
+def conversation(turns: Sequence[str], group: str) -> Row:
     """A row of what a user and an assistant say in turn; the assistant has the last word."""
     messages = [{"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)]
     return Row({"messages": messages}, group, "\n".join(turns))

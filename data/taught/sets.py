@@ -17,7 +17,7 @@ from data.corpus.fetch import cache_directory
 from data.taught import bigbench, debian, npm, pypi
 from data.taught.rows import ORDER, Row, part
 from support.errors import UserError
-from support.files import locked, whole_file
+from support.files import enough_room, locked, whole_file
 
 FORM = 1  # of the rows; a higher one makes them again
 Rows = Callable[[], Iterable[Row]]
@@ -39,7 +39,7 @@ def rows_file(name: str) -> Path:
     Errors: `UserError` where what it is made of cannot be fetched, or is another.
     """
     path = cache_directory() / "taught" / f"{name}-{FORM}.jsonl"
-    with locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")), enough_room(path):
         if not path.exists():
             taught = SETS[name]
             parted = part(taught.rows())
@@ -73,7 +73,7 @@ DESCRIPTIONS = "as the package of each (Debian's main: free)"
 HELP = "MPL-2.0"
 NATURAL = (
     "CC BY 4.0 (Quoref, CosmosQA, QASC, ROPES), CC BY-SA 4.0 (DROP), CC BY (WinoGrande), their authors' own (MC-TACO, "
-    "MultiRC, essential terms)"
+    "MultiRC, essential terms, the three miscellaneous tasks)"
 )
 SETS = {
     "tune_sentiment": Taught(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.samples.mixture import Mixture
+from data.samples.mixture import Mixture, reopened
 from data.samples.taught import Taught
 from data.tokens import prepare, tasks, tokenisers
 from inference import teach
@@ -161,14 +162,56 @@ def test_a_batch_holds_what_is_expected_of_its_labels(run: Path, here: Path) -> 
     assert Source(recipe, mixture.with_teacher({})).training(7, 3).teacher is None
 
 
+def test_the_memory_of_the_teacher_is_given_back(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, loaded = asked(run, here), teach._loaded
+    held: list[weakref.ref[Any]] = []
+    emptied: list[bool] = []
+
+    def notes(*arguments: Any) -> Any:
+        teacher = loaded(*arguments)
+        held.append(weakref.ref(teacher))
+        return teacher
+
+    monkeypatch.setattr(teach, "_loaded", notes)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(held[0]() is None))
+    teach.taught(recipe, data_of(recipe), silent)
+    assert emptied == [True]
+
+
 def test_what_changed_beside_the_shards_is_refused(run: Path, here: Path) -> None:
     recipe = asked(run, here)
     part = teach.taught(recipe, data_of(recipe), silent).parts[0]
     file = sorted(part.folder.glob(f"*.{part.teacher}"))[0]
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"was changed after it was written; remove .* and prepare the data again"):
-        Taught(part.folder, part.teacher)
+    with pytest.raises(
+        UserError, match=r"was changed after it was written; remove it and .*, and prepare the data again"
+    ):
+        teach.taught(recipe, data_of(recipe), silent)  # of a new run too
+    file.write_bytes(content)  # as where it was copied
+    Taught(part.folder, part.teacher)
+    assert file.stat().st_mtime_ns <= (part.folder / f"{part.teacher}.json").stat().st_mtime_ns  # hashed once
+    file.unlink()
+    (part.folder / f"{part.teacher}.json").unlink()
+    teach.taught(recipe, data_of(recipe), silent)
+    assert file.read_bytes() == content
     file.write_bytes(content[:-1])
     with pytest.raises(UserError, match="bytes where its shard needs"):
         Taught(part.folder, part.teacher)
+
+
+def test_a_resume_whose_teacher_expects_something_else_is_refused(run: Path, here: Path) -> None:
+    recipe = asked(run, here)
+    began = json.loads(json.dumps(teach.taught(recipe, data_of(recipe), silent).described))
+    (part,) = began["parts"]
+    folder, name = Path(part["folder"]), part["teacher"]["name"]
+    again = Mixture(data_of(recipe).parts, began)  # as where the folder was prepared again
+    assert teach.taught(recipe, again, silent, resumed=True).described == began
+    part["teacher"]["sha256"] = "0" * 64
+    with pytest.raises(UserError, match=f"what {name} expects in .* changed since the run began; restore it or start"):
+        teach.taught(recipe, again, silent, resumed=True)
+    teach.taught(recipe, again, silent)  # a branch may have another
+    (folder / f"{name}.json").unlink()
+    assert reopened(began).taught == [None]  # who only validates needs none
+    with pytest.raises(UserError, match=f"what the teacher {name} expects is not in {folder}; prepare the data again"):
+        reopened(began, taught=True)

@@ -20,7 +20,7 @@ def test_a_run_learns_from_a_teacher_and_goes_on_without_it(tmp_path: Path) -> N
     assert part["teacher"]["top_k"] == 5 and Path(part["folder"], f"{part['teacher']['name']}.json").exists()
     teacher.rename(tmp_path / "gone")
     refused = fail(tmp_path, *start, "--resume", "--max-steps", "6", "--set", "teacher.top_k=6")
-    assert "was started with teacher.top_k 5, not 6; resume it without that setting" in refused
+    assert "was started with teacher.top_k 5, not 6; resume it without that setting, or begin a branch" in refused
     assert "proved: " in succeed(tmp_path, *start, "--resume", "--max-steps", "6")
     steps = [line for line in metrics(run) if "loss" in line]
     # All of the loss is the divergence from a teacher that expects nearly the same of every id, as the model does:

@@ -28,7 +28,8 @@ def load(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(list(checked(bigbench.rows_file(rows), fields)))}
+    path = bigbench.rows_file(rows)
+    return {"test": Dataset.from_list(list(checked(path, fields, path.parent)))}
 
 
 def taught(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
@@ -38,7 +39,8 @@ def taught(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]
     """
     from datasets import Dataset
 
-    found = checked(sets.rows_file(rows), [*fields, SPLIT])
+    path = sets.rows_file(rows)
+    found = checked(path, [*fields, SPLIT], path)
     return {"test": Dataset.from_list([_asked(row) for row in found if row.pop(SPLIT) == "test"])}
 
 
@@ -72,8 +74,12 @@ def last_word(text: str, name: str) -> JsonObject:
     return {"start": start.replace(" \n", "\n").rstrip(), "word": word.strip()}
 
 
-def checked(path: Path, fields: Sequence[str]) -> Iterator[JsonObject]:
-    """The rows of a file of JSON lines, with these fields only. Errors: `UserError` that says file, line and field."""
+def checked(path: Path, fields: Sequence[str], made: Path) -> Iterator[JsonObject]:
+    """The rows of a file of JSON lines, with these fields only. What was `made` with it is made again where it is gone.
+
+    Errors: `UserError` that says file, line and field.
+    """
+    again = f"mend it, or remove {made}, so that it is made again"
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -81,10 +87,10 @@ def checked(path: Path, fields: Sequence[str]) -> Iterator[JsonObject]:
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                raise UserError(f"{path} line {number} is no JSON object; {_again(path)}")
+                raise UserError(f"{path} line {number} is no JSON object; {again}")
             for field in fields:
                 if wrong := fault(row, field):
-                    raise UserError(f'{path} line {number} {wrong} "{field}"; {_again(path)}')
+                    raise UserError(f'{path} line {number} {wrong} "{field}"; {again}')
             yield {field: row[field] for field in fields}
 
 
@@ -112,7 +118,3 @@ def fault(row: JsonObject, field: str) -> str:
         good = isinstance(value, int) and value in range(len(row.get("choices", ())))
         return "" if good else "has no number of a choice in field"
     return "" if isinstance(value, str) else "has no text in field"
-
-
-def _again(path: Path) -> str:
-    return f"mend it, or remove {path.parent}, so that it is made again"

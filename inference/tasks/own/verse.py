@@ -9,7 +9,9 @@ from support.json_object import JsonObject
 
 LENGTHS = (5, 7)
 MARKS = re.compile(r"[，。！？；、\s]+")
-BEFORE_RHYME = re.compile(r"^(?:[zcs]h|[bpmfdtnlgkhjqxrzcsyw])?(?:[iuv](?=[aeo]))?")  # consonant and glide of a sound
+UMLAUT = re.compile(r"(?<=^[jqxy])u(?!:)")  # behind these u stands for u:
+BEFORE_RHYME = re.compile(r"^(?:[zcs]h|[bpmfdtnlgkhjqxrzcsyw])?(?:[iuv](?=[ao]|e[in]))?")  # consonant and glide
+SHORT = {"iu": "ou", "ui": "ei", "un": "en", "ve": "ie"}  # liu is spelled for liou, gui for guei, cun for cuen
 
 
 def form(row: JsonObject, results: Sequence[str]) -> dict[str, float]:
@@ -39,7 +41,13 @@ def _rhymes_of_letters() -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     for old, new, sounds, _ in dictionary():
         if len(old) == 1:
-            sound = sounds.lower().replace("u:", "v").rstrip("12345")
             for letter in {old, new}:
-                found.setdefault(letter, set()).add(BEFORE_RHYME.sub("", sound))
+                found.setdefault(letter, set()).add(rhyme_of(sounds))
     return {letter: frozenset(ends) for letter, ends in found.items()}
+
+
+def rhyme_of(sound: str) -> str:
+    """What a sound in Pinyin rhymes on: its vowel and what comes behind, without the glide in front and the tone."""
+    plain = UMLAUT.sub("v", sound.lower().rstrip("12345")).replace("u:", "v")
+    end = BEFORE_RHYME.sub("", plain)
+    return SHORT.get(end, "ie" if plain == "ye" else end)

@@ -162,6 +162,15 @@ def test_a_debian_package_is_a_corpus(apt: Path) -> None:
         corpora.debian("pdfs", "doc", "pdf")()
 
 
+def test_without_dpkg_the_message_says_what_it_takes(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = apt.with_name("bin") / "apt-get"
+    client.write_text("#!/bin/sh\n: > doc_1.2_all.deb\n")
+    monkeypatch.setenv("PATH", str(client.parent))
+    with pytest.raises(ValueError, match=r"unpack doc_1.2_all.deb: there is no dpkg-deb here; it takes Debian's apt"):
+        corpora.debian("docs", "doc", "rst")()
+    assert list(apt.iterdir()) == []
+
+
 def test_without_apt_the_message_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGECRAFT_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,7 +1,9 @@
 import json
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,6 +15,7 @@ from data.taught.debian import blocks, unwrapped
 from data.taught.pypi import dialogue
 from data.taught.rows import part
 from data.taught.sets import SETS, rows_file
+from support.files import NoRoomError
 from tests.data.corpus.tiny_bigbench import FILES, archive, cached, examples
 from tests.data.taught import tiny
 
@@ -93,6 +96,22 @@ def test_without_the_client_one_line_says_so(
     with pytest.raises(ValueError, match=words):
         rows_file(name)
     assert [path.suffix for path in (tmp_path / "taught").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.program(
+        tmp_path / "cache", monkeypatch, "npm", 'echo "npm error code ENOSPC" >&2; echo "npm error x" >&2; exit 1'
+    )
+    monkeypatch.setenv("STAGECRAFT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(NoRoomError, match=r"no room left in .*cache for chinese-poetry@2.0.1; free some, or set"):
+        rows_file("tune_verse")
+    tiny.program(tmp_path / "cache", monkeypatch, "npm", 'echo "npm error code E404" >&2; echo "npm error" >&2; exit 1')
+    with pytest.raises(ValueError, match=r"chinese-poetry@2.0.1: npm error code E404; install npm, check the network"):
+        rows_file("tune_verse")
+    tiny.pypi_cached(tmp_path / "cache", monkeypatch)
+    monkeypatch.setattr(sets, "whole_file", Mock(side_effect=OSError(ENOSPC, "full")))
+    with pytest.raises(NoRoomError, match=r"no room left to write .*tune_sentiment-1.jsonl: .*; free some and run"):
+        rows_file("tune_sentiment")
 
 
 def test_a_list_of_debian_is_read() -> None:

@@ -31,6 +31,8 @@ ENGLISH = """conversations:
   - Hello
   - "  "
   - Nobody asked.
+- - Hi
+  - Hello
 """
 POEMS = [
     {"author": "李白", "title": "靜夜思", "paragraphs": ["床前看月光，疑是地上霜。", "舉頭望山月，低頭思故鄉。"]},

@@ -96,7 +96,7 @@ def test_a_wrong_row_is_named(cache: Path, name: str, row: dict[str, object], wo
     path = given(cache, name, {**good, "split": "train"}, row)
     fields = TaskManager(include_path=str(OWN), include_defaults=False).task_index[name].cfg
     assert fields
-    with pytest.raises(UserError, match=rf"{path} line 2 has .*; mend it, or remove {path.parent}") as caught:
+    with pytest.raises(UserError, match=rf"{path} line 2 has .*; mend it, or remove {path}, so") as caught:
         rows.taught(name, fields["dataset_kwargs"]["fields"])
     assert caught.match(words)
 
@@ -111,3 +111,11 @@ def test_the_form_of_verse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert verse.form({}, ["   "]) == {"lines": 0, "rhyme": 0}
     assert verse.rhymes(["一", "霜", "二", "鄉", "三", "雪", "四", "?"]) == [True, False, False]
     verse._rhymes_of_letters.cache_clear()
+
+
+def test_sounds_rhyme_as_they_are_spoken_and_not_as_they_are_spelled() -> None:
+    alike = ["liu2 lou2 you3 qiu1", "gui1 fei1 wei2", "cun1 men2", "ju1 nu:3 yu2", "jie2 yue4 lu:e4", "yuan2 an1 tian1"]
+    found = [{verse.rhyme_of(sound) for sound in sounds.split()} for sounds in alike]
+    assert all(len(ends) == 1 for ends in found) and len(set.union(*found)) == len(alike)
+    other = {verse.rhyme_of(sound) for sound in ("shu1", "ju1", "ge1", "jie2", "men2", "yun2")}
+    assert len(other) == 6
