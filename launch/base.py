@@ -8,7 +8,7 @@ from pathlib import Path
 from inference.named import HUB_ID, at_step, model_of
 from recipes.recipe import Data, Recipe
 from run.directory import runs_root
-from run.request import Request
+from run.request import Request, settled
 from support.json_object import JsonObject
 
 IMPORTED = "imported"  # the folder of such runs below the root, and the name of their recipe
@@ -21,7 +21,7 @@ def with_base(recipe: Recipe, request: Request) -> Request:
     Errors: `UserError` where there is no such model, or no tokeniser with it.
     """
     given = request.branch
-    if given is None or request.resume or not recipe.data.tunes:
+    if given is None or not recipe.data.tunes or settled(recipe, request).resume:
         return request
     path, which = at_step(Path(given), None)
     if which is not None:

@@ -50,7 +50,11 @@ def test_a_run_is_taken_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert with_base(RECIPE, Request(branch=given)).branch == meant
     checkpoint = run / "checkpoints" / "step-00000007"
     assert with_base(RECIPE, Request(branch=str(checkpoint))).branch == f"{run}@7"
-    for other in (Request(branch="owner/name", resume=True),):
+    again = Request(branch="owner/name", auto=True, run_dir="x")  # it goes on, and asks no hub
+    monkeypatch.setattr(
+        base, "settled", lambda recipe, asked: dataclasses.replace(asked, resume=asked.auto or asked.resume)
+    )
+    for other in (Request(branch="owner/name", resume=True), again):
         assert with_base(RECIPE, other) == other
     assert with_base(load("tiny"), Request(branch="owner/name")).branch == "owner/name"  # it does not tune
 
