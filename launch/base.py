@@ -26,8 +26,9 @@ def with_base(recipe: Recipe, request: Request) -> Request:
     path, which = at_step(Path(given), None)
     if which is not None:
         return dataclasses.replace(request, branch=f"{path}@{which}")
-    if not path.exists() and not HUB_ID.fullmatch(given):
-        return request  # a run by its name; who begins the run says where there is none
+    begun = Path(given.rpartition("@")[0] or given)  # of runs/x@800 the directory; a hub id looks alike
+    if not path.exists() and (begun.exists() or not HUB_ID.fullmatch(given)):
+        return request  # a run; who begins the run says where there is none
     source = path if path.exists() else model_of(given)
     if (source / "recipe.json").exists():
         return dataclasses.replace(request, branch=str(source))

@@ -48,6 +48,9 @@ def test_the_folder_of_a_model_is_imported_once(run: Path, tmp_path: Path) -> No
 def test_a_run_is_taken_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for given, meant in ((str(run), str(run)), ("mine@800", "mine@800"), (None, None)):
         assert with_base(RECIPE, Request(branch=given)).branch == meant
+    monkeypatch.chdir(run.parent.parent)
+    beside = f"{run.parent.name}/run@7"  # as a hub id with a revision
+    assert named.HUB_ID.fullmatch(beside) and with_base(RECIPE, Request(branch=beside)).branch == beside
     checkpoint = run / "checkpoints" / "step-00000007"
     assert with_base(RECIPE, Request(branch=str(checkpoint))).branch == f"{run}@7"
     again = Request(branch="owner/name", auto=True, run_dir="x")  # it goes on, and asks no hub
