@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from inference.named import HUB_ID, at_step, model_of
+from model.config import NO_ADAPTERS
 from recipes.recipe import Data, Recipe
 from run.directory import runs_root
 from run.request import Request, settled
@@ -45,7 +46,8 @@ def _imported(source: Path, recipe: Recipe) -> Path:
     run = runs_root() / IMPORTED / f"{slug}-{hashlib.sha256(repr(state).encode()).hexdigest()[:8]}"
     if not run.exists():
         plain = Data(corpus=recipe.data.corpus, tokeniser=WITHOUT_BASE)
-        told: JsonObject = import_model(source, dataclasses.replace(recipe, name=IMPORTED, data=plain), run, None, None)
+        whole = dataclasses.replace(recipe, name=IMPORTED, data=plain, lora=NO_ADAPTERS)
+        told: JsonObject = import_model(source, whole, run, None, None)
         print(f"imported {source}, a {told['form']} of {told['parameters']:,} parameters, to {run}", flush=True)
         for note in told["notes"]:
             print(f"note: {note}", flush=True)

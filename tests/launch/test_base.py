@@ -8,9 +8,11 @@ import torch
 
 from inference import named
 from inference.export import export
+from inference.importing import import_model
 from launch import base
 from launch.base import with_base
 from model.checkpoint.read import Reader
+from model.config import LoRA
 from recipes.recipe import BASE
 from recipes.registry import load
 from run.checkpoints import choose
@@ -43,6 +45,17 @@ def test_the_folder_of_a_model_is_imported_once(run: Path, tmp_path: Path) -> No
     assert tuned.recipe.model.num_layers == 2 and tuned.recipe.model.hidden_size == 16
     assert tuned.recipe.data.tokeniser == str(imported / "tokeniser") and RECIPE.data.tokeniser == BASE
     assert read_recipe(imported).data.template == ""
+
+
+def test_a_recipe_that_declares_adapters_has_them_on_what_is_imported(run: Path, tmp_path: Path) -> None:
+    folder, recipe = tmp_path / "export", dataclasses.replace(RECIPE, lora=LoRA(4))
+    export(run, folder)
+    request = with_base(recipe, Request(branch=str(folder)))
+    tuned = plan_run(recipe, request, 2)
+    assert tuned.recipe.lora.rank == 4 and read_recipe(Path(str(request.branch))).lora.rank == 0
+    assert tuned.parent and Path(tuned.parent.base).parents[1] == Path(str(request.branch))
+    with pytest.raises(UserError, match="tune_sentiment trains adapters, and an import has all weights of a model"):
+        import_model(folder, recipe, tmp_path / "x", None, None)
 
 
 def test_a_run_is_taken_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
