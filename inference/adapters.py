@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FINGERPRINT = "base_fingerprint"  # in the metadata of the weights
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-UNKNOWN = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save")  # of peft's configuration
+UNKNOWN = (  # of peft's configuration
+    "use_rslora",
+    "use_dora",
+    "alpha_pattern",
+    "rank_pattern",
+    "modules_to_save",
+    "alora_invocation_tokens",
+)
 
 
 def check(folder: Path) -> None:
@@ -170,7 +177,7 @@ def opened(source: Path, model: "GPTConfig") -> tuple[LoRA, dict[str, "Tensor"],
         dropout = float(config.get("lora_dropout", 0.0))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{source} holds no adapters of peft that can be read: {error!r}; give such a folder") from None
-    strange = [f"{key} {config[key]}" for key in UNKNOWN if config.get(key)]
+    strange = [f"{key} {config[key]}" for key in UNKNOWN if config.get(key)] or [f"r {rank}"] * (rank < 1)
     if kind != "LORA" or strange:
         what = strange[0] if kind == "LORA" else f"peft_type {kind}"
         raise UserError(f"{source} / {CONFIG}: {what} is no LoRA that this model has; train plain LoRA")

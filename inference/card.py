@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 
 from data.corpus.corpora import CORPORA, hub_of
+from data.corpus.examples import AUTO
 from inference.form import Form
 from model.config import LoRA
 from model.engine.values import precision, zero_stage
+from recipes.recipe import Data
 from run import record
 from run.checkpoints import Chosen, validation_losses
 from run.directory import read_recipe
@@ -52,7 +54,7 @@ def text(run: Path, checkpoint: Chosen, form: Form) -> str:
     lines = [
         f"---\n{header.to_yaml()}\n---",
         f"# {recipe.name}\n\nA GPT that Stagecraft {'trained' if samples else 'imported and did not train'}. "
-        "It goes on with a text; it was not taught to answer.",
+        + _asked(recipe.data, samples > 0),
         f"{USE}\n\nThe tokeniser pads on the left, as text that is gone on with needs it.",
         f"| | |\n| --- | --- |\n{table}",
         f"## Data\n\n{_data(parts)}",
@@ -60,13 +62,22 @@ def text(run: Path, checkpoint: Chosen, form: Form) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def _asked(data: Data, trained: bool) -> str:
+    """What it was taught, as far as it was here."""
+    if not (data.tunes and trained):
+        return "It goes on with a text; it was not taught to answer."
+    rows = "prompt and completion, or messages" if data.template == AUTO else f"`{data.template!r}`"
+    return f"It was taught to answer, by rows of the form {rows}."
+
+
 def _losses(run: Path, step: int) -> dict[str, str]:
     """The losses that were measured at a step."""
+    token = "an answer token" if read_recipe(run).data.tunes else "a token"
     trained = next((line["loss"] for line in read_steps(run / "metrics.jsonl") if line.get("step") == step), None)
     validation = validation_losses(run).get(step)
     found = {"training loss": trained, "validation loss": validation}
     return {
-        name: f"{loss:.4f} nats a token" for name, loss in found.items() if loss is not None and math.isfinite(loss)
+        name: f"{loss:.4f} nats {token}" for name, loss in found.items() if loss is not None and math.isfinite(loss)
     }
 
 

@@ -31,6 +31,11 @@ def import_model(source: Path, recipe: Recipe, run: Path, tokeniser: str | None,
 
     if run.exists():
         raise UserError(f"{run} exists; give another --run-dir")
+    if recipe.lora.rank:
+        raise UserError(
+            f"{recipe.name} trains adapters, and an import has all weights of a model; give a --recipe without lora, "
+            f"and then train {recipe.name} --from the import"
+        )
     foreign = detect.opened(source)
     words = _tokeniser(source, foreign, tokeniser)
     imported = _recipe(source, foreign, recipe, run)

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from inference.named import HUB_ID, at_step, model_of
+from model.config import NO_ADAPTERS
 from recipes.recipe import Data, Recipe
 from run.directory import runs_root
-from run.request import Request
+from run.request import Request, settled
 from support.json_object import JsonObject
 
 IMPORTED = "imported"  # the folder of such runs below the root, and the name of their recipe
@@ -21,13 +22,14 @@ def with_base(recipe: Recipe, request: Request) -> Request:
     Errors: `UserError` where there is no such model, or no tokeniser with it.
     """
     given = request.branch
-    if given is None or request.resume or not recipe.data.tunes:
+    if given is None or not recipe.data.tunes or settled(recipe, request).resume:
         return request
     path, which = at_step(Path(given), None)
     if which is not None:
         return dataclasses.replace(request, branch=f"{path}@{which}")
-    if not path.exists() and not HUB_ID.fullmatch(given):
-        return request  # a run by its name; who begins the run says where there is none
+    begun = Path(given.rpartition("@")[0] or given)  # of runs/x@800 the directory; a hub id looks alike
+    if not path.exists() and (begun.exists() or not HUB_ID.fullmatch(given)):
+        return request  # a run; who begins the run says where there is none
     source = path if path.exists() else model_of(given)
     if (source / "recipe.json").exists():
         return dataclasses.replace(request, branch=str(source))
@@ -44,7 +46,8 @@ def _imported(source: Path, recipe: Recipe) -> Path:
     run = runs_root() / IMPORTED / f"{slug}-{hashlib.sha256(repr(state).encode()).hexdigest()[:8]}"
     if not run.exists():
         plain = Data(corpus=recipe.data.corpus, tokeniser=WITHOUT_BASE)
-        told: JsonObject = import_model(source, dataclasses.replace(recipe, name=IMPORTED, data=plain), run, None, None)
+        whole = dataclasses.replace(recipe, name=IMPORTED, data=plain, lora=NO_ADAPTERS)
+        told: JsonObject = import_model(source, whole, run, None, None)
         print(f"imported {source}, a {told['form']} of {told['parameters']:,} parameters, to {run}", flush=True)
         for note in told["notes"]:
             print(f"note: {note}", flush=True)

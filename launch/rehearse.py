@@ -44,7 +44,7 @@ class Narrow:
 
 def narrow(recipe: Recipe, processes: int) -> Narrow:
     """Fold a recipe to at most `processes` ranks. Errors: `UserError` where axes cannot stay split, or it tunes."""
-    if recipe.data.tunes:
+    if recipe.data.tunes or recipe.lora.rank:
         raise UserError(
             f"{recipe.name} tunes a model, and a rehearsal has none; rehearse the recipe of that model, or take a few "
             "steps: pretrain with --from and --max-steps"

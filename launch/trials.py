@@ -46,7 +46,7 @@ def search(wanted: Search) -> None:
     Errors: `UserError` before the first run where one of the points cannot be, or another process tries them;
     `StoppedError` on request.
     """
-    if wanted.recipe.data.tunes:
+    if wanted.recipe.data.tunes or wanted.recipe.lora.rank:
         raise UserError(
             f"{wanted.recipe.name} tunes a model, and try takes none; pretrain with --from, --set and a --name each, "
             "then stagecraft compare"

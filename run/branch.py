@@ -151,8 +151,8 @@ def _base(point: Point, recipe: Recipe) -> tuple[str, str]:
     if before != after:
         name, old, new = differences(vars(before), vars(after))[0]
         raise UserError(
-            f"--from {point}: its adapters have lora.{name} {_shown(old)}, not {_shown(new)}; leave that setting out, "
-            "or export that run and import it: then its adapters are merged"
+            f"--from {point}: its adapters have lora.{name} {_shown(old)}, not {_shown(new)}; ask for the same, or "
+            "export that run and import it: then its adapters are merged"
         )
     base = base_of(manifest(point.checkpoint.path))
     assert base is not None, f"{point} has adapters, and its checkpoint names no base"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import record
+from run import record, select
 from run.directory import Run, read_recipe
 from run.metrics import read_evaluated
 from support.errors import UserError
@@ -88,10 +88,23 @@ def validation_losses(run: Path) -> dict[int, float]:
 
 
 def spared(run: Run, saved: list[int]) -> set[int]:
-    """Of the steps that are saved, those that stay however old they are: every Nth, and the best so far."""
+    """Of the steps that are saved, those that stay however old they are.
+
+    They are every Nth, the best so far, and those that the adapters of other runs lie on.
+    """
+    from model.checkpoint.format import folder_of
+
     every, losses = run.recipe.intervals.keep_every, validation_losses(run.path)
     best = min((losses[step], step) for step in saved if step in losses)[1:] if losses.keys() & set(saved) else ()
-    return {*best, *(step for step in saved if every and step % every == 0)}
+    needed = bases(select.runs())
+    lain_on = (step for step in saved if folder_of(run.checkpoints, step).resolve() in needed)
+    return {*best, *lain_on, *(step for step in saved if every and step % every == 0)}
+
+
+def bases(runs: list[Path]) -> set[Path]:
+    """The checkpoints that the adapters of runs lie on."""
+    parents = [known.parent for path in runs if (known := record.read(path))]
+    return {Path(parent.base).resolve() for parent in parents if parent and parent.base}
 
 
 def unusable(run: Path, checkpoint: Path) -> str:

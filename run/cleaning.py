@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import record, select
-from run.checkpoints import unusable
+from run.checkpoints import bases, unusable
 from run.directory import read_recipe
 from run.listing import shown_size, size_of
 from run.status import NEVER, RUNNING, outcome_of, status_of
@@ -95,7 +95,7 @@ def _begun_with(runs: list[Path]) -> set[Path]:
 
     parents = [(path, who.parent) for path in runs if (who := record.read(path)) and who.parent]
     begun = {parent.checkpoint.resolve() for path, parent in parents if not completed(path / "checkpoints")}
-    return begun | {Path(parent.base).resolve() for _, parent in parents if parent.base}
+    return begun | bases(runs)
 
 
 def show(found: list[Leftover]) -> None:

@@ -58,7 +58,9 @@ class Told:
     @property
     def branched_at(self) -> int | None:
         """Tokens at which a branch left its parent."""
-        return self.parent.consumed_samples * self.recipe.model.seq_length if self.parent else None
+        if self.parent is None or self.parent.tuned:  # a run that tunes counts from nothing on
+            return None
+        return self.parent.consumed_samples * self.recipe.model.seq_length
 
     @cached_property
     def tokeniser(self) -> str:
@@ -245,7 +247,8 @@ def remarks(runs: Sequence[Told]) -> list[str]:
     for run in runs:
         if run.parent:
             of = record.label(Path(run.parent.path)) if Path(run.parent.path).exists() else run.parent.id
-            lines.append(f"{run.label} branched from {of} after step {run.parent.step:,}, {run.branched_at:,} tokens")
+            how, read = ("tunes", "") if run.branched_at is None else ("branched from", f", {run.branched_at:,} tokens")
+            lines.append(f"{run.label} {how} {of} after step {run.parent.step:,}{read}")
     return lines
 
 

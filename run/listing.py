@@ -90,14 +90,21 @@ def _deviations(path: Path, declared: JsonObject | None) -> list[str]:
     stored = read_object(path / "start.json").get("recipe") or read_object(path / "recipe.json")
     found = []
     if declared and isinstance(stored.get("data"), dict):
-        kept = {key: value for key, value in stored.items() if key in declared}
-        kept["data"] = {**stored["data"], "corpus": _spelled(stored["data"].get("corpus"))}
+        data = {**stored["data"], "corpus": _spelled(stored["data"].get("corpus"))}
+        kept = {key: _filled({**stored, "data": data}.get(key), value) for key, value in declared.items()}
         found = [f"{name}={new}" for name, old, new in differences(declared, kept) if not _alike(old, new)]
     named = {line.partition("=")[0] for line in found}
     noted = read_object(path / "start.json").get("deviations")
     return found + [
         str(line) for line in (noted if isinstance(noted, list) else ()) if str(line).split(" ")[0] not in named
     ]
+
+
+def _filled(kept: object, declared: object) -> object:
+    """A section of a stored recipe; fields that there were not when it was stored are as they are declared now."""
+    if isinstance(kept, dict) and isinstance(declared, dict):
+        return {**declared, **kept}
+    return declared if kept is None else kept
 
 
 def _alike(old: object, new: object) -> bool:

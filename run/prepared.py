@@ -86,7 +86,7 @@ def form_of(recipe: Recipe) -> Form | None:
     if data.tokeniser == BASE:
         raise UserError(
             f"{recipe.name} tunes a model, in the tokens of that; say which: pretrain takes --from RUN, prepare and "
-            "inspect --set data.tokeniser=RUN/tokeniser"
+            "inspect --set data.tokeniser=FOLDER, that of the tokeniser in its run's directory"
         )
     chat, special = "", ()
     if data.template == AUTO:

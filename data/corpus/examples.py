@@ -93,6 +93,8 @@ class Form:
             asked, answered = self._put(messages[: number + 1])
             if not (asked.startswith(done) and answered.startswith(asked)):
                 raise Unfit("messages", f"is put in another way once it is answered by the chat template, {SKIP}")
+            if not answered[len(asked) :].strip():
+                raise Unfit("messages", f"is put without its answer by the chat template, {SKIP}")
             parts += [(asked[len(done) :], False), (answered[len(asked) :], True)]
             done = answered
         parts[-1] = parts[-1][0].rstrip() if self.chat else parts[-1][0], True  # the end of the document ends it

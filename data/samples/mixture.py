@@ -148,14 +148,16 @@ class Mixture:
         return np.stack([one[0][row] for one, row in chosen]), np.stack([one[1][row] for one, row in chosen])
 
     def held_out_examples(self, seq_length: int, most: int) -> Packed:
-        """At most `most` samples of examples to validate on, in the ratio of the blend as `held_out`."""
+        """At most `most` samples of examples to validate on, in the ratio of the blend as `held_out`.
+
+        They are drawn: in the order that they were packed in, the longest examples come first.
+        """
         streams = self._packed("validation", seq_length, seed=0)
         count = min(most, sum(stream.samples_per_epoch for stream in streams))
         parts, indices = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
         found = []
         for part, index in zip(parts.tolist(), indices.tolist(), strict=True):
-            spans = streams[part].of(index % streams[part].samples_per_epoch)
-            found.append(streams[part].read([spans]))
+            found.append(streams[part].packed(np.array([index])))
         return Packed(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 

@@ -47,6 +47,7 @@ def fitting(
         each = encoded(document, encoder, tokeniser, end)
         if len(each[0]) > form.most_tokens:
             if form.skip_longer:
+                problems.left_out += 1
                 continue
             assert document.where
             problems.report(

@@ -403,6 +403,11 @@ class _Preparation:
         """Write the manifest, give the folder its name, and remove the records and what killed processes left."""
         described = self._described(job)
         if not any(described[split]["tokens"] for split in SPLITS):
+            if self.form and described["left_out"]:
+                raise UserError(
+                    f"corpus {self.corpus} has no example that fits: all {described['left_out']:,} are longer than the "
+                    f"context of {self.form.most_tokens - 1:,} tokens; give shorter ones, or another model"
+                )
             raise UserError(f"corpus {self.corpus} holds no text; give another path")
         if not described["train"]["tokens"] or described["validation"]["tokens"] < 2:
             self._hold_out(job, [split for split in SPLITS if split == "train" or not described["train"]["tokens"]])

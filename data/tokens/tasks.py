@@ -50,9 +50,12 @@ class Task:
         """All that its shards depend on, beside the job."""
         return [[piece.identity() for piece in self.pieces], self.hold_out]
 
-    def documents(self, problems: Problems) -> Iterator[Document]:
+    def documents(
+        self, problems: Problems, fitting: Callable[[Iterator[Document]], Iterator[Document]] = iter
+    ) -> Iterator[Document]:
+        """Its documents. What is held out is counted among those that `fitting` lets through, and others are gone."""
         documents = read_pieces(self.pieces, problems)
-        return hold_out_end(documents, *self.hold_out) if self.hold_out else documents
+        return hold_out_end(fitting(documents), *self.hold_out) if self.hold_out else documents
 
 
 def tasks_of(pieces: Sequence[Piece]) -> list[Task]:
@@ -196,7 +199,8 @@ def do_task(
     with enough_room(job.folder):
         with ExitStack() as open_shards:
             outputs = {split: SplitShards(job, f"{split}-{task.number:05d}", open_shards) for split in SPLITS}
-            for batch in _batches(task.documents(problems), problems):
+            short = partial(_fitting, job=job, encoder=encoder, problems=problems) if job.form else iter
+            for batch in _batches(task.documents(problems, short), problems):
                 size = sum(len(raw) for _, raw in batch)
                 tokens = _encode(batch, outputs, job, encoder, problems)
                 step = min(size, task.num_bytes - done)
@@ -218,6 +222,14 @@ def do_task(
             **{split: output.shards for split, output in outputs.items()},
         }
         write_json(job.record_path(task), record)
+
+
+def _fitting(documents: Iterator[Document], job: Job, encoder: Encoder, problems: Problems) -> Iterator[Document]:
+    """The examples that fit into a sample."""
+    assert job.form
+    for document in documents:
+        if fitting([document], encoder, job.tokeniser, job.end_of_document, job.form, problems)[0]:
+            yield document
 
 
 def _batches(documents: Iterator[Document], problems: Problems) -> Iterator[list[tuple[Document, bytes]]]:
@@ -251,7 +263,6 @@ def _encode(
     if job.form:
         documents, rules = [document for document, _ in batch], (job.end_of_document, job.form, problems)
         kept, tokens, lengths, weights = fitting(documents, encoder, job.tokeniser, *rules)
-        problems.left_out += len(batch) - len(kept)
         batch = [batch[number] for number in kept]
     else:
         found, lengths = encoder([document.text for document, _ in batch])

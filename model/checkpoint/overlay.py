@@ -25,7 +25,9 @@ class MergedReader(Reader):
         self._adapted = set(self.adapters.names())
 
     def read(self, wanted: Fragment, key: str = WEIGHT) -> Tensor:
-        return self._with(super().read(wanted, key), wanted, key)
+        found = super().read(wanted, key)
+        # What another tensor degree has written was put together by `whole`, which merges.
+        return self._with(found, wanted, key) if self._cut_alike(wanted) else found
 
     def whole(self, name: str, key: str = WEIGHT) -> Tensor:
         value = super().whole(name, key)

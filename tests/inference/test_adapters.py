@@ -145,6 +145,7 @@ def test_adapters_of_another_base_are_one_line_and_nothing_is_written(
     ({"peft_type": "IA3"}, "peft_type IA3 is no LoRA that this model has"),
     ({"use_rslora": True}, "use_rslora True is no LoRA"),
     ({"r": 5}, r"lora_A.weight is \(4, 16\), and with this base \(5, 16\)"),
+    ({"r": 0}, "r 0 is no LoRA"), ({"alora_invocation_tokens": [3]}, "alora_invocation_tokens .* is no LoRA"),
     ({"r": "x"}, "holds no adapters of peft that can be read"), ({"lora_alpha": -1}, "lora.alpha is -1"),
 ])  # fmt: skip
 def test_other_adapters_are_one_line(

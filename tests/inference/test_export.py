@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from commands import export as command
 from inference import export, folder
+from inference.card import text as card_text
 from inference.form import Form
 from model.checkpoint import format, index
 from model.checkpoint.index import Fragment
@@ -24,6 +25,7 @@ from model.gpt import GPT
 from model.huggingface import to_hf, to_hf_value
 from model.init import init_weights
 from model.parallel import Slice
+from run.checkpoints import choose
 from run.directory import read_recipe
 from support.errors import UserError
 from support.files import NoRoomError
@@ -170,7 +172,13 @@ def test_the_card_says_what_the_run_says(run: Path) -> None:
         "| 25.00% | 1,234 | MIT |", "datasets:\n- allenai/c4\n", "| notes.txt | 25.00% | 1,234 | unknown",
     ):  # fmt: skip
         assert words in card, words
-    assert "secret" not in card
+    assert "secret" not in card and "it was not taught to answer" in card
+    recipe = read_recipe(run)
+    data = dataclasses.replace(recipe.data, tokeniser="gpt2", template="Q: {q}\nA: {a}")
+    (run / "recipe.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(recipe, data=data))))
+    tuned = card_text(run, choose(run), Form())
+    assert "| validation loss | 3.5000 nats an answer token |" in tuned and "not taught" not in tuned
+    assert r"It was taught to answer, by rows of the form `'Q: {q}\nA: {a}'`." in tuned
 
 
 def refused(run: Path, words: str, kind: type[Exception] = UserError, form: Form = export.FOLDER) -> None:

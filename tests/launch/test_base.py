@@ -8,9 +8,11 @@ import torch
 
 from inference import named
 from inference.export import export
+from inference.importing import import_model
 from launch import base
 from launch.base import with_base
 from model.checkpoint.read import Reader
+from model.config import LoRA
 from recipes.recipe import BASE
 from recipes.registry import load
 from run.checkpoints import choose
@@ -45,12 +47,30 @@ def test_the_folder_of_a_model_is_imported_once(run: Path, tmp_path: Path) -> No
     assert read_recipe(imported).data.template == ""
 
 
+def test_a_recipe_that_declares_adapters_has_them_on_what_is_imported(run: Path, tmp_path: Path) -> None:
+    folder, recipe = tmp_path / "export", dataclasses.replace(RECIPE, lora=LoRA(4))
+    export(run, folder)
+    request = with_base(recipe, Request(branch=str(folder)))
+    tuned = plan_run(recipe, request, 2)
+    assert tuned.recipe.lora.rank == 4 and read_recipe(Path(str(request.branch))).lora.rank == 0
+    assert tuned.parent and Path(tuned.parent.base).parents[1] == Path(str(request.branch))
+    with pytest.raises(UserError, match="tune_sentiment trains adapters, and an import has all weights of a model"):
+        import_model(folder, recipe, tmp_path / "x", None, None)
+
+
 def test_a_run_is_taken_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for given, meant in ((str(run), str(run)), ("mine@800", "mine@800"), (None, None)):
         assert with_base(RECIPE, Request(branch=given)).branch == meant
+    monkeypatch.chdir(run.parent.parent)
+    beside = f"{run.parent.name}/run@7"  # as a hub id with a revision
+    assert named.HUB_ID.fullmatch(beside) and with_base(RECIPE, Request(branch=beside)).branch == beside
     checkpoint = run / "checkpoints" / "step-00000007"
     assert with_base(RECIPE, Request(branch=str(checkpoint))).branch == f"{run}@7"
-    for other in (Request(branch="owner/name", resume=True),):
+    again = Request(branch="owner/name", auto=True, run_dir="x")  # it goes on, and asks no hub
+    monkeypatch.setattr(
+        base, "settled", lambda recipe, asked: dataclasses.replace(asked, resume=asked.auto or asked.resume)
+    )
+    for other in (Request(branch="owner/name", resume=True), again):
         assert with_base(RECIPE, other) == other
     assert with_base(load("tiny"), Request(branch="owner/name")).branch == "owner/name"  # it does not tune
 

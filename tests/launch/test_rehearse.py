@@ -47,3 +47,5 @@ def test_too_few_processes_are_refused(tmp_path: Path) -> None:
 def test_what_tunes_a_model_is_not_rehearsed() -> None:
     with pytest.raises(UserError, match=r"tune_sentiment tunes a model, and a rehearsal has none; rehearse the recipe"):
         narrow(load("tune_sentiment"), 8)
+    with pytest.raises(UserError, match="gpt_tiny tunes a model, and a rehearsal has none"):
+        narrow(override(load("tiny"), ["lora.rank=4"]), 8)

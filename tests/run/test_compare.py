@@ -106,6 +106,8 @@ def test_a_branch_goes_on_where_it_left_its_parent(tmp_path: Path) -> None:
     assert runs[1].curve.seconds.tolist() == [30, 40]
     assert compare(runs)["runs"][1]["branched_at_tokens"] == 1280
     assert remarks(runs) == ["bolder branched from mine after step 2, 1,280 tokens"]
+    tuned = run(tmp_path, "c", [line(1, 6.0)], parent=left | {"consumed_samples": 0, "tuned": True}, name="kind")
+    assert told([tuned])[0].branched_at is None and remarks(told([tuned])) == ["kind tunes mine after step 2"]
     plot(runs, tmp_path / "out" / "x.png")
     assert (tmp_path / "out" / "x.png").read_bytes().startswith(b"\x89PNG")
 

@@ -43,6 +43,14 @@ def test_a_run_in_a_line(root: Path) -> None:
     assert summaries("gpt_125m") == []
 
 
+def test_fields_that_a_recipe_has_gained_since_set_no_run_apart(root: Path) -> None:
+    file = directories.run(root, "x", settings=["optimizer.lr=0.001"]) / "recipe.json"
+    stored = json.loads(file.read_text())
+    del stored["lora"], stored["data"]["template"]
+    file.write_text(json.dumps(stored))
+    assert summaries()[0]["deviations"] == ["optimizer.lr=0.001"]
+
+
 def test_the_run_that_was_started_last_comes_first(root: Path) -> None:
     for number, folder in enumerate(("b", "c", "a")):
         directories.run(root, folder, began=NOON + number)

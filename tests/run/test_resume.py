@@ -175,6 +175,13 @@ def test_the_best_and_every_nth_are_spared(path: Path) -> None:
     assert spared(run, [10, 20, 40]) == {20} and spared(run, [10]) == set()
 
 
+def test_what_adapters_lie_on_is_spared(path: Path) -> None:
+    run, base = plan_run(load("tiny"), Request(resume=True), 2), path / "checkpoints" / "step-00000010"
+    parent = {"id": "", "path": str(path), "step": 10, "consumed_samples": 160, "changes": [], "base": str(base)}
+    directories.run(path.parents[1], "adapters", parent=parent)
+    assert spared(run, [10, 40]) - {40} == {10}
+
+
 def on(world: int, *settings: str, **more: object) -> Run:
     return plan_run(load("tiny"), Request(settings=settings, resume=True, **more), world)  # type: ignore[arg-type]
 

@@ -62,7 +62,9 @@ def test_a_base_that_is_gone_or_another_is_one_line_and_stays_where_it_is_needed
     before = {file: file.read_bytes() for file in sorted((tmp_path / "lora").glob("*.json*"))}
     with pytest.raises(UserError, match=r"was started with lora.rank 4, not 8; .*start a new run"):
         plan_run(load("tiny"), dataclasses.replace(request, settings=("lora.rank=8",)), 2)
-    with pytest.raises(UserError, match=r"its adapters have lora.targets \('qkv', 'down'\), not \('up',\); leave"):
+    with pytest.raises(
+        UserError, match=r"its adapters have lora.targets \('qkv', 'down'\), not \('up',\); ask for the"
+    ):
         plan_run(load("tiny"), Request(branch=str(tmp_path / "lora"), settings=("lora.targets=up",)), 2)
     with pytest.raises(
         UserError, match=r"lora.rank is 2, and adapters lie on a trained model; give it with --from RUN"

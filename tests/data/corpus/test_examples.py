@@ -76,6 +76,23 @@ def test_every_answer_of_a_conversation_is_learned_up_to_its_end(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("chat", "words"),
+    [
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+            "put without its answ",
+        ),
+        ("{{ messages[-1].content }}", "put in another way once it is answered"),
+        ("{% for m in", "the chat template does not take this conversation"),
+    ],
+)
+def test_a_chat_template_that_gives_no_example_is_one_line(chat: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        parts_of(tmp_path, Form(AUTO, 100, chat), {"messages": TALK})
+    assert "line 1 " in str(error.value) and "\n" not in str(error.value)
+
+
 def test_a_table_and_named_splits_are_read_as_lines_are(tmp_path: Path) -> None:
     rows = [{"text": f"t{n}", "label": "good", "split": ("train", "val")[n % 2]} for n in range(300)]
     lines = read(write(tmp_path / "rows.jsonl", *rows), Form(REVIEW, 100))

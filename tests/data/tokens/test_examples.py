@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.corpus.examples import AUTO, Form
+from data.samples.mixture import Mixture, PreparedPart
 from data.tokens import prepare, tokenisers
 from data.tokens.beside import Beside
 from data.tokens.encode import Judge
@@ -154,3 +155,33 @@ def test_what_is_held_out_of_examples_is_whole_examples(tokeniser: str, tmp_path
     folder = prepared(rows, tokeniser, tmp_path, Form("{a}{b}", 64))
     assert len(labelled(folder)) + len(labelled(folder, "validation")) == 20
     assert all(example[-1] == ("<|endoftext|>", 1) for example in labelled(folder, "validation"))
+
+
+def test_what_is_held_out_is_a_share_of_what_fits(tokeniser: str, tmp_path: Path) -> None:
+    """Half is left out, in turns: 5 of 100 bytes of the rest are for validation, and the last example is whole."""
+    rows: list[dict[str, object]] = [{"a": "x" * (7, 60)[n % 2], "split": "train"} for n in range(200)]
+    form = Form("{a}", 16, skip_longer=True)
+    folder = prepared(rows, tokeniser, tmp_path, form)
+    facts = prepare.manifest(folder)
+    assert [facts[split]["documents"] for split in ("train", "validation")] == [94, 6] and facts["left_out"] == 100
+
+
+def test_where_no_example_fits_that_is_said(tokeniser: str, tmp_path: Path) -> None:
+    form = Form("{a}", 16, skip_longer=True)
+    with pytest.raises(UserError, match="no example that fits: all 2 are longer than the context of 15 tokens; give"):
+        prepared([{"a": "x" * 60} | split for split in SPLITS], tokeniser, tmp_path, form)
+    assert not list((tmp_path / "out").glob("*/manifest.json"))
+
+
+def test_validation_reads_examples_of_every_length(tokeniser: str, tmp_path: Path) -> None:
+    """Samples are packed with the longest first; a part of them must not be the long ones alone."""
+    rows: list[dict[str, object]] = [
+        {"a": "x" * length, "split": split}
+        for length in (14, 9)
+        for split in ("train", "validation")
+        for _ in range(20)
+    ]
+    folder = prepared(rows, tokeniser, tmp_path, Form("{a}", 16))
+    mixture = Mixture([PreparedPart("rows", folder, 1)])
+    some, all_of_them = ((mixture.held_out_examples(15, most).weights.sum(axis=1)) for most in (20, 100))
+    assert sorted(all_of_them.tolist()) == [9] * 20 + [14] * 20 and 5 < (some == 14).sum() < 15

@@ -61,17 +61,20 @@ def test_what_is_read_computes_what_adapters_do(checkpoints: tuple[Path, Path]) 
         assert (model(tokens) - right).abs().max() < 5e-6 < 0.1 < (base - right).abs().max()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_tensor_rank_reads_its_slice(rank: int, checkpoints: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(("size", "rank"), [(1, 0), (2, 0), (2, 1), (4, 3)])
+def test_a_tensor_rank_reads_its_slice(size: int, rank: int, checkpoints: tuple[Path, Path]) -> None:
+    """Whatever the tensor degree of the base is: adapters are merged once."""
     whole = reader_of(checkpoints[1])
     with torch.device("meta"):
-        part = GPT(training.CONFIG, Parallel(Axis(2, rank)))
+        part = GPT(training.CONFIG, Parallel(Axis(size, rank)))
     for name, parameter in part.named_parameters():
         cut = slice_of(parameter)
         wanted = Fragment(name, 0, math.prod(parameter.shape), 0, tuple(parameter.shape), cut)
         right = cut.of(whole.whole(name)) if cut else whole.whole(name)
         assert torch.allclose(whole.read(wanted).view(parameter.shape), right, rtol=0, atol=1e-7), name
     stage = load_stage(training.CONFIG, checkpoints[1])
+    up = stage.blocks["1"].mlp.up.weight  # type: ignore[union-attr]
+    assert torch.allclose(up, whole.whole("blocks.1.mlp.up.weight"), rtol=0, atol=1e-7)  # type: ignore[arg-type]
     assert torch.equal(stage.blocks["1"].mlp.up.bias, training.model().blocks[1].mlp.up.bias)  # type: ignore[union-attr]
 
 
