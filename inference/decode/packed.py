@@ -30,15 +30,21 @@ class Packed(nn.Parameter):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if function is F.linear and not kwargs and torch.is_inference_mode_enabled():
+            x, weight, bias = (*args, None)[:3]
+            if weight.packed is not None and x.dim() > 1:
+                multiply = _multiply()
+                if x.numel() > x.size(-1):
+                    return multiply(x, weight.packed, bias, "none", [], "")
+                return multiply(x.expand(2, *x.shape[1:]), weight.packed, bias, "none", [], "")[:1]
         with torch._C.DisableTorchFunctionSubclass():
-            if function is F.linear and not kwargs and torch.is_inference_mode_enabled():
-                x, weight, bias = (*args, None)[:3]
-                if weight.packed is not None:
-                    alone = x.numel() == x.size(-1)
-                    rows = x.reshape(1, -1).expand(2, -1) if alone else x
-                    y = torch.ops.mkldnn._linear_pointwise.default(rows, weight.packed, bias, "none", [], "")
-                    return y[0].view(*x.shape[:-1], -1) if alone else y
             return function(*args, **(kwargs or {}))
+
+
+@cache
+def _multiply() -> Callable[..., Tensor]:
+    """The product with packed weights; looked up once, as it is needed for each token and layer."""
+    return torch.ops.mkldnn._linear_pointwise.default  # type: ignore[no-any-return]
 
 
 def pack(model: nn.Module) -> None:
