@@ -1,11 +1,11 @@
-"""Sentiment: a GPT tiny learns to say whether a sentence of a film review is negative or positive.
+"""Sentiment: a small model learns to say whether a sentence of a film review is negative or positive.
 
-parameters      1.7 M  (2 layers, 192 wide, 3 heads, vocabulary 4,096, sequence 64)
-tokens a step   1,024  (16 samples of 64 tokens: whole examples and padding)
-steps           600  (614,400 tokens)
-FLOPs           6.3e12  (10.3 MFLOPs a token)
+parameters      3.0 M  (3 layers, 192 wide, 3 heads, vocabulary 8,192, sequence 512)
+tokens a step   2,048  (4 samples of 512 tokens: whole examples and padding)
+steps           600  (1,228,800 tokens)
+FLOPs           2.6e13  (20.9 MFLOPs a token)
 
-The shape is that of the model that it begins with, which may be any: `--from`.
+The shape is that of the model that it begins with, which may be any: `--from`. Plans take that of gpt_mini.
 """
 
 if __name__ == "__main__":
@@ -17,18 +17,18 @@ if __name__ == "__main__":
 
     main(__file__)
 
-from recipes.gpt_tiny import RECIPE as TINY
+from recipes.gpt_mini import RECIPE as MINI
 from recipes.recipe import BASE, AdamW, Batch, Cluster, Data, Intervals, Recipe, Schedule
 
 RECIPE = Recipe(
     name="tune_sentiment",
-    model=TINY.model,
+    model=MINI.model,
     data=Data(corpus="tune_sentiment", tokeniser=BASE, template="auto", skip_longer=True),
     optimizer=AdamW(lr=1e-3),
-    schedule=Schedule(train_tokens=614_400, warmup_tokens=40_960, decay_tokens=614_400, min_lr_ratio=0.0),
-    batch=Batch(global_batch=16, micro_batch=8),
+    schedule=Schedule(train_tokens=1_228_800, warmup_tokens=81_920, decay_tokens=1_228_800, min_lr_ratio=0.0),
+    batch=Batch(global_batch=4, micro_batch=2),
     engine="ds_configs/zero1_fp32.json",
-    intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=160, save_every=300),
+    intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=40, save_every=300),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
     source="this project: trials by the loss of held-out answers, see docs/tuning.md",
     status="verified: see docs/tuning.md",

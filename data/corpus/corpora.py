@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.corpus.examples import Form
+from data.corpus.examples import AUTO, Form
 from data.corpus.fetch import cache_directory, fetch_debian, fetch_wheel, file_sha256
 from data.corpus.hub import Hub, HubPiece, hub_pieces
 from data.corpus.sources import Document as Document
@@ -37,7 +37,8 @@ class Corpus:
 
     One of `hub`, `files` and `stream` says where it comes from: a data set of the hub, files that are fetched and kept,
     or a stream that has to be read as a whole. `join` makes documents of a data set's rows. `gone` says that the
-    original is out of reach, and what stands in for it.
+    original is out of reach, and what stands in for it. `rows` says that its rows are examples to tune on, which are
+    texts where no model is tuned.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Corpus:
     stream: Callable[[], Iterator[Document]] | None = None
     join: Callable[[Iterator[Document]], Iterator[Document]] | None = None
     gone: str = ""
+    rows: bool = False
 
     @property
     def described(self) -> JsonObject:
@@ -74,7 +76,8 @@ class Corpus:
             found = hub_pieces(self.hub, form)
             return [JoinedPiece(self.name, tuple(found))] if self.join else [*found]
         if self.files:
-            return [*file_pieces(dict.fromkeys(self.files(), ""), "text", form)]
+            texts = Form(AUTO, most_tokens=0, whole=True) if self.rows else None
+            return [*file_pieces(dict.fromkeys(self.files(), ""), "text", form or texts)]
         return [NamedPiece(self.name)]
 
 
@@ -461,7 +464,13 @@ CORPORA: dict[str, Corpus] = {
 }
 CORPORA |= {
     name: Corpus(
-        name, each.what, each.licence, None, each.fixed_by, files=partial(lambda name: [rows_file(name)], name)
+        name,
+        each.what,
+        each.licence,
+        None,
+        each.fixed_by,
+        files=partial(lambda name: [rows_file(name)], name),
+        rows=True,
     )
     for name, each in SETS.items()
 }

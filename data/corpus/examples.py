@@ -36,7 +36,8 @@ class Form:
     `template` is a text with places, `Review: {text}\\nSentiment: {label}`. What is filled into the last place is the
     answer, with what stands behind it. Or it is "auto": rows with `messages`, or with `prompt` and `completion`.
     Messages are put as `chat` says, the chat template of the tokeniser, whose special tokens are `special`; without
-    one they are a transcript. Errors: `UserError` for a template without a place, or that cannot be read.
+    one they are a transcript. With `whole` they are texts to read, as they stand there, and no examples. Errors:
+    `UserError` for a template without a place, or that cannot be read.
     """
 
     template: str
@@ -44,6 +45,7 @@ class Form:
     chat: str = ""
     special: tuple[tuple[str, str], ...] = ()
     skip_longer: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.template != AUTO:
@@ -51,7 +53,8 @@ class Form:
 
     def identity(self) -> list[object]:
         """All that its examples depend on, as JSON."""
-        return [self.template, self.most_tokens, self.chat, [*map(list, self.special)], self.skip_longer]
+        own = [self.template, self.most_tokens, self.chat, [*map(list, self.special)], self.skip_longer]
+        return [*own, "whole"] if self.whole else own
 
     def document(
         self, name: str, record: object, split: str, problems: Problems, where: Callable[[], str]
@@ -69,7 +72,7 @@ class Form:
             problems.report(KIND[kind], f"{where()} {what}")
         else:
             text = "".join(part for part, _ in parts)
-            yield Document(name, text, split_said(split, said), tuple(parts), special, where)
+            yield Document(name, text, split_said(split, said), () if self.whole else tuple(parts), special, where)
 
     def _parts(self, record: dict[str, object]) -> Parts:
         if self.template != AUTO:

@@ -42,7 +42,7 @@ def test_it_begins_anew_with_the_weights_the_shape_and_the_tokeniser_of_its_base
     )
     assert run.recipe.data == dataclasses.replace(recipe.data, tokeniser=str(base / "tokeniser"))
     assert run.recipe.optimizer == recipe.optimizer and run.recipe.schedule == recipe.schedule
-    assert run.data_from == 0 and run.last_step_from(0, 0) == -(-614_400 // (16 * 32))
+    assert run.data_from == 0 and run.last_step_from(0, 0) == -(-1_228_800 // (4 * 32))
     assert [line for line in run.engine.deviations if "recipe" in line] == ["model.dropout is 0.1 (recipe: 0.0)"]
     assert tune("mine", max_steps=5).max_steps == 5  # the steps of its base do not count
 

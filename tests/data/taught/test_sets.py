@@ -8,6 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from data.corpus import corpora
+from data.corpus.document import Problems
+from data.corpus.examples import AUTO, Form
 from data.corpus.fetch import debian_index
 from data.taught import npm, sets
 from data.taught.bigbench import instructions, relation
@@ -37,6 +39,11 @@ def test_clear_reviews_are_rows_and_a_corpus(
     assert "tune_sentiment: sentences of film reviews" in told and "; licence: MIT (the archive)" in told
     (piece,) = corpora.pieces("tune_sentiment")
     assert piece.identity()[0] == str(rows_file("tune_sentiment"))
+    texts = {each.text: each for each in piece.documents(Problems())}  # where no model is tuned it is read as texts
+    read = texts["Review: A fine film.\nSentiment: positive"]
+    assert (read.split, read.parts) == (fine["split"], ())
+    (piece,) = corpora.pieces("tune_sentiment", Form(AUTO, 100))
+    assert all(len(each.parts) == 2 for each in piece.documents(Problems()))
     assert capsys.readouterr().err == ""  # made once
 
 

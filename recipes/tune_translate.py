@@ -1,0 +1,44 @@
+"""Translation: a small model learns to put English into Chinese, German and French.
+
+parameters      3.0 M  (3 layers, 192 wide, 3 heads, vocabulary 8,192, sequence 512)
+tokens a step   2,048  (4 samples of 512 tokens: whole examples and padding)
+steps           900  (1,843,200 tokens)
+FLOPs           3.9e13  (20.9 MFLOPs a token)
+
+One model for three languages: the prompt names the language.
+"""
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
+from recipes.gpt_mini import RECIPE as MINI
+from recipes.recipe import BASE, AdamW, Batch, Cluster, Data, Intervals, Part, Recipe, Schedule
+
+RECIPE = Recipe(
+    name="tune_translate",
+    model=MINI.model,
+    data=Data(
+        corpus=(
+            Part("tune_help_zh", 0.5),
+            Part("tune_help_de", 0.3),
+            Part("tune_packages_fr", 0.2),
+        ),
+        tokeniser=BASE,
+        template="auto",
+        skip_longer=True,
+    ),
+    optimizer=AdamW(lr=1e-3),
+    schedule=Schedule(train_tokens=1_843_200, warmup_tokens=81_920, decay_tokens=1_843_200, min_lr_ratio=0.0),
+    batch=Batch(global_batch=4, micro_batch=2),
+    engine="ds_configs/zero1_fp32.json",
+    intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=40, save_every=300),
+    cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
+    source="this project: the rate and batch of tune_sentiment, see docs/tuning.md",
+    status="verified: see docs/tuning.md",
+)
