@@ -26,9 +26,12 @@ def _share(right: Sequence[bool]) -> float:
 
 
 def rhymes(lines: Sequence[str]) -> list[bool]:
-    """Whether the fourth, sixth … line rhymes with the second, as the letters are spoken today."""
-    first, *others = [_rhyme(line[-1]) for line in lines[1::2]] or [frozenset[str]()]
-    return [bool(first & other) for other in others]
+    """Whether the fourth, sixth … line rhymes with the second, as the letters are spoken today.
+
+    A letter that has ended a line before rhymes with nothing: to say the same again is no verse.
+    """
+    ends = [line[-1] for line in lines[1::2]]
+    return [bool(_rhyme(ends[0]) & _rhyme(end)) and end not in ends[:at] for at, end in enumerate(ends) if at]
 
 
 def _rhyme(letter: str) -> frozenset[str]:

@@ -110,6 +110,8 @@ def test_the_form_of_verse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert verse.form({}, ["床前光，疑是霜。\n舉頭望山月，低頭思故雪。"]) == {"lines": 0.5, "rhyme": 0}
     assert verse.form({}, ["   "]) == {"lines": 0, "rhyme": 0}
     assert verse.rhymes(["一", "霜", "二", "鄉", "三", "雪", "四", "?"]) == [True, False, False]
+    assert verse.rhymes(["一", "霜", "二", "霜", "三", "鄉", "四", "鄉"]) == [False, True, False]  # the same said again
+    assert verse.rhymes(["一"]) == verse.rhymes([]) == []
     verse._rhymes_of_letters.cache_clear()
 
 
