@@ -22,8 +22,8 @@ from data.corpus import bigbench as questions
 from data.corpus.fetch import fetch_sdist
 from data.taught import pypi
 from data.taught.bigbench import relation
-from data.taught.npm import dictionary
 from data.taught.sets import rows_file
+from data.taught.words import into_chinese
 from inference.tasks.own import scores, verse
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -96,39 +96,13 @@ def english(row: JsonObject) -> str:
 
 
 @cache
-def meanings() -> dict[str, list[str]]:
-    """The Chinese words that have an English one among their meanings."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for _, new, _, means in dictionary():
-        for sense in (sense for mean in means for sense in mean.split(";")):
-            word = re.sub(r"\([^)]*\)|^\s*to\s", "", sense.lower()).strip()
-            if re.fullmatch(r"[a-z-]+", word):
-                found[word].append(new)
-    return found
-
-
-@cache
-def chinese(word: str) -> str:
-    """Of the words of several letters that mean the English one, that which Chinese for training has most often."""
-    known = meanings().get(word) or meanings().get(word.rstrip("s")) or [word]
-    return max(known, key=lambda each: (len(each) > 1) * _learned().count(each))
-
-
-@cache
-def _learned() -> str:
-    return "\n".join(row["completion"] for row in rows("tune_help_zh", "train"))
+def say_in_chinese() -> Callable[[str], str]:
+    """English word by word: the words are those that the Chinese for training has most often."""
+    return into_chinese("\n".join(row["completion"] for row in rows("tune_help_zh", "train")))
 
 
 def word_by_word(row: JsonObject) -> str:
-    """Each word as the dictionary has it, or its singular; others stay, but for the articles."""
-
-    def said(found: re.Match[str]) -> str:
-        word = found[0].lower()
-        there = chinese(word)
-        return "" if word in ("a", "an", "the") else found[0] if there == word else there
-
-    text = re.sub(r"[A-Za-z-]+", said, english(row))
-    return re.sub(r"(?<=[^\x00-\x7f])\s+|\s+(?=[^\x00-\x7f])", "", text).replace(",", "，").replace(".", "。")
+    return say_in_chinese()(english(row))
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------

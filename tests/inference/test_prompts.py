@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from commands import generate as command
+from data.corpus import corpora
+from data.corpus.document import read_pieces
+from data.corpus.examples import Form
 from inference import export, generate, prompts
 from inference.ranks import Loading
 from inference.sampling import Sampling
@@ -18,6 +21,7 @@ from support.errors import WRONG_INPUT
 from tests.commands.running import Command, succeed
 
 PROMPTS = ["the cat", "the rat sat", "and more", "x", "the cat sat on the mat"]
+SPLITS = {"the cat": "train", "the rat sat": "validation", "and more": "test"}
 HOW = Sampling(samples=2, max_new_tokens=12, seed=5)
 
 
@@ -42,6 +46,21 @@ def test_each_row_is_what_its_prompt_gives_alone(given: Path) -> None:
         row = rows[2 * number + 1]
         assert row["samples"] == generate.generate(given, text, HOW)["samples"]
         assert row["prompt"] == text and row["more"] == {"id": f"q{number}"}
+        assert text + row["completion"] == row["samples"][0]
+
+
+def test_what_is_written_is_a_corpus_whose_rows_keep_their_fields_and_split(run: Path) -> None:
+    given = [{"prompt": text, "id": number, "split": split} for number, (text, split) in enumerate(SPLITS.items())]
+    (run.parent / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    out = run.parent / "out.jsonl"
+    write(run, out, Sampling(greedy=True, max_new_tokens=12))
+    written = {row["prompt"]: row["completion"] for row in json_lines.read(out)}
+    for template, wanted in (
+        ("auto", "{prompt}{completion}"),
+        ("{completion} is of {more.id}", "{completion} is of {id}"),
+    ):
+        found = {each.text: each.split for each in read_pieces(corpora.pieces(str(out), Form(template, 64)))}
+        assert found == {wanted.format(**row, completion=written[str(row["prompt"])]): row["split"] for row in given}
 
 
 def test_a_row_that_is_done_is_not_done_again(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
