@@ -25,12 +25,12 @@ from data.taught.bigbench import relation
 from data.taught.npm import dictionary
 from data.taught.sets import rows_file
 from inference.tasks.own import scores, verse
+from inference.tasks.own.rows import SENTENCES, sentences
 from support.errors import UserError
 from support.json_object import JsonObject
 
 Scores = dict[str, float]
 Write = Callable[[JsonObject], str]
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(\d])|\n+")
 MOST = 2_000  # rows of a set that are scored; they come in an order that has nothing to do with what they say
 
 
@@ -44,11 +44,6 @@ def rows(name: str, split: str) -> list[JsonObject]:
 def mean(each: Sequence[Scores]) -> Scores:
     """The mean of each score."""
     return {key: sum(one[key] for one in each) / len(each) for key in each[0]}
-
-
-def sentences(text: str) -> list[str]:
-    """A text's sentences: they end with a mark before a capital, or with the line."""
-    return [part.strip() for part in SENTENCE.split(text) if part.strip()]
 
 
 # --- Summaries -------------------------------------------------------------------------------------------------------
@@ -72,7 +67,7 @@ def textrank(row: JsonObject) -> str:
         def to_words(self, text: str) -> tuple[str, ...]:
             return tuple(re.findall(r"\w+", text))
 
-    found = [Sentence(text, Words()) for text in sentences(source(row))[:50]]
+    found = [Sentence(text, Words()) for text in sentences(source(row))[:SENTENCES]]
     best = TextRankSummarizer()(ObjectDocumentModel([Paragraph(found)]), 1)
     return str(best[0]) if best else ""
 
