@@ -1,0 +1,35 @@
+"""Control: a GPT tiny learns to write sentences of film reviews behind a named prefix, `[sentiment=positive] Review:`.
+
+parameters      1.7 M  (2 layers, 192 wide, 3 heads, vocabulary 4,096, sequence 64)
+tokens a step   1,024  (16 samples of 64 tokens: whole examples and padding)
+steps           600  (614,400 tokens)
+FLOPs           6.3e12  (10.3 MFLOPs a token)
+
+The shape is that of the model that it begins with, which may be any: `--from`.
+"""
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the project, also where this file is run by its path
+    from commands.pretrain import main
+
+    main(__file__)
+
+from recipes.gpt_tiny import RECIPE as TINY
+from recipes.recipe import BASE, AdamW, Batch, Cluster, Data, Intervals, Recipe, Schedule
+
+RECIPE = Recipe(
+    name="tune_control",
+    model=TINY.model,
+    data=Data(corpus="tune_control", tokeniser=BASE, template="auto", skip_longer=True),
+    optimizer=AdamW(lr=1e-3),
+    schedule=Schedule(train_tokens=614_400, warmup_tokens=40_960, decay_tokens=614_400, min_lr_ratio=0.0),
+    batch=Batch(global_batch=16, micro_batch=8),
+    engine="ds_configs/zero1_fp32.json",
+    intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=160, save_every=300),
+    cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
+    source="this project: trials by the loss of held-out answers, see docs/tuning.md",
+    status="verified: see docs/tuning.md",
+)
