@@ -26,7 +26,7 @@ RUNFLAG = $(call text,RUN,--run)
 .PHONY: help setup demo test test-faults test-kills test-clusters test-avx2 lint recipes rehearse check clusters preflight \
 	status logs stop clean-corpus inspect watch \
 	evaluate generate look chat serve export import report runs note save clean-runs compare new-recipe diff bench bench-planner bench-search \
-	bench-data bench-decode bench-quantize bench-taught $(SIZES)
+	bench-data bench-decode bench-quantize bench-taught bench-control $(SIZES)
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9%. -]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -184,6 +184,9 @@ bench-quantize: setup  ## bytes, loss and speed of rounded weights: ARGS="EXPORT
 
 bench-taught: setup  ## what a tuned model has to beat: ARGS="tune_sentiment tune_read"
 	$(PY) -m bench.taught $(ARGS)
+
+bench-control: setup  ## how far named prefixes move the sentiment of reviews: ARGS="--control RUN --classifier RUN"
+	$(PY) -m bench.control $(ARGS)
 
 .DEFAULT:
 	@echo "error: there is no target $@; see make help, or make recipes for the sizes" >&2; exit 2

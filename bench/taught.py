@@ -25,12 +25,12 @@ from data.taught.bigbench import relation
 from data.taught.sets import rows_file
 from data.taught.words import into_chinese
 from inference.tasks.own import scores, verse
+from inference.tasks.own.rows import SENTENCES, sentences
 from support.errors import UserError
 from support.json_object import JsonObject
 
 Scores = dict[str, float]
 Write = Callable[[JsonObject], str]
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(\d])|\n+")
 MOST = 2_000  # rows of a set that are scored; they come in an order that has nothing to do with what they say
 
 
@@ -44,11 +44,6 @@ def rows(name: str, split: str) -> list[JsonObject]:
 def mean(each: Sequence[Scores]) -> Scores:
     """The mean of each score."""
     return {key: sum(one[key] for one in each) / len(each) for key in each[0]}
-
-
-def sentences(text: str) -> list[str]:
-    """A text's sentences: they end with a mark before a capital, or with the line."""
-    return [part.strip() for part in SENTENCE.split(text) if part.strip()]
 
 
 # --- Summaries -------------------------------------------------------------------------------------------------------
@@ -72,7 +67,7 @@ def textrank(row: JsonObject) -> str:
         def to_words(self, text: str) -> tuple[str, ...]:
             return tuple(re.findall(r"\w+", text))
 
-    found = [Sentence(text, Words()) for text in sentences(source(row))[:50]]
+    found = [Sentence(text, Words()) for text in sentences(source(row))[:SENTENCES]]
     best = TextRankSummarizer()(ObjectDocumentModel([Paragraph(found)]), 1)
     return str(best[0]) if best else ""
 
@@ -147,9 +142,6 @@ def chance(name: str) -> Iterator[tuple[str, str, Scores]]:
 
 def sentiment() -> Iterator[tuple[str, str, Scores]]:
     """The more frequent answer, VADER's lexicon and rules, and naive Bayes."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.naive_bayes import MultinomialNB
-
     name = "tune_sentiment"
     tested, trained = rows(name, "test"), rows(name, "train")
     usual = Counter(row["gold"] for row in trained).most_common(1)[0][0]
@@ -158,15 +150,28 @@ def sentiment() -> Iterator[tuple[str, str, Scores]]:
     for what, those in (("", tested), (", on all rows", [*tested, *trained, *rows(name, "validation")])):
         right = sum((polarity(_review(row))["compound"] > 0) == bool(row["gold"]) for row in those)
         yield name, f"VADER's lexicon and rules{what}", {"acc": right / len(those)}
-    for what, words in (("words", (1, 1)), ("words and pairs of words", (1, 2))):
-        count = CountVectorizer(ngram_range=words, binary=True)
-        bayes = MultinomialNB().fit(count.fit_transform(map(_review, trained)), [row["gold"] for row in trained])
-        accuracy = bayes.score(count.transform(map(_review, tested)), [row["gold"] for row in tested])
-        yield name, f"naive Bayes of {what}", {"acc": float(accuracy)}
+    reviews, gold = [_review(row) for row in tested], [bool(row["gold"]) for row in tested]
+    for what, words in (("words", 1), ("words and pairs of words", 2)):
+        agreed = sum(told == kind for told, kind in zip(naive_bayes(words)(reviews), gold, strict=True))
+        yield name, f"naive Bayes of {what}", {"acc": agreed / len(gold)}
+
+
+def naive_bayes(words: int) -> Callable[[Sequence[str]], list[bool]]:
+    """What says which reviews are positive, by n-grams of up to so many words; learned from the reviews for training.
+
+    A word counts once a review.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+
+    trained, count = rows("tune_sentiment", "train"), CountVectorizer(ngram_range=(1, words), binary=True)
+    bayes = MultinomialNB().fit(count.fit_transform(map(_review, trained)), [row["gold"] for row in trained])
+    return lambda reviews: [bool(label) for label in bayes.predict(count.transform(reviews))]
 
 
 def _review(row: JsonObject) -> str:
-    return str(row["prompt"]).removeprefix("Review: ").removesuffix("\nSentiment:")
+    before, _, behind = pypi.ASKED.partition("{}")
+    return str(row["prompt"]).removeprefix(before).removesuffix(behind)
 
 
 def _vader() -> Callable[[str], Scores]:

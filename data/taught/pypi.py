@@ -1,4 +1,4 @@
-"""Tasks out of source archives of PyPI: sentiment and dialogue."""
+"""Tasks out of source archives of PyPI: sentiment, reviews of a named sentiment, and dialogue."""
 
 import io
 import tarfile
@@ -15,6 +15,8 @@ VADER_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9
 REVIEWS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 CLEAR = 0.5  # a mean rating of so much, of -4 to 4, says that people agree
 SENTIMENTS = [" negative", " positive"]
+ASKED = "Review: {}\nSentiment:"
+STEERED = [f"[sentiment={each.strip()}] Review:" for each in SENTIMENTS]
 
 CHATTERBOT = "chatterbot_corpus==1.3.3"
 CHATTERBOT_SHA256 = "615b5c4c605154f60ae51d03ed918ed92e9d32bc2b144b759bbc64ecdbe18481"
@@ -32,6 +34,19 @@ def member(archive: Path, end: str) -> bytes:
 
 def sentiment() -> Iterator[Row]:
     """Sentences of reviews of films that twenty people rated, where the mean rating is clear."""
+    for text, gold in _reviews():
+        yield written(ASKED.format(text), SENTIMENTS[gold], text.lower(), text, choices=SENTIMENTS, gold=gold)
+
+
+def control() -> Iterator[Row]:
+    """The same reviews, each to be written behind its sentiment. Groups and texts are those of `sentiment`, so a review
+    is in the same split; the choices are what it may stand behind."""
+    for text, gold in _reviews():
+        yield written(STEERED[gold], f" {text}", text.lower(), text, choices=STEERED, gold=gold)
+
+
+def _reviews() -> Iterator[tuple[str, int]]:
+    """Reviews, each with the number of its sentiment."""
     inner = member(fetch_sdist(VADER, VADER_SHA256), "additional_resources/hutto_ICWSM_2014.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(inner), mode="r:gz") as members:
         content = members.extractfile(REVIEWS)
@@ -40,9 +55,7 @@ def sentiment() -> Iterator[Row]:
     for line in lines:
         _, rating, text = line.split("\t", 2)
         if abs(float(rating)) >= CLEAR:
-            gold, text = int(float(rating) > 0), " ".join(text.split())
-            prompt = f"Review: {text}\nSentiment:"
-            yield written(prompt, SENTIMENTS[gold], text.lower(), text, choices=SENTIMENTS, gold=gold)
+            yield " ".join(text.split()), int(float(rating) > 0)
 
 
 def dialogue() -> Iterator[Row]:

@@ -87,6 +87,12 @@ SETS = {
         f"{pypi.VADER}, sha256 {pypi.VADER_SHA256}",
         pypi.sentiment,
     ),
+    "tune_control": Taught(
+        "the same reviews, to be written behind their sentiment",
+        "MIT (the archive); the reviews are their authors'",
+        f"{pypi.VADER}, sha256 {pypi.VADER_SHA256}",
+        pypi.control,
+    ),
     "tune_summary": _debian("long descriptions of packages, into short ones", DESCRIPTIONS, debian.summaries),
     "tune_sources": _debian("the packages of a source, into one line", DESCRIPTIONS, debian.sources),
     "tune_help_de": _debian("LibreOffice's help, into German", HELP, partial(debian.help_pages, "de")),

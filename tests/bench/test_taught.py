@@ -6,6 +6,7 @@ import pytest
 
 from bench import taught
 from data.taught import words
+from inference.tasks.own.rows import sentences
 from tests.inference.tasks.test_tune import given
 
 
@@ -18,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_sentences_end_at_marks_and_lines() -> None:
-    assert taught.sentences("One v. two. Three!\n* four\n\nFive?") == ["One v. two.", "Three!", "* four", "Five?"]
+    assert sentences("One v. two. Three!\n* four\n\nFive?") == ["One v. two.", "Three!", "* four", "Five?"]
 
 
 def test_the_first_sentence_is_scored(cache: Path) -> None:

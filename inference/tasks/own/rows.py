@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ LAMBADA = "STAGECRAFT_LAMBADA"
 LISTS = ("answers", "choices")
 GOLD = "gold"  # the number of the right choice, from 0
 MESSAGES, SPLIT = "messages", "split"
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(\d])|\n+")
+SENTENCES = 50  # of a text that are ranked, the first ones
 
 
 def load(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
@@ -39,9 +42,33 @@ def taught(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]
     """
     from datasets import Dataset
 
+    return {"test": Dataset.from_list(_held_out(rows, fields))}
+
+
+def extracted(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
+    """The held-out rows of a set of summaries, each with the first sentences of its text, and what asks for a summary.
+
+    Errors: as `load`.
+    """
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list([_cut(row) for row in _held_out(rows, fields)])}
+
+
+def _cut(row: JsonObject) -> JsonObject:
+    text, _, question = row["prompt"].rpartition("\n")
+    return {**row, "sentences": sentences(text)[:SENTENCES], "question": question}
+
+
+def sentences(text: str) -> list[str]:
+    """A text's sentences: they end with a mark before a capital, or with the line."""
+    return [part.strip() for part in SENTENCE.split(text) if part.strip()]
+
+
+def _held_out(rows: str, fields: Sequence[str]) -> list[JsonObject]:
     path = sets.rows_file(rows)
     found = checked(path, [*fields, SPLIT], path)
-    return {"test": Dataset.from_list([_asked(row) for row in found if row.pop(SPLIT) == "test"])}
+    return [_asked(row) for row in found if row.pop(SPLIT) == "test"]
 
 
 def _asked(row: JsonObject) -> JsonObject:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Written = Sequence[tuple[str, Sequence[str]]]  # a text and its references
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+STEERED_WORDS = 12
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -82,6 +83,19 @@ def last_word(row: JsonObject, results: Sequence[str]) -> dict[str, float]:
 def right_context(row: JsonObject) -> int:
     """The number of the right choice, for lm-eval, which asks for it as a text where contexts are the choices."""
     return int(row["gold"])
+
+
+def steered_text(row: JsonObject) -> str:
+    """The first words of a text that stands behind a prefix: a context of 64 tokens has room for both."""
+    return " " + " ".join(row["completion"].split()[:STEERED_WORDS])
+
+
+def steered(row: JsonObject, results: Sequence[tuple[float, bool]]) -> JsonObject:
+    """Whether a text is likelier behind its own prefix than behind the others, and its perplexity there."""
+    odds = [total for total, _ in results]
+    right = row["gold"]
+    best = max(range(len(odds)), key=odds.__getitem__)
+    return {"acc": float(best == right), "word_perplexity": (odds[right], len(steered_text(row).split()))}
 
 
 # --- Texts -----------------------------------------------------------------------------------------------------------

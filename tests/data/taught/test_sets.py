@@ -47,6 +47,19 @@ def test_clear_reviews_are_rows_and_a_corpus(
     assert capsys.readouterr().err == ""  # made once
 
 
+def test_reviews_to_be_written_are_held_out_as_those_to_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.pypi_cached(tmp_path / "cache", monkeypatch)
+    found = {f"Review:{row['completion']}\nSentiment:": row for row in rows("tune_control")}
+    judged = {row["prompt"]: row for row in rows("tune_sentiment")}
+    assert {text: row["split"] for text, row in found.items()} == {text: row["split"] for text, row in judged.items()}
+    fine = found["Review: A fine film.\nSentiment:"]
+    assert (fine["prompt"], fine["gold"]) == ("[sentiment=positive] Review:", 1)
+    assert fine["choices"] == ["[sentiment=negative] Review:", "[sentiment=positive] Review:"]
+    assert all(row["gold"] == judged[text]["gold"] for text, row in found.items())
+
+
 def test_conversations_end_with_the_assistant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.pypi_cached(tmp_path / "cache", monkeypatch)
     made = list(dialogue())

@@ -63,7 +63,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_is_a_task_for_each_source_and_each_metric_is_whole(package: None) -> None:
     manager = TaskManager(include_path=str(OWN), include_defaults=False)
-    assert set(manager.all_subtasks) == {*SOURCES, *SETS, "lambada_usual", "lambada_strict"}
+    extracted = {f"extract_{name}" for name in ("summary", "sources", "xsum", "wikilingua")}
+    assert set(manager.all_subtasks) == {*SOURCES, *SETS, *extracted, "lambada_usual", "lambada_strict"}
     for task in manager.load(["bb"])["tasks"].values():  # lm-eval looks for both after all the work
         assert task.aggregation().keys() == task.higher_is_better().keys() == {*task._metric_fn_list}
         assert all(task.higher_is_better().values())

@@ -79,6 +79,21 @@ def test_of_a_conversation_the_last_answer_is_scored(cache: Path) -> None:
     assert model.candidates == [("User: Hi\nAssistant: Yes?\nUser: Who?\nAssistant:", " I am one")]
 
 
+def test_control_is_whether_a_text_is_likelier_behind_its_own_prefix(cache: Path) -> None:
+    prefixes = ["[sentiment=negative] Review:", "[sentiment=positive] Review:"]
+    texts = [(" It bores me", 0), (" A fine film", 1), (f" So it goes {'on ' * 9}and on", 1)]
+    content = [
+        {"prompt": "", "completion": text, "choices": prefixes, "gold": at, "split": "test"} for text, at in texts
+    ]
+    given(cache, "tune_control", *content)
+    first = f" So it goes{' on' * 9}"  # twelve words
+    odds = {" It bores me": (-3.0, -9.0), " A fine film": (-9.0, -6.0), first: (-4.0, -6.0)}
+    model = Known({}, lambda prefix, text: odds[text][prefixes.index(prefix)])
+    found = scores(model, "tune_control")["tune_control"]
+    assert found == pytest.approx({"acc": 2 / 3, "word_perplexity": math.exp((3 + 6 + 6) / (3 + 3 + 12))})
+    assert model.candidates == [(prefix, text) for text in odds for prefix in prefixes]
+
+
 @pytest.mark.parametrize(
     ("name", "row", "words"),
     [
