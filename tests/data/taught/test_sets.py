@@ -9,6 +9,7 @@ import pytest
 
 from data.corpus import corpora
 from data.corpus.fetch import debian_index
+from data.corpus.named import CORPORA
 from data.taught import npm, sets
 from data.taught.bigbench import instructions, relation
 from data.taught.debian import blocks, unwrapped
@@ -227,5 +228,5 @@ def test_tasks_with_instructions_are_held_out_by_what_they_were_made_of(
 
 def test_each_set_says_what_it_is() -> None:
     assert all(each.what and each.licence and each.fixed_by for each in SETS.values())
-    assert set(SETS) <= set(corpora.CORPORA)
+    assert set(SETS) <= set(CORPORA)
     assert replace(SETS["tune_read"], what="") != SETS["tune_read"]
