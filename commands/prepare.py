@@ -3,7 +3,7 @@
 import sys
 
 from commands import cli
-from data.corpus import corpora
+from data.corpus.named import CORPORA
 from data.tokens import prepare
 from data.tokens.encode import ENGINES
 from inference import teach
@@ -18,7 +18,7 @@ from support.terminal import Say, print_table
 
 def list_corpora(quiet: bool) -> list[JsonObject]:
     """The registry; printed unless `quiet`."""
-    known = [corpus.described for corpus in corpora.CORPORA.values()]
+    known = [corpus.described for corpus in CORPORA.values()]
     if quiet:
         return known
     from rich.table import Column, Table

@@ -29,9 +29,11 @@ def main(file: str | None = None) -> None:
         from commands.rank import be_rank
 
         def as_rank() -> None:
+            from launch.base import with_base
             from training import train
 
-            train.train_alone(load(name), request)
+            recipe = load(name)
+            train.train_alone(recipe, with_base(recipe, request))
 
         be_rank(as_rank)
     else:

@@ -3,8 +3,9 @@
 import math
 from pathlib import Path
 
-from data.corpus.corpora import CORPORA, hub_of
+from data.corpus.corpora import hub_of
 from data.corpus.examples import AUTO
+from data.corpus.named import CORPORA
 from inference.form import Form
 from model.config import LoRA
 from model.engine.values import precision, zero_stage

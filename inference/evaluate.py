@@ -57,7 +57,8 @@ def _answers(words: Words, data: str, which: str | None) -> JsonObject:
     model, checkpoint = _loaded(words, which)
     found = [answer_loss(model, each) for each in answers]
     described = _described(words.path, data, checkpoint, model)
-    return {**described, "objective": ANSWERS, **_together(answers, found)}
+    left_out = sum(each.left_out for each in answers)
+    return {**described, "objective": ANSWERS, **_together(answers, found), "left_out": left_out}
 
 
 def word_perplexity(path: Path, data: str, which: str | None = None, stride: int | None = None) -> JsonObject:
@@ -154,6 +155,8 @@ def show(values: JsonObject) -> None:
         f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}{bits} over "
         f"{values['tokens']:,}{asked} tokens"
     )
+    if values.get("left_out"):
+        print(f"{values['left_out']:,} longer than the context of {values['context']:,} left out (data.skip_longer)")
     for part in values["parts"] if len(values.get("parts", ())) > 1 else ():
         print(f"  {part['share']:7.3%} {part['name']}: loss {part['loss']:.4f} over {part['tokens']:,} tokens")
     if "pseudo_loss" in values:

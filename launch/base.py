@@ -10,6 +10,7 @@ from model.config import NO_ADAPTERS
 from recipes.recipe import Data, Recipe
 from run.directory import runs_root
 from run.request import Request, settled
+from support.files import locked
 from support.json_object import JsonObject
 
 IMPORTED = "imported"  # the folder of such runs below the root, and the name of their recipe
@@ -37,18 +38,22 @@ def with_base(recipe: Recipe, request: Request) -> Request:
 
 
 def _imported(source: Path, recipe: Recipe) -> Path:
-    """The run that holds the model of a folder; made where it is not there, or the folder has changed since."""
+    """The run that holds the model of a folder; made where it is not there, or the folder has changed since.
+
+    Ranks of another launcher come all at once: one makes it, and the others wait.
+    """
     from inference.importing import import_model
 
     files = sorted(file for file in (source.iterdir() if source.is_dir() else [source]) if file.is_file())
     state = [str(source.resolve()), *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
     slug = re.sub(r"[^\w.-]+", "-", source.resolve().name)
     run = runs_root() / IMPORTED / f"{slug}-{hashlib.sha256(repr(state).encode()).hexdigest()[:8]}"
-    if not run.exists():
-        plain = Data(corpus=recipe.data.corpus, tokeniser=WITHOUT_BASE)
-        whole = dataclasses.replace(recipe, name=IMPORTED, data=plain, lora=NO_ADAPTERS)
-        told: JsonObject = import_model(source, whole, run, None, None)
-        print(f"imported {source}, a {told['form']} of {told['parameters']:,} parameters, to {run}", flush=True)
-        for note in told["notes"]:
-            print(f"note: {note}", flush=True)
+    with locked(runs_root() / f".{IMPORTED}.lock"):
+        if not run.exists():
+            plain = Data(corpus=recipe.data.corpus, tokeniser=WITHOUT_BASE)
+            whole = dataclasses.replace(recipe, name=IMPORTED, data=plain, lora=NO_ADAPTERS)
+            told: JsonObject = import_model(source, whole, run, None, None)
+            print(f"imported {source}, a {told['form']} of {told['parameters']:,} parameters, to {run}", flush=True)
+            for note in told["notes"]:
+                print(f"note: {note}", flush=True)
     return run

@@ -10,6 +10,7 @@ from launch import local
 from launch.start import start
 from recipes.axes import Point
 from recipes.recipe import Recipe
+from recipes.settings import override
 from run import events, record, trials
 from run.request import Request, plan_run
 from run.status import CRASHED
@@ -46,11 +47,6 @@ def search(wanted: Search) -> None:
     Errors: `UserError` before the first run where one of the points cannot be, or another process tries them;
     `StoppedError` on request.
     """
-    if wanted.recipe.data.tunes or wanted.recipe.lora.rank:
-        raise UserError(
-            f"{wanted.recipe.name} tunes a model, and try takes none; pretrain with --from, --set and a --name each, "
-            "then stagecraft compare"
-        )
     known, due = trials.numbered(wanted.folder, wanted.points)
     last_steps = _checked(wanted, due)
     with locked(wanted.folder / ".lock", f"another process tries {wanted.folder.name}; wait for its end"):
@@ -71,9 +67,16 @@ def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
     steps = []
     for trial in due:
         try:
+            recipe = override(wanted.recipe, [*trial.point.settings])
+            if recipe.data.tunes or recipe.lora.rank:
+                raise UserError(
+                    "it tunes a model, and try takes none; pretrain with --from, --set and a --name each, then "
+                    "stagecraft compare"
+                )
             steps.append(plan_run(wanted.recipe, wanted.request(trial), world).last_step_from(0, 0))
         except UserError as error:
-            raise UserError(f"{' '.join(trial.point.settings)}: {error}") from None
+            of = " ".join(trial.point.settings) or trial.point.deepspeed_config
+            raise UserError(f"{of}: {error}") from None
     return steps
 
 

@@ -21,7 +21,8 @@ def block_bytes(work: Work) -> tuple[Number, Number]:
     Korthikanti et al. 2022, equations 1 to 4: s b h (34 + 5 a s / h) on one rank; with tensor parallelism 10 of the 34
     stay whole, 2 of them masks of dropout, unless the sequence is split too. The 24 sliced ones are queries, keys,
     values, attention's output and the feed-forward layer's 16 at four times the width. The two terms are returned
-    apart; with fused attention the second is 0.
+    apart; with fused attention the second is 0. Where attention is told who sees whom, torch puts that into the
+    precision of the weights in each block anew, and keeps it with the scores.
     """
     half = work.weight_bytes / 2  # elements of 2 bytes in the formulas; masks have one
     masks = np.where(work.dropout, 1.0, 0.0)
@@ -35,7 +36,12 @@ def block_bytes(work: Work) -> tuple[Number, Number]:
     heads = work.num_attention_heads / (work.tp * work.ulysses)
     squares = work.micro_batch * heads * work.seq_length**2
     scores = np.where(work.variant.fused, 0.0, squares * (2.0 * half + masks * (1.0 + 2.0 * half)))
-    return work.tokens * work.hidden_size * (whole + sliced), scores
+    return work.tokens * work.hidden_size * (whole + sliced), scores + visible_bytes(work) * work.weight_bytes
+
+
+def visible_bytes(work: Work) -> Number:
+    """Who sees whom in a micro-batch, a byte a pair, whole on each tensor and Ulysses rank; 0 where nobody is told."""
+    return np.where(work.apart, work.micro_batch * work.seq_length**2, 0.0)
 
 
 def checkpoint_bytes(work: Work) -> Number:
@@ -65,9 +71,11 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Number]:
     last = stage_ == p - 1
     tokens_logits = work.tokens * work.vocab_rows / work.tp
     output = np.where(p > 1, checkpoint, 0.0)  # handed on, and kept until its gradient comes
+    visible = np.where(work.full + work.selective > 0, visible_bytes(work), 0.0)  # one for all blocks that recompute
     # While a block is recomputed, or an attention's core, its activations stand beside the kept ones.
     working = np.where(work.full > 0, block + scores, np.where(work.selective > 0, scores, 0.0))
-    logits = np.where(last, work.variant.logit_bytes * tokens_logits, 0.0)
+    divergence = 4.0 * np.where(work.taught, 1.0, 0.0)  # softened odds in fp32, besides those of the cross entropy
+    logits = np.where(last, (work.variant.logit_bytes + divergence) * tokens_logits, 0.0)
     # Stage 3 gathers two blocks ahead, or as much as it may, or one matrix at the least.
     largest = np.maximum(GATHERED_ELEMENTS, work.hidden_size * work.ffn_hidden_size / work.tp)
     live = np.minimum(2.0 * work.block_matrices / work.tp, largest) * work.weight_bytes
@@ -81,7 +89,7 @@ def rank_bytes(work: Work, stage: Number) -> dict[str, Number]:
         "weights": parameters * work.weight_bytes * np.where(zero == 3, 1 / copies + second, 1.0),
         "gradients": trained * work.gradient_bytes / np.where((zero >= 2) & (p == 1), copies, 1),
         "optimizer states": trained * (8.0 + work.master_bytes) / np.where(zero >= 1, copies, 1),
-        "activations": in_flight(work, stage) * (blocks * kept + output),
+        "activations": in_flight(work, stage) * (blocks * kept + output + visible),
         "working memory": working,
         "logits and loss": logits,
         "communication": np.where(zero == 3, live + buckets, np.where(copies > 1, buckets, 0.0)),

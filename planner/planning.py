@@ -15,7 +15,7 @@ from planner.resolve import data_degree, resolve_engine
 from planner.saving import CHECKPOINT_BYTES, STORAGE_GB_S, saving
 from planner.timing import Machine, step_time
 from planner.values import MemoryPlan, Plan, SavingPlan, TimePlan
-from planner.work import Work, work
+from planner.work import Work, step_of
 from recipes.recipe import Batch, Cluster, Recipe, steps_for
 from support.errors import UserError
 
@@ -122,7 +122,7 @@ def check_precision(gpu: GPU, dtype: str) -> None:
 def own_step(recipe: Recipe, config_path: Path, world_size: int) -> Work:
     """The step of the recipe's own layout. Errors: `UserError` where it does not go with the world size."""
     resolved = resolve_engine(recipe, engine_config.read(config_path), config_path, world_size)
-    return work(recipe.model, recipe.layout, resolved.json, data_degree(recipe, world_size), recipe.lora)
+    return step_of(recipe, resolved.json, data_degree(recipe, world_size))
 
 
 def plan(
@@ -140,7 +140,7 @@ def plan(
     config = engine_config.read(config_path)
     resolved = resolve_engine(recipe, config, config_path, world_size)
     degree = data_degree(recipe, world_size)
-    step = work(recipe.model, recipe.layout, resolved.json, degree, recipe.lora)
+    step = step_of(recipe, resolved.json, degree)
     values: Plan = {
         "recipe": recipe.name,
         "status": recipe.status,

@@ -17,7 +17,7 @@ from planner.planning import USABLE_SHARE, check_precision, own_step
 from planner.resolve import engine_values
 from planner.timing import Machine, StepTime, step_time
 from planner.values import Candidate, Found, Own, Refused
-from planner.work import Array, Number, Work, bucket_bytes, gradient_bytes, last_blocks, overlaps, work
+from planner.work import Array, Number, Work, bucket_bytes, gradient_bytes, last_blocks, overlaps, step_of
 from recipes.recipe import Recipe
 from support.errors import UserError
 
@@ -47,7 +47,7 @@ def space(recipe: Recipe, path: Path) -> Space:
     config = filled(engine_config.read(path), values)
     free = {**config, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
     resolved = resolve(free, values, 1, str(path)).json
-    base = work(recipe.model, Layout(ulysses=recipe.layout.ulysses), resolved, 1, recipe.lora)
+    base = step_of(recipe, resolved, 1, Layout(ulysses=recipe.layout.ulysses))
     by_stage = [(*gradient_bytes(config, s), bucket_bytes(config, s), overlaps(config, s)) for s in range(4)]
     return Space(recipe, base, np.array(by_stage))
 

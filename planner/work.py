@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.config import NO_ADAPTERS, GPTConfig, LoRA
 from model.engine import config as engine_config
 from model.layout import Layout, stage_boundaries
+from recipes.recipe import Recipe
 from support.json_object import JsonObject
 
 Array = NDArray[np.float64]
@@ -63,7 +64,9 @@ class Work:
     reduce_bytes    bytes that data ranks send of a gradient
     bucket_bytes    bytes an element of the copy from which they send it
     master_bytes    bytes that the optimiser keeps of a parameter besides its two fp32 moments
-    causal          attention has a causal mask
+    causal          attention has a causal mask, of which its kernels skip the hidden half
+    apart           attention is told who sees whom, [B, S, S]: documents are apart, or a prefix sees itself
+    taught          the loss has a teacher beside the labels
     dropout         the masks of dropout are kept
     position_rows   learned positions
     nvme            offloaded optimizer states are in files
@@ -96,6 +99,8 @@ class Work:
     bucket_bytes: Number = 2
     master_bytes: Number = 4
     causal: Number = True
+    apart: Number = False
+    taught: Number = False
     dropout: Number = False
     position_rows: Number = 0
     offload_optimizer: Number = False
@@ -172,8 +177,23 @@ class Work:
         return self.model_flops + tokens * again
 
 
-def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int, lora: LoRA = NO_ADAPTERS) -> Work:
-    """The step of a recipe under a resolved DeepSpeed JSON."""
+def step_of(recipe: Recipe, engine: JsonObject, data_degree: int, layout: Layout | None = None) -> Work:
+    """The step of a recipe, in its own layout or another, under a resolved DeepSpeed JSON."""
+    apart = recipe.data.tunes or recipe.data.separate_documents
+    taught = bool(recipe.teacher.model)
+    return work(recipe.model, layout or recipe.layout, engine, data_degree, recipe.lora, apart, taught)
+
+
+def work(
+    model: GPTConfig,
+    layout: Layout,
+    engine: JsonObject,
+    data_degree: int,
+    lora: LoRA = NO_ADAPTERS,
+    apart: bool = False,
+    taught: bool = False,
+) -> Work:
+    """The step of a model under a resolved DeepSpeed JSON, its documents `apart` or not, `taught` or not."""
     recompute, zero = engine.get("activation_checkpointing", {}), engine.get("zero_optimization", {})
     kind, stage = engine_config.precision(engine), zero.get("stage", 0)
     # Every interval-th block, as the engine does it.
@@ -189,7 +209,9 @@ def work(model: GPTConfig, layout: Layout, engine: JsonObject, data_degree: int,
         seq_length=model.seq_length,
         vocab_rows=model.padded_vocab_size,
         position_rows=model.seq_length,
-        causal=model.objective == "causal",
+        causal=model.objective == "causal" and not apart,
+        apart=apart or model.objective == "prefix",
+        taught=taught,
         dropout=model.dropout > 0,
         micro_batch=engine["train_micro_batch_size_per_gpu"],
         global_batch=engine["train_batch_size"],

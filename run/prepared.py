@@ -7,6 +7,7 @@ from data.cleaning import clean
 from data.cleaning.stages import Settings
 from data.corpus import corpora
 from data.corpus.examples import AUTO, Form
+from data.corpus.named import CORPORA
 from data.corpus.sources import SPLITS
 from data.samples import blend, mixture
 from data.samples.mixture import Mixture, PreparedPart
@@ -158,7 +159,7 @@ def found_data(recipe: Recipe) -> dict[str, Path | None]:
     data, root, form = recipe.data, runs_root() / "data", form_of(recipe)
     texts = {part.corpus: part.corpus for part in data.parts}
     for corpus in texts:
-        if corpus not in corpora.CORPORA and corpora.hub_of(corpus) is None:
+        if corpus not in CORPORA and corpora.hub_of(corpus) is None:
             corpora.pieces(corpus, form)  # of local files, or it does not exist
     if data.clean:
         texts = {corpus: str(clean.folder_of(Settings(corpus, data.clean, None), root)) for corpus in texts}

@@ -19,7 +19,7 @@ from planner.finding import Finding, few
 from planner.hardware import GIGA, find
 from planner.resolve import data_degree
 from planner.timing import Machine
-from planner.work import work
+from planner.work import step_of
 from run.directory import Run
 from support.errors import UserError
 from training.device import device_name
@@ -161,9 +161,7 @@ def _between(run: Run, hosts: list[str]) -> list[Finding]:
     if rank:
         return []
     take_token(run.path, token)
-    step = work(
-        run.recipe.model, run.recipe.layout, run.engine.json, data_degree(run.recipe, len(hosts)), run.recipe.lora
-    )
+    step = step_of(run.recipe, run.engine.json, data_degree(run.recipe, len(hosts)))
     placed = placement.findings(run.recipe.layout, hosts, step, machine_of(hosts, device_name()))
     return [*unseen(run.path, hosts, problems), *skewed(skews(hosts, clocks)), *placed]
 

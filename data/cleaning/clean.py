@@ -30,6 +30,7 @@ from data.cleaning.stages import Settings
 from data.cleaning.tally import Count, Tally
 from data.corpus import corpora
 from data.corpus.document import utf8_bytes
+from data.corpus.named import CORPORA
 from data.corpus.sources import Document, Piece, Problems, read_pieces
 from support.errors import UserError
 from support.files import PARTIAL, enough_room, give_name, locked, write, write_json
@@ -120,7 +121,7 @@ def folder_of(settings: Settings, root: Path) -> Path:
 
 def _check_apart(corpus: str, out: Path) -> None:
     """The folder must not lie among the files that it is made from."""
-    if corpus not in corpora.CORPORA and Path(corpus).is_dir() and out.resolve().is_relative_to(Path(corpus).resolve()):
+    if corpus not in CORPORA and Path(corpus).is_dir() and out.resolve().is_relative_to(Path(corpus).resolve()):
         raise UserError(f"{out} lies inside the corpus {corpus}; give a folder outside of it")
 
 

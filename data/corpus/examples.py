@@ -37,7 +37,7 @@ class Form:
     answer, with what stands behind it. Or it is "auto": rows with `messages`, or with `prompt` and `completion`.
     Messages are put as `chat` says, the chat template of the tokeniser, whose special tokens are `special`; without
     one they are a transcript. With `whole` they are texts to read, as they stand there, and no examples. Errors:
-    `UserError` for a template without a place, or that cannot be read.
+    `UserError` for a template that has no place, shows its answer, or cannot be read.
     """
 
     template: str
@@ -130,6 +130,10 @@ def places(template: str) -> list[tuple[str, str | None]]:
     if any(not name or how or kind for _, name, how, kind in found if name is not None):
         raise UserError(
             f"data.template {template!r}: a place is the name of a field and nothing else, such as {{text}}"
+        )
+    if names[-1] in names[:-1]:
+        raise UserError(
+            f"data.template {template!r} shows the answer {{{names[-1]}}} before it is asked for; write it last alone"
         )
     return [(text, name) for text, name, _, _ in found]
 

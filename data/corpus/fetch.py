@@ -4,16 +4,20 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.errors import UserError
 from support.files import NO_ROOM, NoRoomError, give_name
+
+SCRATCH, DAY = ".fetch-", 86_400  # the beginning of a scratch folder's name; seconds
 
 
 def cache_directory() -> Path:
@@ -93,10 +97,9 @@ def debian_index(*languages: str) -> Iterator[DebianIndex]:
     The block gets them; they are there as long as it lasts. No rights are needed, and the system's lists stay as they
     are: containers switch the descriptions off. Errors: `UserError` where apt is missing or cannot reach them.
     """
-    cache_directory().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
+    with _scratch() as scratch:
         for name in ("lists", "archives"):
-            Path(scratch, name, "partial").mkdir(parents=True)
+            (scratch / name / "partial").mkdir(parents=True)
         settings = [
             f"Dir::State={scratch}",
             f"Dir::State::lists={scratch}/lists",
@@ -112,7 +115,7 @@ def debian_index(*languages: str) -> Iterator[DebianIndex]:
             done = subprocess.run(["apt-get", "update", *options], capture_output=True, text=True)
         except FileNotFoundError:
             raise UserError(f"could not fetch Debian's lists: there is no apt-get here; {advice}") from None
-        index = DebianIndex(Path(scratch, "lists"), tuple(options))
+        index = DebianIndex(scratch / "lists", tuple(options))
         missing = [name for name in languages if not index.files(f"_Translation-{name}")]
         if done.returncode or missing:
             told = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [f"no {missing} came"]
@@ -141,22 +144,35 @@ def fetch_debian(package: str, options: Sequence[str] = ()) -> Iterator[tuple[Pa
 
 @contextmanager
 def _downloaded(command: list[str], what: str, pattern: str, advice: str) -> Iterator[Path]:
-    cache = cache_directory()
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+    with _scratch() as scratch:
         try:
             done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
         except FileNotFoundError:
             raise UserError(f"could not download {what}: there is no {command[0]} here; {advice}") from None
-        found = list(Path(scratch).glob(pattern))
+        found = list(scratch.glob(pattern))
         if done.returncode or len(found) != 1:
             told = done.stderr.strip().splitlines() or ["no file came"]
             reason = next((line for line in told if line.startswith("npm error code")), told[-1])  # then npm tells more
             number = re.search(r"(?:\[Errno |OSError\()(\d+)", reason)
             if (number and int(number[1]) in NO_ROOM) or reason.endswith((" ENOSPC", " EDQUOT")):
-                raise NoRoomError(f"no room left in {cache} for {what}; free some, or set STAGECRAFT_CACHE elsewhere")
+                raise NoRoomError(
+                    f"no room left in {cache_directory()} for {what}; free some, or set STAGECRAFT_CACHE elsewhere"
+                )
             raise UserError(f"could not download {what}: {reason}; {advice}")
         yield found[0]
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder of the cache, for as long as the block lasts. One that a killed process left a day ago is removed."""
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    for left in cache.glob(f"{SCRATCH}*"):
+        with suppress(FileNotFoundError):  # another process removed it
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as folder:
+        yield Path(folder)
 
 
 def file_sha256(path: Path) -> str:

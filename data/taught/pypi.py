@@ -59,19 +59,17 @@ def _reviews() -> Iterator[tuple[str, int]]:
 
 
 def dialogue() -> Iterator[Row]:
-    """Conversations in English, equal ones once: some stand there a hundred times. Those that begin with the same words
-    stay together."""
+    """Conversations in English, some a hundred times. Those that begin with the same words stay together."""
     import yaml
 
-    loader, known = getattr(yaml, "CSafeLoader", yaml.SafeLoader), set[tuple[str, ...]]()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with tarfile.open(fetch_sdist(CHATTERBOT, CHATTERBOT_SHA256), "r:gz") as members:
         for each in members:
             content = members.extractfile(each) if "/data/english/" in each.name else None
             for turns in yaml.load(content, loader)["conversations"] if content else ():
                 said = list(takewhile(bool, (" ".join(str(turn).split()) for turn in turns)))  # some turns are empty
-                whole = tuple(said[: len(said) // 2 * 2])
-                if whole and whole not in known:
-                    known.add(whole)
+                whole = said[: len(said) // 2 * 2]
+                if whole:
                     yield conversation(whole, said[0].lower())
 
 

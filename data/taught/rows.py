@@ -1,5 +1,7 @@
 """Rows to learn a task from, and how they are parted into what is trained on and what is held out."""
 
+import hashlib
+import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +11,7 @@ from support.json_object import JsonObject
 
 ORDER = ("train", "validation", "test")
 VALIDATION, TEST = 5, 10  # of a hundred groups
+LONGEST = 20_000  # characters of a text: longer are lists of thousands of packages or fonts
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Parted:
-    """Rows with their field "split", how many each split has, and how many were left out for they are trained on."""
+    """Rows with their field "split", how many each split has, and how many were left out, by the reason."""
 
     rows: list[JsonObject]
     counts: Counter[str]
-    left_out: int
+    left_out: Counter[str]
 
 
 def written(prompt: str, completion: str, group: str, text: str = "", **more: object) -> Row:
@@ -43,17 +46,24 @@ def part(rows: Iterable[Row]) -> Parted:
     """Part rows by their groups, as the groups' names alone decide, in an order that they decide too.
 
     A held-out row is left out where a nearly equal one (MinHash, similarity of 0.8) is in a split nearer to training.
+    Of equal rows one stays; a text of more than `LONGEST` characters makes none.
     """
-    given = sorted(rows, key=lambda row: _hash(row.group))
+    everything = sorted(rows, key=lambda row: _hash(row.group))
+    given = [row for row in everything if len(row.text) <= LONGEST]
     splits = [row.split or drawn(row.group) for row in given]
     nearest = _nearest([row.text for row in given], [ORDER.index(split) for split in splits])
-    kept = [
-        (row, split)
-        for row, split, near in zip(given, splits, nearest, strict=True)
-        if split == "train" or near == ORDER.index(split)
-    ]
-    parted = [{**row.content, "split": split} for row, split in kept]
-    return Parted(parted, Counter(split for _, split in kept), len(given) - len(kept))
+    kept, known, left_out = list[JsonObject](), set[bytes](), Counter[str]()
+    left_out["too long"] = len(everything) - len(given)
+    for row, split, near in zip(given, splits, nearest, strict=True):
+        said = hashlib.sha256(json.dumps(row.content).encode()).digest()
+        if split != "train" and near != ORDER.index(split):
+            left_out["nearly trained on"] += 1
+        elif said in known:
+            left_out["equal to another"] += 1
+        else:
+            known.add(said)
+            kept.append({**row.content, "split": split})
+    return Parted(kept, Counter(row["split"] for row in kept), +left_out)
 
 
 def _hash(group: str) -> int:

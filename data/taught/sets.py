@@ -19,7 +19,7 @@ from data.taught.rows import ORDER, Row, part
 from support.errors import UserError
 from support.files import enough_room, locked, whole_file
 
-FORM = 1  # of the rows; a higher one makes them again
+FORM = 2  # of the rows; a higher one makes them again
 Rows = Callable[[], Iterable[Row]]
 
 
@@ -49,11 +49,8 @@ def rows_file(name: str) -> Path:
                 for row in parted.rows:
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             counts = ", ".join(f"{split} {parted.counts[split]:,}" for split in ORDER)
-            print(
-                f"{name}: {taught.what}; {counts}; {parted.left_out:,} left out that are nearly trained on; "
-                f"licence: {taught.licence}",
-                file=sys.stderr,
-            )
+            out = ", ".join(f"{number:,} {why}" for why, number in parted.left_out.items()) or "none"
+            print(f"{name}: {taught.what}; {counts}; left out: {out}; licence: {taught.licence}", file=sys.stderr)
     return path
 
 

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.corpus import corpora
-from data.corpus.corpora import split_of
 from data.corpus.examples import Form
 from data.corpus.fetch import file_sha256
+from data.corpus.named import CORPORA
 from data.corpus.sources import SPLITS, Problems
+from data.corpus.splitting import split_of
 from data.tokens import encode
 from data.tokens.beside import Beside
 from data.tokens.shards import WEIGHTS, Shards, digest, token_dtype, with_suffix
@@ -282,7 +283,7 @@ class _Preparation:
 
     def run(self) -> None:
         """Do this node's tasks. If no other node has tasks left, put all together and give the folder its name."""
-        gone = corpora.CORPORA[self.corpus].gone if self.corpus in corpora.CORPORA else ""
+        gone = CORPORA[self.corpus].gone if self.corpus in CORPORA else ""
         if gone:
             self.say(f"corpus {self.corpus}: {gone}")
         try:

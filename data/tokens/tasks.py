@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from data.corpus.corpora import hold_out_end, split_of
 from data.corpus.examples import Form
 from data.corpus.sources import SPLITS, Document, Piece, Problems, piece_bytes, read_pieces
+from data.corpus.splitting import hold_out_end, split_of
 from data.tokens.encode import ENGINES, Encoder, Tokens
 from data.tokens.examples import Weights, fitting
 from data.tokens.shards import ShardWriter

@@ -28,13 +28,17 @@ ROWS = 64  # of a file are read together
 
 @dataclass(frozen=True)
 class Answers:
-    """Samples of examples, `batch` at a time, and of their answers the size in bytes; the share beside others."""
+    """Samples of examples, `batch` at a time, and of their answers the size in bytes; the share beside others.
+
+    `left_out` are rows of a file that are longer than the context.
+    """
 
     name: str
     stream: "PackedStream | list[Packed]"
     num_tokens: int
     size: int
     share: int = 1
+    left_out: int = 0
 
     def samples(self, batch: int) -> Iterator[Packed]:
         """All samples."""
@@ -85,11 +89,13 @@ def _of_rows(words: Words, data: str) -> Answers:
             found.append(_padded(tokens, weights, form.most_tokens))
             size += document.answer_bytes
     if not found:
-        raise UserError(f"{data} holds no examples; give another file")
+        longer = f" that fit into the context: {problems.left_out:,} are longer" if problems.left_out else ""
+        raise UserError(f"{data} holds no examples{longer}; give another file")
     together = [
         Packed(*map(np.concatenate, zip(*found[at : at + ROWS], strict=True))) for at in range(0, len(found), ROWS)
     ]
-    return Answers(data, together, sum(int(each.weights.sum()) for each in together), size)
+    answer_tokens = sum(int(each.weights.sum()) for each in together)
+    return Answers(data, together, answer_tokens, size, left_out=problems.left_out)
 
 
 def _padded(tokens: Tokens, weights: Weights, width: int) -> Packed:

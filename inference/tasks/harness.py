@@ -18,7 +18,7 @@ from run import record
 from run.directory import read_recipe
 from run.metrics import TASK
 from support.errors import UserError
-from support.files import NO_ROOM, write_json
+from support.files import NO_ROOM, NoRoomError, write_json
 from support.json_object import JsonObject, finite
 from support.terminal import now_and_then
 
@@ -206,7 +206,7 @@ def named(values: JsonObject) -> dict[str, float]:
 def keep(run: Path, values: JsonObject) -> Path:
     """Write what was found into the run directory, whole or not at all; returns the file.
 
-    Errors: `UserError` where that cannot be written.
+    Errors: `UserError` where that cannot be written, `NoRoomError` where the disk is full.
     """
     step = "import" if values["checkpoint"] is None else f"{values['checkpoint']:08}"
     place = run / FOLDER / f"tasks-{step}-{time.strftime('%Y%m%d-%H%M%S')}.json"
@@ -217,8 +217,9 @@ def keep(run: Path, values: JsonObject) -> Path:
         place.parent.mkdir(exist_ok=True)
         write_json(place, finite({**values, "file": str(place)}))
     except OSError as error:
-        remedy = "free some" if error.errno in NO_ROOM else "make it writable"
-        raise UserError(
+        full = error.errno in NO_ROOM
+        remedy = "free some" if full else "make it writable"
+        raise (NoRoomError if full else UserError)(
             f"{place} cannot be written: {os.strerror(error.errno or errno.EIO)}; {remedy}, and run the same again"
         ) from None
     return place

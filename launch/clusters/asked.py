@@ -19,7 +19,7 @@ from planner import planning
 from planner.hardware import find
 from planner.resolve import data_degree
 from planner.saving import saving
-from planner.work import work
+from planner.work import step_of
 from recipes import recipe as recipes
 from recipes.recipe import Recipe
 from recipes.registry import ROOT, short_name
@@ -213,7 +213,7 @@ def _planned(run: Run, machines: recipes.Cluster) -> float:
     seconds = 0.0
     if machine:
         planning.check_precision(machine.gpu, run.engine.dtype)
-        step = work(recipe.model, recipe.layout, run.engine.json, data_degree(recipe, run.world_size), recipe.lora)
+        step = step_of(recipe, run.engine.json, data_degree(recipe, run.world_size))
         time, memory = planning.plan_time(recipe, step, machine), planning.plan_memory(step, machine.gpu)
         part = min(1.0, (run.max_steps or recipe.train_steps) / recipe.train_steps)
         seconds = time["run_seconds"] * part

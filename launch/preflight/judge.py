@@ -19,7 +19,7 @@ from planner.planning import plan_memory, plan_time
 from planner.resolve import data_degree
 from planner.saving import CHECKPOINT_BYTES, saving
 from planner.timing import Machine
-from planner.work import Work, work
+from planner.work import Work, step_of
 from run.directory import Run, read_data, runs_root
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -124,9 +124,7 @@ class Judge:
         else:
             self.run = self.asked.run(self.world)
             recipe = self.run.recipe
-            self.step = work(
-                recipe.model, recipe.layout, self.run.engine.json, data_degree(recipe, self.world), recipe.lora
-            )
+            self.step = step_of(recipe, self.run.engine.json, data_degree(recipe, self.world))
             boards = [board for node in self.nodes for board in node.gpus.boards]
             self.machine = machine_of(self.hosts, boards[0].name) if boards else None
             self.data = self._prepared()

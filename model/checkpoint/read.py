@@ -29,8 +29,8 @@ from model.checkpoint.index import WEIGHT, Fragment, Place, tensor_key
 from model.checkpoint.together import anywhere, gathered, told
 from model.checkpoint.weights import UNTRAINED
 from model.checkpoint.zero import Flat, ZeroState, state_of
-from model.engine import inside
 from model.engine.engine import Engine
+from model.engine.held import set_counters
 from model.parallel import Slice
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -211,7 +211,7 @@ def load_base(engine: Engine, base: Base, weights_alone: bool = False) -> JsonOb
     for fragment, values in held.frozen():
         values.copy_(reader.read(fragment))
     held.share()
-    inside.set_counters(engine.deepspeed, UNTRAINED if weights_alone else found["engine"])
+    set_counters(engine.deepspeed, UNTRAINED if weights_alone else found["engine"])
     engine.base = base
     state: JsonObject = found["state"]
     return state
@@ -286,7 +286,7 @@ def load(engine: Engine, checkpoint: Path, weights_alone: bool = False) -> Reade
             _fill(held, flat, reader, numbers["optimizer_step"])
             held.refresh(number)
     held.share()
-    inside.set_counters(engine.deepspeed, numbers)
+    set_counters(engine.deepspeed, numbers)
     return reader
 
 

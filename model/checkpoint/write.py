@@ -36,8 +36,8 @@ from model.checkpoint.format import (
 from model.checkpoint.index import WEIGHT, Fragment, index_text, tensor_key
 from model.checkpoint.together import first_of, gathered, told
 from model.checkpoint.zero import Flat, ZeroState, state_of
-from model.engine import inside
 from model.engine.engine import Engine
+from model.engine.held import counters
 from support.errors import CrashedError, UserError
 from support.files import give_name, sync
 from support.json_object import JsonObject
@@ -117,7 +117,7 @@ def begin(
     problem, reason = told((_attempt(lambda: _make_empty(partial)), reason) if rank == 0 else ("", ""))
     if problem:
         _fail(problem, partial, tie)
-    numbers = {"optimizer_step": held.steps(), **inside.counters(engine.deepspeed)}
+    numbers = {"optimizer_step": held.steps(), **counters(engine.deepspeed)}
     content = {"step": step, "tie": tie, "state": state, "engine": numbers}
     if engine.base:
         content[KEY] = asdict(engine.base)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.index import MOMENTS, Fragment
-from model.engine import inside
+from model.engine import held, inside
 from model.engine.engine import Engine
 from model.parallel import slice_of
 from support.json_object import JsonObject
@@ -29,11 +29,11 @@ class ZeroState:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.optimizer = inside.torch_optimizer(engine.deepspeed)
+        self.optimizer = held.torch_optimizer(engine.deepspeed)
 
     def flats(self) -> list[Flat]:
         """The flat fp32 tensors of this rank with their contents."""
-        return [self._flat(p, [inside.Piece(p, 0, p.numel(), 0)]) for p in self.engine.trained]
+        return [self._flat(p, [held.Piece(p, 0, p.numel(), 0)]) for p in self.engine.trained]
 
     def frozen(self) -> Iterator[tuple[Fragment, Tensor]]:
         """What does not train: which elements this rank has, and the flat tensor that it has them in."""
@@ -90,7 +90,7 @@ class ZeroState:
         """Whether this data rank writes what it holds."""
         return data_rank == 0
 
-    def _flat(self, tensor: Tensor, pieces: Iterable[inside.Piece]) -> Flat:
+    def _flat(self, tensor: Tensor, pieces: Iterable[held.Piece]) -> Flat:
         names, fragments = self.engine.names, []
         for piece in pieces:
             p = piece.parameter
@@ -103,10 +103,10 @@ class PartitionedState(ZeroState):
     """ZeRO stages 1 and 2: each data rank has its own part of the optimiser's state."""
 
     def flats(self) -> list[Flat]:
-        return [self._flat(*flat) for flat in inside.flats_of_stages_1_and_2(self.engine.deepspeed)]
+        return [self._flat(*flat) for flat in held.flats_of_stages_1_and_2(self.engine.deepspeed)]
 
     def share(self) -> None:
-        inside.refresh_stages_1_and_2(self.engine.deepspeed)
+        held.refresh_stages_1_and_2(self.engine.deepspeed)
 
     def _owns(self, data_rank: int) -> bool:
         return True
@@ -116,25 +116,25 @@ class PartitionedModelState(PartitionedState):
     """ZeRO stage 3: each data rank has its own part of the weights too, in sub-groups that may lie in files."""
 
     def flats(self) -> list[Flat]:
-        return [self._flat(*flat) for flat in inside.flats_of_stage_3(self.engine.deepspeed)]
+        return [self._flat(*flat) for flat in held.flats_of_stage_3(self.engine.deepspeed)]
 
     def frozen(self) -> Iterator[tuple[Fragment, Tensor]]:
         for p, name in self.engine.names.items():
             if not p.requires_grad:
-                start, part = inside.part_of_stage_3(p)
+                start, part = held.part_of_stage_3(p)
                 yield Fragment(name, start, part.numel(), 0, inside.shape_of(p), slice_of(p)), part
 
     def is_swapped(self, number: int) -> bool:
-        return inside.is_swapped(self.engine.deepspeed, number)
+        return held.is_swapped(self.engine.deepspeed, number)
 
     def in_memory(self, number: int) -> AbstractContextManager[None]:
-        return inside.swapped_in(self.engine.deepspeed, number) if self.is_swapped(number) else nullcontext()
+        return held.swapped_in(self.engine.deepspeed, number) if self.is_swapped(number) else nullcontext()
 
     def refresh(self, number: int) -> None:
-        inside.refresh_stage_3(self.engine.deepspeed, number)
+        held.refresh_stage_3(self.engine.deepspeed, number)
 
     def share(self) -> None:
-        inside.share_stage_3(self.engine.deepspeed)
+        held.share_stage_3(self.engine.deepspeed)
 
 
 STAGES: tuple[Callable[[Engine], ZeroState], ...] = (

@@ -19,6 +19,7 @@ from run.checkpoints import choose
 from run.directory import read_recipe
 from run.request import Request, plan_run
 from support.errors import UserError
+from tests.distributed import run_ranks
 from tests.inference.conftest import write_untrained
 
 RECIPE = load("tune_sentiment")
@@ -45,6 +46,17 @@ def test_the_folder_of_a_model_is_imported_once(run: Path, tmp_path: Path) -> No
     assert tuned.recipe.model.num_layers == 2 and tuned.recipe.model.hidden_size == 16
     assert tuned.recipe.data.tokeniser == str(imported / "tokeniser") and RECIPE.data.tokeniser == BASE
     assert read_recipe(imported).data.template == ""
+
+
+def branch_of(folder: str) -> str | None:
+    return with_base(RECIPE, Request(branch=folder)).branch
+
+
+def test_ranks_that_come_all_at_once_import_once(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "export")
+    assert len(set(run_ranks(3, branch_of, str(tmp_path / "export")))) == 1
+    (imported,) = (tmp_path / "runs" / "imported").iterdir()
+    assert plan_run(RECIPE, Request(branch=str(imported)), 2).parent
 
 
 def test_a_recipe_that_declares_adapters_has_them_on_what_is_imported(run: Path, tmp_path: Path) -> None:
@@ -90,4 +102,4 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no model that can be taken"):
         with_base(RECIPE, Request(branch=str(tmp_path / "empty")))
-    assert not (tmp_path / "runs").exists() and dataclasses.is_dataclass(RECIPE)
+    assert not [*(tmp_path / "runs").glob("*/*")]  # but for a lock

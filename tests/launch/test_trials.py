@@ -185,6 +185,7 @@ def test_a_point_that_cannot_be_is_refused_before_the_first_run(starts: Callable
         (["model.hidden_size=192,200"], "model.hidden_size=200: .*model.hidden_size"),
         (["optimizer.rate=1,2"], "optimizer.rate=1: .*did you mean"),
         (["optimizer.lr=1,x"], "optimizer.lr=x: .*'x' is not a number"),
+        (["lora.rank=4,8"], "lora.rank=4: it tunes a model, and try takes none; pretrain with --from, --set and"),
     ):
         none = starts()
         wanted = Search(TINY, trials.folder(TINY.name, "wrong"), grid(axes(TINY, settings), []))

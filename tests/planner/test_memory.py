@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from model.config import LAYERS, GPTConfig, LoRA
+from model.gpt import GPT
 from model.layout import Layout
 from model.lora import shapes
+from model.loss import Teacher, weighted_loss
 from planner.memory import block_bytes, checkpoint_bytes, in_flight, peak_bytes, rank_bytes
-from planner.work import Variant, Work, work
+from planner.work import Variant, Work, step_of, work
+from recipes.registry import load
+from recipes.settings import override
+from support.json_object import JsonObject
 from tests.model import training
 
 CHUNKS = Variant(virtual_stages=3)
@@ -62,6 +69,69 @@ def test_of_frozen_weights_there_are_no_gradients_and_no_states() -> None:
     for part in ("gradients", "optimizer states"):
         assert adapters[part] == pytest.approx(share * float(everything[part]))
     assert adapters["weights"] == everything["weights"]
+
+
+class Kept:
+    """What autograd keeps for the backward pass of a block of code."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self.tensors.append(tensor)
+        return tensor
+
+    def num_bytes(self, *last: int) -> int:
+        """Bytes of the tensors whose last axes are these, a storage counted once."""
+        found = [each.untyped_storage() for each in self.tensors if each.shape[-len(last) :] == last]
+        return sum({each.data_ptr(): each.nbytes() for each in found}.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", ["", "full", "selective"])
+@pytest.mark.parametrize("objective", ["causal", "masked", "prefix"])
+def test_who_sees_whom_is_kept_as_torch_keeps_it(objective: str, how: str, dtype: torch.dtype) -> None:
+    """Three blocks, two samples of 48: a mask in the weights' precision each, or one of a byte where they recompute."""
+    model = GPTConfig(3, 32, 4, 48, 100, objective=objective)
+    gpt, kept = GPT(model, recompute=(how,) * 3).to(dtype), Kept()
+    documents = torch.arange(2 * 48).reshape(2, 48) // 20
+    told = {"prefix_B": torch.tensor([3, 5])} if objective == "prefix" else {"documents_BS": documents}
+    with kept.hooks:
+        gpt(torch.zeros(2, 48, dtype=torch.long), **told)
+    engine: JsonObject = {"train_micro_batch_size_per_gpu": 2, "train_batch_size": 2}
+    engine |= {"activation_checkpointing": {"granularity": how}, "bf16": {"enabled": dtype == torch.bfloat16}}
+    step = work(model, Layout(), engine, 1, apart=objective != "prefix")
+    plain = dataclasses.replace(step, apart=False)
+    more = rank_bytes(step, 0)["activations"] - rank_bytes(plain, 0)["activations"]
+    assert kept.num_bytes(48, 48) == more == 2 * 48 * 48 * (1 if how else 3 * dtype.itemsize)
+    assert block_bytes(step)[1] - block_bytes(plain)[1] == 2 * 48 * 48 * dtype.itemsize  # while a block is recomputed
+
+
+def test_a_teacher_keeps_four_bytes_a_logit_more() -> None:
+    def kept(teacher: Teacher | None) -> int:
+        held, logits = Kept(), torch.zeros(2, 8, 512, dtype=torch.bfloat16, requires_grad=True)
+        with held.hooks:
+            weighted_loss(logits, torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8), 512, teacher=teacher)
+        return held.num_bytes(512)
+
+    teacher = Teacher(torch.arange(4).expand(2, 8, 4), torch.zeros(2, 8, 5), torch.tensor([0.5, 2.0]))
+    engine: JsonObject = {"train_micro_batch_size_per_gpu": 2, "train_batch_size": 2, "bf16": {"enabled": True}}
+    model = GPTConfig(1, 32, 4, 8, 512)
+    parts = [rank_bytes(work(model, Layout(), engine, 1, taught=taught), 0) for taught in (False, True)]
+    planned = [float(each["logits and loss"] + each["working memory"]) for each in parts]
+    assert kept(teacher) - kept(None) == planned[1] - planned[0] == 4 * 2 * 8 * 512
+
+
+def test_a_recipe_says_what_its_attention_and_loss_keep() -> None:
+    def step(*settings: str) -> Work:
+        engine = {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}
+        return step_of(override(load("tiny"), [*settings]), engine, 1)
+
+    assert (step().apart, step().taught, step().causal) == (False, False, True)
+    assert (step("data.separate_documents=true").apart, step("data.separate_documents=true").causal) == (True, False)
+    assert step("teacher.model=x").taught and step("model.objective=prefix").apart
+    assert step_of(load("tune_sentiment"), {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 1}, 1).apart
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.88)])

@@ -1,25 +1,23 @@
 import gzip
 import json
+import os
 import subprocess
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data.corpus import corpora, fetch, hub
-from data.corpus.corpora import (
-    CORPORA,
-    VALIDATION_PLAYS,
-    Document,
-    documents,
-    hold_out_end,
-    plain_text,
-    split_of,
-)
-from data.corpus.fetch import fetch_wheel
+from data.corpus import corpora, debian, fetch, hub, named
+from data.corpus.corpora import documents
+from data.corpus.document import Document
+from data.corpus.fetch import DAY, fetch_wheel
 from data.corpus.hub import Hub
+from data.corpus.named import CORPORA
+from data.corpus.shakespeare import VALIDATION_PLAYS, plain_text
 from data.corpus.sources import Problems
+from data.corpus.splitting import hold_out_end, split_of
 
 
 def test_shakespeare_is_38_plays_of_plain_text() -> None:
@@ -47,7 +45,7 @@ def test_markdown_becomes_plain_text() -> None:
 def test_wikitext_lines_become_articles() -> None:
     rows = [" = A = \n", " one \n", " = = B = = \n", " two \n", " = C = \n", " three \n"]
     lines = [Document(str(i), row, "train") for i, row in enumerate(rows)] + [Document("v", " = D = \n", "validation")]
-    assert [(d.text, d.split) for d in corpora._articles(iter(lines))] == [
+    assert [(d.text, d.split) for d in named._articles(iter(lines))] == [
         (" = A = \n one \n = = B = = \n two \n", "train"),
         (" = C = \n three \n", "train"),
         (" = D = \n", "validation"),
@@ -145,21 +143,30 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def test_what_a_killed_download_left_is_removed_a_day_later(apt: Path) -> None:
+    old, new = apt / ".fetch-old", apt / ".fetch-new"
+    for folder in (old, new):
+        (folder / "lists").mkdir(parents=True)
+    os.utime(old, (time.time() - DAY - 60,) * 2)
+    debian.files_of("docs", "doc", "rst")()
+    assert new.exists() and not old.exists()
+
+
 def test_a_debian_package_is_a_corpus(apt: Path) -> None:
     if subprocess.run(["which", "dpkg-deb"], capture_output=True).returncode:
         with pytest.raises(ValueError, match="there is no dpkg-deb here"):
-            corpora.debian("docs", "doc", "rst")()
+            debian.files_of("docs", "doc", "rst")()
         return
-    (english,) = corpora.debian("docs", "doc", r"\.rst", without="/zh_")()
+    (english,) = debian.files_of("docs", "doc", r"\.rst", without="/zh_")()
     assert english == apt / "docs_1.2.jsonl"
     assert [document.text for document in documents(str(english))] == ["A packed text.", "An English text."]
-    (chinese,) = corpora.debian("docs-zh", "doc", "/zh_CN/")()
+    (chinese,) = debian.files_of("docs-zh", "doc", "/zh_CN/")()
     assert [document.text for document in documents(str(chinese))] == ["中文。"]
     assert sorted(path.name for path in apt.iterdir()) == ["docs-zh_1.2.jsonl", "docs_1.2.jsonl"]
     with pytest.raises(ValueError, match="could not download other: E: Unable to locate package other; it takes"):
-        corpora.debian("others", "other", "rst")()
+        debian.files_of("others", "other", "rst")()
     with pytest.raises(ValueError, match=r"package doc 1\.2 holds no file like pdf"):
-        corpora.debian("pdfs", "doc", "pdf")()
+        debian.files_of("pdfs", "doc", "pdf")()
 
 
 def test_without_dpkg_the_message_says_what_it_takes(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +174,7 @@ def test_without_dpkg_the_message_says_what_it_takes(apt: Path, monkeypatch: pyt
     client.write_text("#!/bin/sh\n: > doc_1.2_all.deb\n")
     monkeypatch.setenv("PATH", str(client.parent))
     with pytest.raises(ValueError, match=r"unpack doc_1.2_all.deb: there is no dpkg-deb here; it takes Debian's apt"):
-        corpora.debian("docs", "doc", "rst")()
+        debian.files_of("docs", "doc", "rst")()
     assert list(apt.iterdir()) == []
 
 

@@ -51,7 +51,7 @@ def parts_of(path: Path, form: Form, row: object) -> tuple[tuple[str, bool], ...
         (REVIEW, {"text": "Fine.", "label": 1}, (("Review: Fine.\nSentiment:", False), (" 1\n", True))),
         ("{a}\n{b}", {"a": " x ", "b": "y"}, ((" x \n", False), ("y", True))),
         ("{a.b}", {"a": {"b": "y"}}, (("", False), ("y", True))),
-        ("{{{a}}} = {a}!", {"a": "y"}, (("{y} =", False), (" y!", True))),
+        ("{{{a}}} = {b}!", {"a": "x", "b": "y"}, (("{x} =", False), (" y!", True))),
         (AUTO, {"prompt": "1 + 1 =", "completion": " 2"}, (("1 + 1 =", False), (" 2", True))),
         (AUTO, {"prompt": "1 + 1 = ", "completion": "2"}, (("1 + 1 =", False), (" 2", True))),
     ],
@@ -137,6 +137,7 @@ def test_a_row_that_is_no_example_is_named_by_file_and_line(
     ("template", "words"),
     [
         ("Say it.", "'Say it.' has no place such as {text}"),
+        ("{a} {b} {a}", r"'{a} {b} {a}' shows the answer {a} before it is asked for; write it last alone"),
         ("{text!r}", "a place is the name of a field and nothing else"),
         ("{text:>3}", "a place is the name of a field and nothing else"),
         ("{}", "a place is the name of a field and nothing else"),

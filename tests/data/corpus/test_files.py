@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data.corpus.corpora import documents, split_of
+from data.corpus.corpora import documents
 from data.corpus.files import local_files
+from data.corpus.splitting import split_of
 
 TEXTS = ["one", "two", "three"]
 

@@ -12,8 +12,9 @@ import pytest
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
 from data.corpus import hub
-from data.corpus.corpora import CORPORA, documents
+from data.corpus.corpora import documents
 from data.corpus.hub import Hub, hub_pieces
+from data.corpus.named import CORPORA
 from data.corpus.sources import Problems, read_pieces
 
 

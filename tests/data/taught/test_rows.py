@@ -1,6 +1,6 @@
 from zlib import crc32
 
-from data.taught.rows import Row, part, written
+from data.taught.rows import LONGEST, Row, part, written
 
 
 def test_rows_of_a_group_stay_together_and_order_does_not_matter() -> None:
@@ -10,7 +10,7 @@ def test_rows_of_a_group_stay_together_and_order_does_not_matter() -> None:
     for row in parted.rows:
         splits.setdefault(f"group {int(row['prompt'].split()[1]) // 4}", set()).add(row["split"])
     assert len(splits) == 100 and all(len(names) == 1 for names in splits.values())
-    assert parted.counts == {"train": 332, "validation": 40, "test": 28} and parted.left_out == 0
+    assert parted.counts == {"train": 332, "validation": 40, "test": 28} and not parted.left_out
     assert crc32(b"group 0") % 100 == 31 and splits["group 0"] == {"train"}
     assert sorted(map(str, part(rows[::-1]).rows)) == sorted(map(str, parted.rows))
 
@@ -28,7 +28,27 @@ def test_a_held_out_row_that_is_nearly_trained_on_is_left_out() -> None:
     ]
     parted = part(rows)
     assert {row["prompt"]: row["split"] for row in parted.rows} == {"a": "train", "d": "validation", "f": "test"}
-    assert parted.left_out == 3
+    assert parted.left_out == {"nearly trained on": 3}
+
+
+def test_equal_rows_stay_once_and_no_text_is_absurdly_long() -> None:
+    rows = [
+        Row({"prompt": "a", "gold": 0}, "1", "one text", "train"),
+        Row({"prompt": "a", "gold": 0}, "2", "one text", "train"),
+        Row({"prompt": "a", "gold": 1}, "3", "one text", "train"),  # another answer
+        Row({"prompt": "b"}, "4", "other words", "test"),
+        Row({"prompt": "b"}, "5", "other words", "test"),
+        Row({"prompt": "c"}, "6", "x" * LONGEST, "train"),
+        Row({"prompt": "d"}, "7", "x" * (LONGEST + 1), "train"),
+    ]
+    parted = part(rows)
+    assert sorted((row["prompt"], row.get("gold")) for row in parted.rows) == [
+        ("a", 0),
+        ("a", 1),
+        ("b", None),
+        ("c", None),
+    ]
+    assert parted.left_out == {"equal to another": 2, "too long": 1}
 
 
 def test_no_rows_are_no_rows() -> None:

@@ -11,6 +11,7 @@ from data.corpus import corpora
 from data.corpus.document import Problems
 from data.corpus.examples import AUTO, Form
 from data.corpus.fetch import debian_index
+from data.corpus.named import CORPORA
 from data.taught import npm, sets
 from data.taught.bigbench import instructions, relation
 from data.taught.debian import blocks, unwrapped
@@ -66,9 +67,9 @@ def test_conversations_end_with_the_assistant(tmp_path: Path, monkeypatch: pytes
     assert [row.content["messages"] for row in made] == [
         [{"role": "user", "content": "Are you sapient?"}, {"role": "assistant", "content": "No."}],
         [{"role": "user", "content": "are you sapient?"}, {"role": "assistant", "content": "Do you think I am?"}],
-        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+        *([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}] for _ in range(2)),
     ]
-    assert made[0].group == made[1].group
+    assert made[0].group == made[1].group and part(made).left_out == {"equal to another": 1}
 
 
 def test_an_archive_without_its_file_is_named_and_nothing_stays(
@@ -130,7 +131,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         rows_file("tune_verse")
     tiny.pypi_cached(tmp_path / "cache", monkeypatch)
     monkeypatch.setattr(sets, "whole_file", Mock(side_effect=OSError(ENOSPC, "full")))
-    with pytest.raises(NoRoomError, match=r"no room left to write .*tune_sentiment-1.jsonl: .*; free some and run"):
+    with pytest.raises(NoRoomError, match=r"no room left to write .*tune_sentiment-2.jsonl: .*; free some and run"):
         rows_file("tune_sentiment")
 
 
@@ -239,7 +240,7 @@ def test_tasks_with_instructions_are_held_out_by_what_they_were_made_of(
     }  # fmt: skip
     assert made[0].content["prompt"] == "Definition: do it.\n\nBackground Paragraph: heat melts ice\nAnswer:"
     assert (made[0].content["completion"], made[0].content["answers"]) == (" It melts.", ["It melts.", "No."])
-    assert part(made).left_out == 0  # other tasks on a text are other tasks
+    assert not part(made).left_out  # other tasks on a text are other tasks
     assert len(made) == 4  # an empty answer is none
     (story,) = sets.bigbench.story()
     assert story.content == {"prompt": "heat melts ice\nA story of it:", "completion": " It melts."}
@@ -247,5 +248,5 @@ def test_tasks_with_instructions_are_held_out_by_what_they_were_made_of(
 
 def test_each_set_says_what_it_is() -> None:
     assert all(each.what and each.licence and each.fixed_by for each in SETS.values())
-    assert set(SETS) <= set(corpora.CORPORA)
+    assert set(SETS) <= set(CORPORA)
     assert replace(SETS["tune_read"], what="") != SETS["tune_read"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,19 @@ def test_a_row_that_is_no_example_is_one_line(tuned: tuple[Path, GPT], tmp_path:
         evaluate(tuned[0] / "run", str(rows))
     with pytest.raises(UserError, match=r"line 1 makes \d+ tokens, and a context of 24 takes 25"):
         evaluate(tuned[0] / "run", str(write(tmp_path / "long.jsonl", {"text": "x " * 50, "label": "y"})))
+
+
+def test_rows_that_are_left_out_are_counted(
+    tuned: tuple[Path, GPT], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, long = tmp_path / "run", {"text": "x " * 50, "label": "y"}
+    shutil.copytree(tuned[0] / "run", run)
+    recipe = (run / "recipe.json").read_text()
+    (run / "recipe.json").write_text(recipe.replace('"skip_longer": false', '"skip_longer": true'))
+    found = evaluate(run, str(write(tmp_path / "rows.jsonl", long, *ROWS, long)))
+    assert found["left_out"] == 2
+    assert found["loss"] == evaluate(run, str(write(tmp_path / "fit.jsonl", *ROWS)))["loss"]
+    show(found)
+    assert "\n2 longer than the context of 24 left out (data.skip_longer)\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"long.jsonl holds no examples that fit into the context: 1 are longer; give"):
+        evaluate(run, str(write(tmp_path / "long.jsonl", long)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from data.taught.sets import SETS, rows_file
+from data.taught.sets import FORM, SETS, rows_file
 from inference.tasks.own import rows, verse
 from support.errors import UserError
 from tests.data.taught import tiny
@@ -16,7 +16,7 @@ from tests.inference.tasks.test_own import OWN, Known, scores
 
 def given(folder: Path, name: str, *content: object) -> Path:
     """Make the rows of a set, in the cache `folder`."""
-    path = folder / "taught" / f"{name}-1.jsonl"
+    path = folder / "taught" / f"{name}-{FORM}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
     return path

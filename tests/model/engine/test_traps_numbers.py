@@ -13,6 +13,7 @@ import torch
 
 from model.engine import config as engine_config
 from model.engine import inside
+from model.engine.held import flats_of_stage_3, flats_of_stages_1_and_2
 from model.engine.resolve import resolve
 from model.layout import Layout
 from recipes.registry import ROOT
@@ -93,7 +94,7 @@ def moves_and_norms(stage: int, held: bool) -> tuple[list[float], list[float]]:
             inside.hold_loss_scale(subject)
         alone.step(subject, 1.0)
         norms.append(float(subject.get_global_grad_norm()))
-        ((tensor, _),) = (inside.flats_of_stage_3 if stage == 3 else inside.flats_of_stages_1_and_2)(subject)
+        ((tensor, _),) = (flats_of_stage_3 if stage == 3 else flats_of_stages_1_and_2)(subject)
         weights.append(float(tensor[0]))
     assert inside.loss_scale(subject).current > 16  # type: ignore[union-attr]
     return [before - after for before, after in itertools.pairwise(weights)], norms

@@ -23,7 +23,7 @@ import torch
 
 from launch import local
 from model.engine import config as engine_config
-from model.engine import inside
+from model.engine import held, inside
 from model.engine.build import build, quiet_deepspeed, start_process_group
 from model.engine.rules import broken_by_layout
 from model.layout import Layout
@@ -48,13 +48,14 @@ def test_another_version_of_deepspeed_is_said_in_one_line(monkeypatch: pytest.Mo
 
 
 def test_every_reach_into_deepspeed_names_a_file_of_it_and_a_test() -> None:
-    """Each function of `inside.py` but the check of the version."""
+    """Each function of `inside.py` but the check of the version, and each of `held.py`."""
     import deepspeed
 
     package, tests = Path(deepspeed.__file__).parent, ROOT / "tests"
     known = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in tests.rglob("test_*.py"))))
-    functions = dict(inspect.getmembers(inside, inspect.isfunction))
-    mine = {name for name, function in functions.items() if function.__module__ == inside.__name__}
+    found = [*inspect.getmembers(inside, inspect.isfunction), *inspect.getmembers(held, inspect.isfunction)]
+    functions = dict(found)
+    mine = {name for name, function in functions.items() if function.__module__ in (inside.__name__, held.__name__)}
     for name in mine - {"unexamined_version"}:
         text = inspect.getdoc(functions[name]) or ""
         files = re.findall(r"[\w/]+\.py", text[text.index("Read in") :])

@@ -19,7 +19,7 @@ from model.checkpoint.format import completed, damage, facts, manifest, write_ma
 from model.checkpoint.read import Reader, load_newest
 from model.checkpoint.write import save
 from model.engine import config as engine_config
-from model.engine import inside
+from model.engine import held
 from model.engine.build import build
 from model.engine.normal import Normal
 from support.errors import UserError
@@ -95,7 +95,7 @@ def weights_in_other_places(round_robin: bool) -> int:
     config["zero_optimization"]["round_robin_gradients"] = round_robin
     subject = build(training.CONFIG, training.SINGLE, config, training.SEED, training.ENTRIES)
     wrong = 0
-    for flat, pieces in inside.flats_of_stages_1_and_2(subject.deepspeed):
+    for flat, pieces in held.flats_of_stages_1_and_2(subject.deepspeed):
         for piece in pieces:
             mine = piece.parameter.detach().flatten()[piece.start : piece.start + piece.numel]
             wrong += not torch.equal(mine, flat[piece.offset : piece.offset + piece.numel])
