@@ -41,6 +41,6 @@ RECIPE = Recipe(
     engine="ds_configs/zero1_fp32.json",
     intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=160, save_every=300),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
-    source="this project: the teacher's vocabulary, and gpt_tiny's rate and batch; see docs/tuning.md",
+    source="this project: the teacher's vocabulary, and gpt_tiny's rate and batch; see docs/distilling.md",
     status="planned: never run to its end",
 )

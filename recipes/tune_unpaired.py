@@ -7,7 +7,7 @@ FLOPs           2.6e13  (20.9 MFLOPs a token)
 
 By back-translation (Sennrich et al. 2016, arXiv:1511.06709): the answers are Chinese as people wrote it, and what is
 asked is English that a dictionary made of it, or in further rounds a model that was tuned the other way round. The
-base must be one that has read no pairs, as gpt_mini did: docs/tuning.md trains another.
+base must be one that has read no pairs, as gpt_mini did: docs/tasks.md trains another.
 """
 
 if __name__ == "__main__":
@@ -32,6 +32,6 @@ RECIPE = Recipe(
     engine="ds_configs/zero1_fp32.json",
     intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=40, save_every=300),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
-    source="this project: the budget is what two cores do in minutes, see docs/tuning.md",
-    status="verified: see docs/tuning.md",
+    source="this project: the budget is what two cores do in minutes, see docs/tasks.md",
+    status="verified: see docs/tasks.md",
 )
