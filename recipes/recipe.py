@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from model.config import GPTConfig, LoRA
 from model.layout import Layout
+from recipes.preference import DPO
 from recipes.teacher import Teacher
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -301,6 +302,7 @@ class Recipe:
     tasks: Tasks = field(default_factory=Tasks)
     lora: LoRA = field(default_factory=LoRA)
     teacher: Teacher = field(default_factory=Teacher)
+    dpo: DPO = field(default_factory=DPO)
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -324,6 +326,11 @@ class Recipe:
             )
         if objective == "prefix" and self.data.separate_documents:
             raise UserError("data.separate_documents does not go with model.objective prefix; switch one of them off")
+        if self.dpo.beta and self.data.template != "auto":
+            raise UserError(
+                f"dpo.beta {self.dpo.beta} needs data.template auto, and rows with prompt, chosen and rejected; set "
+                "that, or leave dpo.beta out"
+            )
         if self.teacher.model and self.data.tunes:
             raise UserError(
                 "teacher.model does not go with data.template: a teacher reads texts; leave one of them out"

@@ -82,6 +82,33 @@ def test_what_cannot_be_is_one_line(base: Path, text: str | None, settings: tupl
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_preferences_begin_anew_from_a_run_of_the_same_name_without(base: Path) -> None:
+    run = tune("mine")
+    path = directories.run(base.parents[1], "20270102-100000", steps=20, name="felt")
+    (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(run.recipe)))
+    directories.checkpoint(path, 20)
+    prefers = tune("felt", "dpo.beta=0.2")
+    assert prefers.parent and prefers.parent.tuned and prefers.parent.consumed_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("dpo.beta=-1",), "dpo.beta is -1.0; it must be above 0, or 0 for no preferences"),
+        (("dpo.beta=inf",), "dpo.beta is inf; it must be above 0"),
+        (
+            ("dpo.beta=0.1", "data.template={text}"),
+            "dpo.beta 0.1 needs data.template auto, and rows with prompt, chosen",
+        ),
+        (("dpo.beta=0.1", "teacher.model=x"), "teacher.model does not go with data.template: a teacher reads texts"),
+    ],
+)
+def test_preferences_that_cannot_be_are_one_line(settings: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        override(load("tune_sentiment"), list(settings))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
 def test_a_line_end_of_a_template_can_be_typed() -> None:
     wanted = override(load("tune_sentiment"), [r"data.template=Q: {a}={b}\n\nA: {c}"])
     assert wanted.data.template == "Q: {a}={b}\n\nA: {c}"
