@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def sentiment() -> Iterator[Row]:
             gold, text = int(float(rating) > 0), " ".join(text.split())
             prompt = f"Review: {text}\nSentiment:"
             yield written(prompt, SENTIMENTS[gold], text.lower(), text, choices=SENTIMENTS, gold=gold)
+
+
+def preferences() -> Iterator[Row]:
+    """The same with the wrong answer beside the right one, as pairs to learn preferences from."""
+    for row in sentiment():
+        gold: int = row.content["gold"]
+        yield replace(row, content={**row.content, "chosen": SENTIMENTS[gold], "rejected": SENTIMENTS[1 - gold]})
 
 
 def dialogue() -> Iterator[Row]:
