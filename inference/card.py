@@ -9,11 +9,12 @@ from data.corpus.named import CORPORA
 from inference.form import Form
 from model.config import LoRA
 from model.engine.values import precision, zero_stage
-from recipes.recipe import Data
+from recipes.recipe import Recipe
 from run import record
 from run.checkpoints import Chosen, validation_losses
 from run.directory import read_recipe
 from run.metrics import read_steps
+from run.report import unit
 from support import json_lines
 from support.json_object import JsonObject
 
@@ -55,7 +56,7 @@ def text(run: Path, checkpoint: Chosen, form: Form) -> str:
     lines = [
         f"---\n{header.to_yaml()}\n---",
         f"# {recipe.name}\n\nA GPT that Stagecraft {'trained' if samples else 'imported and did not train'}. "
-        + _asked(recipe.data, samples > 0),
+        + _asked(recipe, samples > 0),
         f"{USE}\n\nThe tokeniser pads on the left, as text that is gone on with needs it.",
         f"| | |\n| --- | --- |\n{table}",
         f"## Data\n\n{_data(parts)}",
@@ -63,23 +64,24 @@ def text(run: Path, checkpoint: Chosen, form: Form) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _asked(data: Data, trained: bool) -> str:
+def _asked(recipe: Recipe, trained: bool) -> str:
     """What it was taught, as far as it was here."""
+    data = recipe.data
     if not (data.tunes and trained):
         return "It goes on with a text; it was not taught to answer."
+    if recipe.dpo.beta:
+        return f"It was taught which of two answers is the better one (DPO, beta {recipe.dpo.beta:g})."
     rows = "prompt and completion, or messages" if data.template == AUTO else f"`{data.template!r}`"
     return f"It was taught to answer, by rows of the form {rows}."
 
 
 def _losses(run: Path, step: int) -> dict[str, str]:
     """The losses that were measured at a step."""
-    token = "an answer token" if read_recipe(run).data.tunes else "a token"
+    of = unit(read_recipe(run))
     trained = next((line["loss"] for line in read_steps(run / "metrics.jsonl") if line.get("step") == step), None)
     validation = validation_losses(run).get(step)
     found = {"training loss": trained, "validation loss": validation}
-    return {
-        name: f"{loss:.4f} nats {token}" for name, loss in found.items() if loss is not None and math.isfinite(loss)
-    }
+    return {name: f"{loss:.4f} nats {of}" for name, loss in found.items() if loss is not None and math.isfinite(loss)}
 
 
 def _how(run: Path) -> dict[str, str]:

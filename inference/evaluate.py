@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inference.measuring.answers import Answers
     from inference.measuring.losses import Loss, Measured
 
-ANSWERS = "answers"  # what is asked of a model that was tuned
+ANSWERS, PAIRS = "answers", "pairs"  # what is asked of a model that was tuned, or learned preferences
 
 
 def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int | None = None) -> JsonObject:
@@ -28,8 +28,9 @@ def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int
     cut into consecutive windows of the model's length. The tokens that close the documents are predicted like all
     others: their loss counts, and they have no bytes. Of a masked model there is the pseudo-perplexity too, over about
     `pseudo_tokens` tokens. Of a run that was tuned, rows and its own data are examples, whose answers alone count (the
-    objective "answers"). Errors: `UserError` where the data cannot be read or are empty, there is no such checkpoint,
-    or the loss is not finite.
+    objective "answers"). Of one that learned preferences they are pairs: there is no loss, but the share of those whose
+    chosen answer is likelier than the rejected one. Errors: `UserError` where the data cannot be read or are empty,
+    there is no such checkpoint, or the loss is not finite.
     """
     path, which = at_step(path, which)
     words, objective = _words(path), _objective(path)
@@ -50,15 +51,25 @@ def evaluate(path: Path, data: str, which: str | None = None, pseudo_tokens: int
 
 
 def _answers(words: Words, data: str, which: str | None) -> JsonObject:
-    """The loss of the answers of examples."""
-    from inference.measuring.answers import answer_loss, answers_of
+    """The loss of the answers of examples, or what is found of pairs."""
+    from inference.measuring.answers import answer_loss, answers_of, likelier
 
     answers = answers_of(words, data)
     model, checkpoint = _loaded(words, which)
-    found = [answer_loss(model, each) for each in answers]
     described = _described(words.path, data, checkpoint, model)
     left_out = sum(each.left_out for each in answers)
-    return {**described, "objective": ANSWERS, **_together(answers, found), "left_out": left_out}
+    if not read_recipe(words.path).dpo.beta:
+        found = [answer_loss(model, each) for each in answers]
+        return {**described, "objective": ANSWERS, **_together(answers, found), "left_out": left_out}
+    total = sum(each.share for each in answers)
+    parts: list[JsonObject] = []
+    for each in answers:
+        share, pairs = likelier(model, each)
+        parts.append({"name": each.name, "share": each.share / total, "likelier": share, "pairs": pairs})
+    mean = sum(part["share"] * part["likelier"] for part in parts)
+    pairs = sum(part["pairs"] for part in parts)
+    own = {"pairs": pairs, "likelier": mean, "parts": parts, "left_out": left_out}
+    return {**described, "objective": PAIRS, **own}
 
 
 def word_perplexity(path: Path, data: str, which: str | None = None, stride: int | None = None) -> JsonObject:
@@ -149,6 +160,10 @@ def _pseudo(model: "Measured", texts: list[Text], asked: int | None) -> JsonObje
 
 def show(values: JsonObject) -> None:
     """Print what `evaluate` or `word_perplexity` found."""
+    if values["objective"] == PAIRS:
+        for each in ({"name": values["data"], **values}, *(values["parts"] if len(values["parts"]) > 1 else ())):
+            print(f"{each['name']}: the chosen answer is likelier in {each['likelier']:.1%} of {each['pairs']:,} pairs")
+        return
     bits = "" if values["bits_per_byte"] is None else f", {values['bits_per_byte']:.4f} bits a byte"
     asked = {"causal": "", "masked": " masked", "prefix": " continuing", ANSWERS: " answer"}[values["objective"]]
     print(

@@ -20,7 +20,7 @@ import numpy as np
 
 from data.corpus.fetch import file_sha256
 from data.samples.mixture import Mixture
-from data.samples.taught import manifest_of, record_dtype
+from data.samples.taught import TEACHER, manifest_of, record_dtype
 from data.tokens import prepare
 from data.tokens.shards import Shard, with_suffix
 from inference.measuring.texts import words_of
@@ -102,7 +102,7 @@ def taught(recipe: Recipe, mixture: Mixture, say: Say, resumed: bool = False) ->
         with locked(folder / f".{name}.lock"), enough_room(folder):
             if not manifest_of(folder, name).exists():
                 _Lesson(recipe, folder, name, _loaded(words, checkpoint), say).write(asked)
-                _free()
+                free()
     return mixture.with_teacher(folders, resumed)
 
 
@@ -143,8 +143,8 @@ def _loaded(words: "Words", checkpoint: Chosen | None) -> "Measured":
     return measured_folder(words, torch.bfloat16 if fast else torch.float32)
 
 
-def _free() -> None:
-    """Give the memory of a teacher back: this process lives on beside the ranks, which train on the same GPU."""
+def free() -> None:
+    """Give the memory of a model back: this process lives on beside the ranks, which train on the same GPU."""
     import torch
 
     gc.collect()
@@ -171,10 +171,15 @@ def _same_vocabulary(words: "Words", ours: dict[str, int], where: str) -> None:
 def _name(recipe: Recipe, words: "Words", checkpoint: Chosen | None) -> str:
     """The name of what a teacher expects: by the state of its files, and by all that the records depend on."""
     home = checkpoint.path if checkpoint else words.path
+    asked = [recipe.teacher.top_k, recipe.teacher.temperature, recipe.data.separate_documents, LONGEST, BEFORE]
+    return f"{TEACHER}-{digest_of(home, *asked)}"
+
+
+def digest_of(home: Path, *asked: object) -> str:
+    """A short hash of the state of a model's files, and of what it is asked."""
     stats = {path.name: path.stat() for path in sorted(home.iterdir()) if path.is_file()}
     files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
-    asked = [recipe.teacher.top_k, recipe.teacher.temperature, recipe.data.separate_documents, LONGEST, BEFORE]
-    return f"teacher-{hashlib.sha256(json.dumps([files, *asked]).encode()).hexdigest()[:8]}"
+    return hashlib.sha256(json.dumps([files, *asked]).encode()).hexdigest()[:8]
 
 
 class _Lesson:
@@ -191,7 +196,7 @@ class _Lesson:
         total, before = shards.num_tokens, 0
         size = total * self.dtype.itemsize / 1e9
         self.say(f"teacher: {self.recipe.teacher.model} reads {total:,} tokens, and {size:,.2f} GB are written")
-        tell = _progress(self.say, total)
+        tell = progress(self.say, total, TEACHER)
         for shard in shards.shards:
             path = with_suffix(shard.prefix, f".{self.name}")
             if not path.exists():
@@ -266,15 +271,15 @@ def windows_of(lengths: Iterable[int], context: int) -> Iterator[Window]:
         begin = end
 
 
-def _progress(say: Say, total: int) -> Callable[[int], None]:
+def progress(say: Say, total: int, who: str) -> Callable[[int], None]:
     """Says now and then how many of the tokens are read, how fast, and how long the rest will take."""
     tell, began = now_and_then(say), time.monotonic()
     first: list[int] = []
 
-    def progress(done: int) -> None:
+    def told(done: int) -> None:
         first.append(done)
         rate = (done - first[0]) / (time.monotonic() - began)
         left = f", {int((total - done) / rate) // 60}:{int((total - done) / rate) % 60:02d} left" if rate else ""
-        tell(f"teacher: read {done:,} of {total:,} tokens, {rate:,.0f} tokens/s{left}")
+        tell(f"{who}: read {done:,} of {total:,} tokens, {rate:,.0f} tokens/s{left}")
 
-    return progress
+    return told

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from inference import teach
+from inference import reference, teach
 from launch import local
 from launch.care import Care
 from launch.clusters import in_job
@@ -18,7 +18,6 @@ from recipes.registry import ROOT
 from run import events, members, report
 from run.directory import created
 from run.noted import noted
-from run.prepared import run_data
 from run.request import Request, plan_run, run_path
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -87,7 +86,7 @@ def _ended(
     at_data = time.time()
     if not run.resume:
         teach.check(run.recipe)  # the data may take hours
-    data = teach.taught(run.recipe, run_data(run, print), print, run.resume)
+    data = reference.data_of(run, print)
     members.wait_alone(run.path)
     with created(run, data) as lock, noted(run, began, at_data):
         return Supervisor(run, care, hosts, lock, output).see_through()

@@ -1,8 +1,10 @@
-"""The loss, also where the vocabulary is sliced, and with a teacher. Axes as in `model/gpt.py`.
+"""The loss, also where the vocabulary is sliced, with a teacher, and of preferences. Axes as in `model/gpt.py`.
 
-K counts the ids of which a teacher's odds are known; R is one more, all other ids together.
+K counts the ids of which a teacher's odds are known; R is one more, all other ids together. P counts the pairs of a
+sample, as many as there can be.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from model.parallel import SOLO, Axis
+from model.parallel import SOLO, Axis, added
 
 
 def token_losses(logits_BSV: Tensor, labels_BS: Tensor, entries: int, tp: Axis = SOLO.tp) -> Tensor:
@@ -118,27 +120,71 @@ class _SlicedDivergence(Function):
         return (grad * grads[0].unsqueeze(-1))[..., : ctx.width], None, None, None
 
 
+class Reference(NamedTuple):
+    """What the reference of pairs gave each label: the logarithm of its probability, fp32.
+
+    `sides_BS` is the number of the side that a label belongs to: those of the pair p of a sample are 2 p, the chosen
+    one, and 2 p + 1. `beta` [1] is that of direct preference optimisation; with 0 the pairs are counted.
+    """
+
+    odds_BS: Tensor
+    sides_BS: Tensor
+    beta: Tensor
+
+
+def other_of(tensors: Sequence[Tensor]) -> Teacher | Reference | None:
+    """What these tensors are: a pipeline hands on tensors alone."""
+    if not tensors:
+        return None
+    return Teacher(*tensors) if tensors[0].dim() > 2 else Reference(*tensors)
+
+
+def preferences(losses_BS: Tensor, weights_BS: Tensor, reference: Reference, ulysses: Axis = SOLO.ulysses) -> Tensor:
+    """The loss of each pair times its weight, which is the sum of those of its labels: [B, P], a rank's equal share.
+
+    It is -log sigmoid(beta (gain of the chosen side - gain of the rejected one)), where the gain of a side is how much
+    likelier its answer became than it was to the reference, in nats (Rafailov et al. 2023, arXiv:2305.18290, equation
+    7). With a beta of 0 it is 1 where the chosen side gained more, and else 0. Ulysses ranks have parts of a sample,
+    which are added up first.
+    """
+    odds_BS, sides_BS, beta = reference
+    pairs = sides_BS.size(1) * ulysses.size // 2 + 1  # padding is one of them
+    gains_BS = torch.where(weights_BS > 0, -losses_BS - odds_BS, 0.0) * (1 - 2 * (sides_BS % 2))
+    # A mask, because a GPU adds up in another order each time where many numbers go to one place.
+    mine_BSP = (sides_BS // 2).unsqueeze(-1) == torch.arange(pairs, device=sides_BS.device)
+    parts = [torch.where(mine_BSP, each.unsqueeze(-1), 0.0).sum(1) for each in (gains_BS, weights_BS)]
+    margins_BP, weights_BP = added(torch.stack(parts), ulysses)
+    losses_BP = torch.where(beta > 0, F.softplus(-beta * margins_BP), (margins_BP > 0).float())
+    return losses_BP * weights_BP / ulysses.size
+
+
 def weighted_loss(
     logits_BSV: Tensor,
     labels_BS: Tensor,
     weights_BS: Tensor,
     entries: int,
     tp: Axis = SOLO.tp,
-    teacher: Teacher | None = None,
+    other: Teacher | Reference | None = None,
+    ulysses: Axis = SOLO.ulysses,
 ) -> Tensor:
     """What is trained on: the mean over samples of the weighted sum of each sample's losses.
 
     With a teacher of share a at temperature T the loss of a label is (1 - a) x its cross entropy + a x T^2 x its
-    divergence: T^2 keeps the gradients of both alike in size (Hinton et al. 2015, section 2).
+    divergence: T^2 keeps the gradients of both alike in size (Hinton et al. 2015, section 2). With a reference labels
+    are those of pairs, see `preferences`.
 
     In training the weights of a sample add up to 1 over the whole sequence. So every sample counts the same, whatever
     is masked and whatever the layout. The gradient of a loss that is not finite is not finite either: so every rank
     sees it in the gradients, and skips the step.
     """
     losses = token_losses(logits_BSV, labels_BS, entries, tp)
-    if teacher:
-        share, temperature = teacher.soft
-        soft = divergences(logits_BSV, teacher.ids_BSK, teacher.odds_BSR, temperature, entries, tp)
-        losses = (1 - share) * losses + share * temperature**2 * soft
-    loss = (losses * weights_BS).sum() / labels_BS.size(0)
+    if isinstance(other, Reference):
+        total = preferences(losses, weights_BS, other, ulysses).sum()
+    else:
+        if other:
+            share, temperature = other.soft
+            soft = divergences(logits_BSV, other.ids_BSK, other.odds_BSR, temperature, entries, tp)
+            losses = (1 - share) * losses + share * temperature**2 * soft
+        total = (losses * weights_BS).sum()
+    loss = total / labels_BS.size(0)
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

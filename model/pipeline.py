@@ -19,7 +19,7 @@ from model.gpt import GPT, Block, Remember, document_mask, places_in_documents
 from model.grid import Grid, make_grid, split
 from model.layers import Norm, PositionEmbedding, TokenEmbedding
 from model.layout import Layout, stage_boundaries
-from model.loss import Teacher, weighted_loss
+from model.loss import other_of, weighted_loss
 from model.parallel import Parallel
 
 BEFORE_BLOCKS = 2  # the token embedding and the positions
@@ -150,9 +150,10 @@ def _logits(embed: TokenEmbedding, x_BSH: Tensor) -> Tensor:
 
 def _loss(entries: int, parallel: Parallel, logits_BSV: Tensor, targets: tuple[Tensor, ...]) -> Any:
     labels_BS, weights_BS, *others = targets
-    teacher = Teacher(*others) if others else None
     # DeepSpeed averages over Ulysses ranks as it does over data ranks, but each holds only a part of the sum.
-    return weighted_loss(logits_BSV, labels_BS, weights_BS, entries, parallel.tp, teacher) * parallel.ulysses.size
+    given = (labels_BS, weights_BS, entries)
+    loss = weighted_loss(logits_BSV, *given, parallel.tp, other_of(others), parallel.ulysses)
+    return loss * parallel.ulysses.size
 
 
 class _MetaPipeline(GPTPipeline):

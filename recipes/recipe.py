@@ -14,6 +14,7 @@ from model.layout import Layout
 from recipes.data import BASE as BASE
 from recipes.data import Data as Data
 from recipes.data import Part as Part
+from recipes.preference import DPO
 from recipes.teacher import Teacher
 from support.errors import UserError
 from support.json_object import JsonObject
@@ -215,6 +216,7 @@ class Recipe:
     tasks: Tasks = field(default_factory=Tasks)
     lora: LoRA = field(default_factory=LoRA)
     teacher: Teacher = field(default_factory=Teacher)
+    dpo: DPO = field(default_factory=DPO)
     seed: int = 1234
 
     def __post_init__(self) -> None:
@@ -238,6 +240,11 @@ class Recipe:
             )
         if objective == "prefix" and self.data.separate_documents:
             raise UserError("data.separate_documents does not go with model.objective prefix; switch one of them off")
+        if self.dpo.beta and self.data.template != "auto":
+            raise UserError(
+                f"dpo.beta {self.dpo.beta} needs data.template auto, and rows with prompt, chosen and rejected; set "
+                "that, or leave dpo.beta out"
+            )
         if self.teacher.model and self.data.tunes:
             raise UserError(
                 "teacher.model does not go with data.template: a teacher reads texts; leave one of them out"

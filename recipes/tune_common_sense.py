@@ -2,8 +2,8 @@
 
 parameters      3.0 M  (3 layers, 192 wide, 3 heads, vocabulary 8,192, sequence 512)
 tokens a step   2,048  (4 samples of 512 tokens: whole examples and padding)
-steps           600  (1,228,800 tokens)
-FLOPs           2.6e13  (20.9 MFLOPs a token)
+steps           300  (614,400 tokens)
+FLOPs           1.3e13  (20.9 MFLOPs a token)
 
 A model that has learned these must not be scored on the tasks of `tune_instructions` as new ones.
 """
@@ -34,10 +34,10 @@ RECIPE = Recipe(
         skip_longer=True,
     ),
     optimizer=AdamW(lr=1e-3),
-    schedule=Schedule(train_tokens=1_228_800, warmup_tokens=81_920, decay_tokens=1_228_800, min_lr_ratio=0.0),
+    schedule=Schedule(train_tokens=614_400, warmup_tokens=81_920, decay_tokens=614_400, min_lr_ratio=0.0),
     batch=Batch(global_batch=4, micro_batch=2),
     engine="ds_configs/zero1_fp32.json",
-    intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=40, save_every=300),
+    intervals=Intervals(log_every=50, evaluate_every=100, evaluate_samples=40, save_every=100),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
     source="this project: the rate and batch of tune_sentiment, see docs/tasks.md",
     status="verified: see docs/tasks.md",

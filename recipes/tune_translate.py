@@ -37,7 +37,7 @@ RECIPE = Recipe(
     schedule=Schedule(train_tokens=1_843_200, warmup_tokens=81_920, decay_tokens=1_843_200, min_lr_ratio=0.0),
     batch=Batch(global_batch=4, micro_batch=2),
     engine="ds_configs/zero1_fp32.json",
-    intervals=Intervals(log_every=50, evaluate_every=200, evaluate_samples=40, save_every=300),
+    intervals=Intervals(log_every=50, evaluate_every=100, evaluate_samples=40, save_every=100),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
     source="this project: the rate and batch of tune_sentiment, see docs/tasks.md",
     status="verified: see docs/tasks.md",

@@ -87,7 +87,8 @@ def based(recipe: Recipe, point: Point | None) -> Recipe:
 
 def begins_anew(recipe: Recipe, point: Point) -> bool:
     """Whether a branch takes its parent's weights alone: it tunes, and its parent was trained for something else."""
-    return recipe.data.tunes and recipe.name != point.recipe.name
+    before, after = (bool(each.dpo.beta) for each in (point.recipe, recipe))
+    return recipe.data.tunes and (recipe.name != point.recipe.name or before != after)
 
 
 def same_texts(one: Data, other: Data) -> bool:

@@ -66,6 +66,8 @@ class Lines:
         text = f"loss {_number(metrics['loss'], '.3f')}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if "validation_loss" in metrics:
             text += f"  validation loss {_number(metrics['validation_loss'], '.4f')}"
+        if "validation_accuracy" in metrics:
+            text += f", {_number(metrics['validation_accuracy'], '.1%')} of pairs preferred"
         if metrics.get("skipped"):
             text += f"  skipped (loss scale {_number(metrics['loss_scale'], ',.0f')})"
         return [f"step {metrics['step']:>6}/{self.last}  {text}"]

@@ -19,6 +19,7 @@ from support.json_object import JsonObject, finite
 
 EVALUATED = b'"validation_loss"'
 FINAL = "final_validation_loss"
+ACCURACY = "validation_accuracy"  # of pairs
 TASK = "task/"  # begins the names of scores: task/NAME/METRIC
 MEASURED = (
     *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds", "task_seconds"),

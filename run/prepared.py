@@ -96,7 +96,9 @@ def form_of(recipe: Recipe) -> Form | None:
         words = tokenisers.obtain(data.tokeniser, ())
         if words.chat_template:
             chat, special = words.get_chat_template(), tuple(sorted(words.special_tokens_map.items()))
-    return Form(data.template, recipe.model.seq_length + 1, chat, special, data.skip_longer)
+    return Form(
+        data.template, recipe.model.seq_length + 1, chat, special, data.skip_longer, pairs=bool(recipe.dpo.beta)
+    )
 
 
 def print_data(parts: list[JsonObject], train_tokens: int) -> None:

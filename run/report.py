@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.recipe import Recipe
 from run import curve
 from run.directory import Run, read_data, read_recipe, read_run
-from run.metrics import FINAL, Column, columns, read_tasks
+from run.metrics import ACCURACY, FINAL, Column, columns, read_tasks
 from run.record import read_object
 from run.state import state_of
 from run.status import ENDS, RUNNING, status_of
@@ -19,7 +20,7 @@ from support.files import write_json
 from support.json_object import JsonObject
 
 MOST_SLOW = 8  # slow ranks that are shown: those of a machine
-COLUMNS = ("step", "consumed_samples", "loss", "validation_loss", "tokens_per_second", "mfu")
+COLUMNS = ("step", "consumed_samples", "loss", "validation_loss", ACCURACY, "tokens_per_second", "mfu")
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
@@ -30,6 +31,11 @@ def bits_per_byte(loss: float, bytes_per_token: float) -> float:
 def perplexity(loss: float) -> float:
     """The exponential of a loss in nats a token."""
     return math.exp(loss) if loss < 700 else math.inf
+
+
+def unit(recipe: Recipe) -> str:
+    """What the loss of a recipe is a mean over."""
+    return "a pair" if recipe.dpo.beta else "an answer token" if recipe.data.tunes else "a token"
 
 
 def summary(path: Path) -> JsonObject:
@@ -45,6 +51,7 @@ def summary(path: Path) -> JsonObject:
     last_step = run.last_step_from(step, samples) if run else max(step, recipe.train_steps)
     status = status_of(path)
     loss = _final_loss(path, step, final, status)
+    accuracy = found[ACCURACY][np.isfinite(found[ACCURACY])]
     going = state_of(path).value(time.time()) if status == RUNNING else {}
     speed, world = _median(found["tokens_per_second"]), run.world_size if run else None
     return {
@@ -57,8 +64,9 @@ def summary(path: Path) -> JsonObject:
         "loss": _number(found["loss"][-1]),
         **_validation(found),
         "validation_loss": loss,
-        "perplexity": None if loss is None else perplexity(loss),
-        "bits_per_byte": _bits(path, loss),
+        "perplexity": None if loss is None or recipe.dpo.beta else perplexity(loss),
+        "bits_per_byte": None if recipe.dpo.beta else _bits(path, loss),
+        ACCURACY: (final or {}).get(f"final_{ACCURACY}", float(accuracy[-1]) if accuracy.size else None),
         "tokens_per_second": speed,
         "model_flops_per_second": None if speed is None else speed * recipe.model.flops_per_token,
         "mfu": _median(found["mfu"]),
@@ -154,9 +162,12 @@ def show(path: Path, values: JsonObject | None = None) -> None:
     over = values["validation_loss"] is not None
     place = f"{values['step']:,} steps" if over else f"step {values['step']:,} of {values['last_step']:,}"
     table = Table(title=f"{values['recipe']} after {place}", show_header=False)
-    rows = {**(_quality(values) if over else _progress(values)), **_scores(values), **_speed(path, values)}
-    if read_recipe(path).data.tunes:
-        rows = {name: value and value.replace("nats a token", "nats an answer token") for name, value in rows.items()}
+    right = values.get(ACCURACY)
+    preferred = {"preferred": None if right is None else f"{right:.1%} of pairs, more than by the reference"}
+    quality = _quality(values) if over else _progress(values)
+    rows = {**quality, **preferred, **_scores(values), **_speed(path, values)}
+    of = unit(read_recipe(path))
+    rows = {name: value and value.replace("nats a token", f"nats {of}") for name, value in rows.items()}
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, value)
@@ -164,10 +175,10 @@ def show(path: Path, values: JsonObject | None = None) -> None:
 
 
 def _quality(values: JsonObject) -> dict[str, str | None]:
-    bits = values["bits_per_byte"]
+    bits, power = values["bits_per_byte"], values["perplexity"]
     return {
         "validation loss": f"{values['validation_loss']:.4f} nats a token",
-        "perplexity": f"{values['perplexity']:.2f}",
+        "perplexity": None if power is None else f"{power:.2f}",
         "bits per byte": None if bits is None else f"{bits:.4f}",
     }
 

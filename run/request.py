@@ -193,7 +193,7 @@ def _config_path(given: str) -> Path:
 def _check_same_run(path: Path, recipe: Recipe, stored: Recipe, wanted: Recipe) -> None:
     if stored.name != recipe.name:
         raise UserError(f"{path} is a run of {stored.name}, not of {recipe.name}; resume it with {stored.name}")
-    for section in ("model", "data", "lora", "teacher"):
+    for section in ("model", "data", "lora", "teacher", "dpo"):
         before, after = getattr(stored, section), getattr(wanted, section)
         for entry in dataclasses.fields(before):
             old, new = getattr(before, entry.name), getattr(after, entry.name)

@@ -2,13 +2,14 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
 from model.checkpoint.format import Tie, completed
-from model.engine.engine import Engine, LossScaleFloorError
+from model.engine.engine import Engine, LossScaleFloorError, MicroBatch
 from planner.hardware import peak_flops
 from planner.saving import saving
 from run.directory import Run
@@ -59,7 +60,7 @@ class Loop:
             last = stop or step == self.last_step
             # The launcher gives a rank 30 s from SIGTERM to its end: a run that is to stop saves at once.
             if not stop and (step % every.evaluate_every == 0 or last):
-                metrics["validation_loss"], metrics["evaluate_seconds"] = self._evaluated(every.evaluate_samples)
+                metrics |= self._evaluated(every.evaluate_samples)
             if not stop and self.scores and self.run.recipe.tasks.due(step, self.last_step):
                 metrics |= self.scores.now()
             self._record(metrics)
@@ -181,27 +182,30 @@ class Loop:
         """Whether the last step was skipped where none should be."""
         return self.skipped_in_a_row > 0 and not self.trainer.seeks_loss_scale()
 
-    def _evaluated(self, most: int) -> tuple[float, float]:
-        """The validation loss, and the seconds that it took."""
+    def _evaluated(self, most: int, name: str = "validation") -> JsonObject:
+        """The validation loss, of pairs also the share in which the chosen side gained more, and the seconds."""
         began = time.perf_counter()
-        return self.validation_loss(most), time.perf_counter() - began
+        found: JsonObject = {f"{name}_loss": self.validation_loss(most, self.source.validation)}
+        if self.source.judged:
+            right = self.validation_loss(most, self.source.judged)
+            found[f"{name}_accuracy"] = min(1.0, right)  # the weights of a pair add up to 1 as fp32 can
+        return {**found, "evaluate_seconds": time.perf_counter() - began}
 
     def evaluate_at_the_end(self) -> None:
         """Write down the validation loss over the most samples: it has a line of metrics of its own."""
         where = self._where()
-        loss, seconds = self._evaluated(self.run.recipe.intervals.final_samples)
-        self._record({**where, "final_validation_loss": loss, "evaluate_seconds": seconds})
+        self._record({**where, **self._evaluated(self.run.recipe.intervals.final_samples, "final_validation")})
 
-    def validation_loss(self, most: int) -> float:
-        """Mean loss in nats over the labels of at most `most` validation samples."""
+    def validation_loss(self, most: int, read: Callable[[list[int]], MicroBatch]) -> float:
+        """Mean loss over the labels, or the pairs, of at most `most` validation samples, whose rows `read` gives."""
         size, grid = self.run.engine.json["train_micro_batch_size_per_gpu"], self.trainer.grid
         count = min(most, len(self.source.samples))
         labels, mine = 0.0, []
         for first in range(0, count, size * grid.dp):
             # All data ranks compute the same number of micro-batches, because they work in step; some may be empty.
             rows = [row if row < count else len(self.source.samples) for row in range(first, first + size * grid.dp)]
-            labels += float(self.source.validation(rows).weights_BS.sum())
-            mine.append(self.source.validation(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))
+            labels += float(read(rows).weights_BS.sum())
+            mine.append(read(rows[grid.dp_rank * size : (grid.dp_rank + 1) * size]))
         return self.trainer.evaluate(mine) / labels
 
     def _record(self, metrics: JsonObject) -> None:

@@ -100,7 +100,7 @@ def _digest(source: Source, first: int, count: int) -> str:
     digest = hashlib.sha256()
     if torch.distributed.get_rank() == 0:
         batch = source.training(first, count)
-        for tensor in (*{**vars(batch), "teacher": None}.values(), *(batch.teacher or ())):
+        for tensor in (*{**vars(batch), "other": None}.values(), *(batch.other or ())):
             digest.update(b"" if tensor is None else tensor.numpy().tobytes())
     return told(digest.hexdigest())
 

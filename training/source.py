@@ -22,7 +22,12 @@ from support.json_object import JsonObject
 
 
 class Source:
-    """Micro-batches of a recipe's training and validation data under its objective."""
+    """Micro-batches of a recipe's training and validation data under its objective.
+
+    Of pairs `judged` is as `validation`, and the loss of a pair 1 where the chosen side gained more than the rejected.
+    """
+
+    judged: Callable[[list[int]], MicroBatch] | None = None
 
     def __init__(self, recipe: Recipe, mixture: Mixture, data_from: int = 0) -> None:
         self.recipe, self.data_from = recipe, data_from  # the run's position at which the data begin
@@ -47,11 +52,11 @@ class Source:
         samples = self.stream.batch(first, count)
         examples = self._examples(samples, np.arange(first, first + count))
         batch = self._batch(samples, examples, examples.weights)
-        return dataclasses.replace(batch, teacher=self._teacher(first, count)) if self.taught else batch
+        return dataclasses.replace(batch, other=self._teacher(first, count)) if self.taught else batch
 
     def _teacher(self, first: int, count: int) -> Teacher:
         """What the teacher expects in the place of each label of the samples at `first … first + count`."""
-        records = self.stream.beside(first, count, [each.rows for each in self.taught])[:, 1:]
+        records = self.stream.beside(first, count, [each.rows["train"] for each in self.taught])[:, 1:]
         soft = np.array((self.recipe.teacher.soft_share, self.taught[0].manifest["temperature"]), np.float32)
         ids = records["ids"].astype(np.int32)  # torch computes little with uint16
         return Teacher(tensor(ids), tensor(records["odds"]), tensor(soft))

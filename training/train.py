@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from data.samples.mixture import Mixture
-from inference import teach
+from inference import reference, teach
 from model.checkpoint.base import Base
 from model.checkpoint.read import load_base, load_checked, load_newest
 from model.checkpoint.together import told
@@ -24,7 +24,6 @@ from recipes.registry import short_name
 from run import report, resume
 from run.directory import Run, created, note_end, note_start, opened
 from run.noted import noted
-from run.prepared import run_data
 from run.request import Request, plan_run
 from support.errors import DONE, UserError
 from support.files import enough_room
@@ -36,9 +35,9 @@ from training.display import Display
 from training.launchers import check_meeting
 from training.log import Log
 from training.loop import Loop
+from training.preferred import source_of
 from training.rollback import Position, position_of
 from training.source import check_alike
-from training.tuned import source_of
 
 
 def train_launched(path: Path) -> None:
@@ -62,8 +61,7 @@ def train_alone(recipe: Recipe, request: Request) -> None:
     at_data = time.time()
     first = torch.distributed.get_rank() == 0
     say: Say = print if first else lambda line: None
-    data = teach.taught(run.recipe, run_data(run, say, hashes=first), say, run.resume)
-    _train(run, data, alone_since=(began, at_data))
+    _train(run, reference.data_of(run, say, hashes=first), alone_since=(began, at_data))
 
 
 def _check_data(run: Run) -> None:

@@ -60,8 +60,3 @@ class TunedSource(Source):
 def _batch(parts: Packed, weights: NDArray[np.float32]) -> MicroBatch:
     shown, asked = parts.tokens[:, :-1], parts.tokens[:, 1:]
     return MicroBatch(tensor(shown), tensor(asked), tensor(weights), None, tensor(parts.examples[:, :-1]))
-
-
-def source_of(recipe: Recipe, mixture: Mixture, data_from: int = 0) -> Source:
-    """What a rank of a run reads."""
-    return (TunedSource if recipe.data.tunes else Source)(recipe, mixture, data_from)

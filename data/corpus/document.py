@@ -27,6 +27,7 @@ KIND = {  # of problems, as manifests and reports count them
     "form": "unknown form",
     "file": "unreadable file",
     "answer": "no answer",
+    "pair": "no pair",
     "messages": "no conversation",
     "long": "longer than the context",
 }
@@ -40,7 +41,8 @@ class Document:
     """One text. `split` is "train", "validation" or "test", or "" where the source does not say.
 
     An example to tune on has `parts`: its text in pieces, each with whether it is learned. With `special` the names of
-    special tokens in it are these tokens, as a chat template writes them. `where` says where it was read.
+    special tokens in it are these tokens, as a chat template writes them. Of a pair `parts` are the chosen side, and
+    `against` the rejected one. `where` says where it was read.
     """
 
     name: str
@@ -48,12 +50,13 @@ class Document:
     split: str = ""
     parts: tuple[tuple[str, bool], ...] = ()
     special: bool = False
+    against: tuple[tuple[str, bool], ...] = ()
     where: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def answer_bytes(self) -> int:
         """Bytes of UTF-8 that are learned of an example."""
-        return sum(utf8_bytes(text) for text, learned in self.parts if learned)
+        return sum(utf8_bytes(text) for text, learned in (*self.parts, *self.against) if learned)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeGuard
 
 from data.corpus.chat import ASSISTANT, SYSTEM, USER, Message, templated, transcript
 from data.corpus.document import (
@@ -22,6 +23,8 @@ from support.errors import UserError
 
 AUTO = "auto"  # a row says by its fields what it is
 PROMPT, COMPLETION, MESSAGES = "prompt", "completion", "messages"  # such fields; the names are those of trl
+CHOSEN, REJECTED = SIDES = "chosen", "rejected"  # of a pair
+PAIRS = "pairs"  # ends the identity of their form
 Parts = list[tuple[str, bool]]
 
 
@@ -36,8 +39,10 @@ class Form:
     `template` is a text with places, `Review: {text}\\nSentiment: {label}`. What is filled into the last place is the
     answer, with what stands behind it. Or it is "auto": rows with `messages`, or with `prompt` and `completion`.
     Messages are put as `chat` says, the chat template of the tokeniser, whose special tokens are `special`; without
-    one they are a transcript. With `whole` they are texts to read, as they stand there, and no examples. Errors:
-    `UserError` for a template that has no place, shows its answer, or cannot be read.
+    one they are a transcript. With `whole` they are texts to read, as they stand there, and no examples. With `pairs`
+    rows are pairs of answers instead: `prompt`, `chosen` and `rejected`, texts or messages; `chosen` and `rejected` may
+    begin with the messages of the prompt. Errors: `UserError` for a template that has no place, shows its answer, or
+    cannot be read.
     """
 
     template: str
@@ -46,6 +51,7 @@ class Form:
     special: tuple[tuple[str, str], ...] = ()
     skip_longer: bool = False
     whole: bool = False
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         if self.template != AUTO:
@@ -53,8 +59,8 @@ class Form:
 
     def identity(self) -> list[object]:
         """All that its examples depend on, as JSON."""
-        own = [self.template, self.most_tokens, self.chat, [*map(list, self.special)], self.skip_longer]
-        return [*own, "whole"] if self.whole else own
+        alone = [self.template, self.most_tokens, self.chat, [*map(list, self.special)], self.skip_longer]
+        return [*alone, *([PAIRS] if self.pairs else []), *(["whole"] if self.whole else [])]
 
     def document(
         self, name: str, record: object, split: str, problems: Problems, where: Callable[[], str]
@@ -64,15 +70,17 @@ class Form:
         try:
             if not isinstance(record, dict):
                 raise Unfit("field", f"is no object; write one a line, {SKIP}")
-            parts, special = self._parts(record), self.template == AUTO and MESSAGES in record and bool(self.chat)
+            parts, against = self._pair(record) if self.pairs else (self._parts(record), [])
+            talks = _is_list(record[CHOSEN]) if self.pairs else self.template == AUTO and MESSAGES in record
             if wrong := fault("", said, SPLIT_FIELD):
                 raise Unfit(*wrong)
         except Unfit as wrong:
             kind, what = wrong.args
             problems.report(KIND[kind], f"{where()} {what}")
         else:
-            text = "".join(part for part, _ in parts)
-            yield Document(name, text, split_said(split, said), () if self.whole else tuple(parts), special, where)
+            text, special = "".join(part for part, _ in (*parts, *against)), talks and bool(self.chat)
+            learned = () if self.whole else tuple(parts)
+            yield Document(name, text, split_said(split, said), learned, special, tuple(against), where)
 
     def _parts(self, record: dict[str, object]) -> Parts:
         if self.template != AUTO:
@@ -81,10 +89,30 @@ class Form:
             return self._conversation(_messages(record[MESSAGES]))
         if PROMPT in record and COMPLETION in record:
             return _apart(_text(record, PROMPT), _text(record, COMPLETION), COMPLETION)
+        if CHOSEN in record:
+            raise Unfit("field", f'has "{CHOSEN}", as pairs of answers have; set dpo.beta, or rename its fields')
         known = f'"{MESSAGES}", or "{PROMPT}" and "{COMPLETION}"'
         raise Unfit(
             "field", f"has neither {known} (it has {_fields(record)}); give data.template, or rename its fields"
         )
+
+    def _pair(self, record: dict[str, object]) -> tuple[Parts, Parts]:
+        """The chosen side and the rejected one, each with the prompt that they share."""
+        talks = _is_list(record.get(CHOSEN))
+        for name in SIDES if talks else (PROMPT, *SIDES):
+            if name not in record:
+                raise Unfit(
+                    "field", f'has no field "{name}" (it has {_fields(record)}); give pairs, or leave dpo.beta out'
+                )
+        chosen, rejected = (
+            self._conversation(_messages(record[name], name, record.get(PROMPT, [])))
+            if talks
+            else _apart(_text(record, PROMPT), _text(record, name), name)
+            for name in SIDES
+        )
+        if chosen == rejected:
+            raise Unfit("pair", f'has the same in "{CHOSEN}" and "{REJECTED}"; give another, {SKIP}')
+        return chosen, rejected
 
     def _conversation(self, messages: list[Message]) -> Parts:
         """Every answer is learned up to its end, by which the model knows that it is over."""
@@ -169,29 +197,40 @@ def _text(record: dict[str, object], name: str) -> str:
     return str(found)
 
 
-def _messages(given: object) -> list[Message]:
-    """Messages of known roles, the last one an answer."""
-    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        what = JSON_TYPES.get(type(given), "an object" if isinstance(given, dict) else "a text")
-        raise Unfit("messages", f'has {"no messages" if given == [] else what} in "{MESSAGES}"; give a list, {SKIP}')
-    for number, each in enumerate(given):
-        role = each.get("role") if isinstance(each, dict) else None
-        if role not in (SYSTEM, USER, ASSISTANT) or (role == SYSTEM and number):
-            roles = f"{SYSTEM} (in front), {USER} or {ASSISTANT}"
-            raise Unfit("messages", f"has message {number + 1} of role {role!r}; give {roles}, {SKIP}")
-        content = each.get("content", MISSING)
-        place = f"{MESSAGES}[{number}].content"
-        if wrong := fault(None if content is MISSING else content, None, place):
-            raise Unfit(*wrong)
-        if role == ASSISTANT and not content.strip():
-            raise Unfit("answer", f'has an empty answer in "{place}"; fill it in, {SKIP}')
-    if given[-1]["role"] != ASSISTANT:
-        raise Unfit("answer", f"has no answer to its last message; end it with one of role {ASSISTANT}, {SKIP}")
+def _is_list(given: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _messages(given: object, name: str = MESSAGES, prompt: object = ()) -> list[Message]:
+    """Messages of known roles, the last one an answer: those of the field `name`, behind those of a prompt."""
+    found = list[tuple[str, int, object]]()
+    for field, each in ((PROMPT, prompt), (name, given)):
+        if not _is_list(each) or (not each and field == name):
+            what = JSON_TYPES.get(type(each), "an object" if isinstance(each, dict) else "a text")
+            raise Unfit("messages", f'has {"no messages" if each == [] else what} in "{field}"; give a list, {SKIP}')
+        found += [(field, number, message) for number, message in enumerate(each)]
+    messages = [_message(each, field, number, front=not at) for at, (field, number, each) in enumerate(found)]
+    if messages[-1]["role"] != ASSISTANT:
+        raise Unfit(
+            "answer", f'has no answer to its last message in "{name}"; end it with one of role {ASSISTANT}, {SKIP}'
+        )
+    return messages
+
+
+def _message(given: object, field: str, number: int, front: bool) -> Message:
+    role = given.get("role") if isinstance(given, dict) else None
+    if role not in (SYSTEM, USER, ASSISTANT) or (role == SYSTEM and not front):
+        roles = f"{SYSTEM} (in front), {USER} or {ASSISTANT}"
+        raise Unfit("messages", f'has message {number + 1} of role {role!r} in "{field}"; give {roles}, {SKIP}')
+    assert isinstance(given, dict)
+    content = given.get("content", MISSING)
+    place = f"{field}[{number}].content"
+    if wrong := fault(None if content is MISSING else content, None, place):
+        raise Unfit(*wrong)
+    if role == ASSISTANT and not content.strip():
+        raise Unfit("answer", f'has an empty answer in "{place}"; fill it in, {SKIP}')
     # What stands around an answer is no part of it: a conversation with a model keeps it so too.
-    return [
-        {"role": each["role"], "content": each["content"].strip() if each["role"] == ASSISTANT else each["content"]}
-        for each in given
-    ]
+    return {"role": role, "content": content.strip() if role == ASSISTANT else content}
 
 
 def _fields(record: dict[str, object]) -> str:

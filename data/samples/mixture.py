@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,7 +14,7 @@ from data.corpus.sources import SPLITS
 from data.samples.blend import Blend
 from data.samples.packing import Packed, PackedStream
 from data.samples.sampling import BlendedStream, TokenStream, windows
-from data.samples.taught import Taught
+from data.samples.taught import KINDS, Taught
 from data.tokens import prepare
 from data.tokens.beside import Beside
 from support.errors import UserError
@@ -24,7 +25,7 @@ from support.json_object import JsonObject
 class PreparedPart:
     """A corpus, the folder that holds its shards, and its share of the samples, in the ratio to the others' shares.
 
-    `teacher` is the name of what a teacher expects there, if any.
+    `teacher` is the name of what a teacher expects there, or the reference of pairs, if any.
     """
 
     corpus: str
@@ -50,7 +51,7 @@ class Mixture:
         self.manifests = [checked[part.folder] for part in self.parts]
         self.taught = [Taught(part.folder, part.teacher, hashes) if part.teacher else None for part in self.parts]
         for part, taught, then in zip(self.parts, self.taught, before, strict=True):
-            if taught and then and taught.manifest["sha256"] != then["teacher"]["sha256"]:
+            if taught and then and taught.manifest["sha256"] != then[taught.kind]["sha256"]:
                 raise UserError(
                     f"what {part.teacher} expects in {part.folder} changed since the run began; restore it or start a "
                     "new run"
@@ -69,7 +70,7 @@ class Mixture:
         """What a run keeps to know its data again."""
         parts = [
             {"corpus": part.corpus, "share": part.share, "folder": str(part.folder.resolve()), **manifest}
-            | ({"teacher": {"name": part.teacher, **taught.manifest}} if taught else {})
+            | ({taught.kind: {"name": part.teacher, **taught.manifest}} if taught else {})
             for part, manifest, taught in zip(self.parts, self.manifests, self.taught, strict=True)
         ]
         return {"bytes_per_token": self.bytes_per_token, "parts": parts}
@@ -152,13 +153,21 @@ class Mixture:
 
         They are drawn: in the order that they were packed in, the longest examples come first.
         """
+        found = [stream.packed(place) for _, stream, place in self._held_out(seq_length, most)]
+        return Packed(*(np.concatenate(each) for each in zip(*found, strict=True)))
+
+    def held_out_beside(self, seq_length: int, most: int, rows: Sequence[Beside]) -> NDArray[Any]:
+        """What lies beside the tokens of `held_out_examples`. `rows` are those of each part's validation shards."""
+        found = [stream.beside(place, rows[part]) for part, stream, place in self._held_out(seq_length, most)]
+        return np.concatenate(found)
+
+    def _held_out(self, seq_length: int, most: int) -> Iterator[tuple[int, PackedStream, NDArray[np.int64]]]:
+        """The part of each sample, its stream, and its place there [1]."""
         streams = self._packed("validation", seq_length, seed=0)
         count = min(most, sum(stream.samples_per_epoch for stream in streams))
-        parts, indices = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
-        found = []
-        for part, index in zip(parts.tolist(), indices.tolist(), strict=True):
-            found.append(streams[part].packed(np.array([index])))
-        return Packed(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        parts, places = Blend([part.share for part in self.parts]).place(np.arange(count, dtype=np.int64))
+        for part, place in zip(parts.tolist(), places, strict=True):
+            yield part, streams[part], place[None]
 
 
 def reopened(described: JsonObject, hashes: bool = True, taught: bool = False) -> Mixture:
@@ -166,7 +175,7 @@ def reopened(described: JsonObject, hashes: bool = True, taught: bool = False) -
 
     Errors: `UserError` where its data are gone or changed.
     """
-    names = [part["teacher"]["name"] if taught and "teacher" in part else "" for part in described["parts"]]
+    names = [next((part[kind]["name"] for kind in KINDS if taught and kind in part), "") for part in described["parts"]]
     parts = [
         PreparedPart(part["corpus"], Path(part["folder"]), part["share"], name)
         for part, name in zip(described["parts"], names, strict=True)

@@ -1,8 +1,8 @@
 """Whole examples packed into samples, in an order that is a pure function of (seed, position).
 
-An example never lies in two samples. What a sample has left is padding, which weighs nothing. Which examples share a
-sample is decided once for a run; each epoch visits the samples in another order. So `consumed_samples` is all the state
-there is, as where texts are packed.
+An example, or a pair, never lies in two samples. What a sample has left is padding, which weighs nothing. Which
+examples share a sample is decided once for a run; each epoch visits the samples in another order. So `consumed_samples`
+is all the state there is, as where texts are packed.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,21 @@ ORDER = 2**32 - 1  # the number that stands in the place of an epoch where examp
 class Packed(NamedTuple):
     """Samples of examples: tokens, their weights as labels, and the number of each token's example in its sample.
 
-    Each is [N, seq_length + 1]. Padding has an example of its own, behind the others.
+    Each is [N, seq_length + 1]. Padding has an example of its own, behind the others. Of pairs each side is an example:
+    those of the pair p are 2 p, the chosen one, and 2 p + 1.
     """
 
     tokens: Ints
     weights: NDArray[np.uint8]
     examples: Ints
+
+
+def sizes(weights: NDArray[np.uint8]) -> list[int]:
+    """How many tokens an example with these weights has, or each side of a pair: the answer of the second weighs 2."""
+    if weights[-1] < 2:
+        return [len(weights)]
+    chosen = int(np.flatnonzero(weights == 1)[-1]) + 1
+    return [chosen, len(weights) - chosen]
 
 
 def patterns(counts: Ints) -> Iterator[tuple[int, list[tuple[int, int]]]]:
@@ -135,7 +144,7 @@ class PackedStream:
         width = self.seq_length + 1
         examples = np.empty((len(spans), width), np.int64)
         for row, sample in zip(examples, spans, strict=True):
-            sizes = [stop - start for start, stop in sample]
-            row[:] = np.repeat(np.arange(len(sizes) + 1), [*sizes, width - sum(sizes)])
+            each = [size for start, stop in sample for size in sizes(self.weights.read(start, stop))]
+            row[:] = np.repeat(np.arange(len(each) + 1), [*each, width - sum(each)])
         tokens = laid_out(spans, self.shards, width).astype(np.int64)
         return Packed(tokens, laid_out(spans, self.weights, width), examples)

@@ -1,8 +1,9 @@
-"""What a teacher expects at each token of prepared shards: beside each shard a file, written once.
+"""What a teacher, or the reference of pairs, expects at each token of prepared shards: files that are written once.
 
-It has a record for each token: the teacher's likeliest ids in its place, and the logarithms of their probabilities at
-a temperature, as fp16, with that of all other ids together behind them. `<name>.json` in the same folder is written
-last. It says what was asked of which teacher, and lists the files.
+A teacher's has a record for each token: the teacher's likeliest ids in its place, and the logarithms of their
+probabilities at a temperature, as fp16, with that of all other ids together behind them. A reference's has the
+logarithm of the probability of each token of an answer, as fp32, and there are files beside the validation shards too.
+`<name>.json` in the same folder is written last. It says what was asked of which model, and lists the files.
 """
 
 import json
@@ -10,9 +11,11 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.corpus.document import SPLITS
 from data.corpus.fetch import file_sha256
 from data.tokens import prepare
 from data.tokens.beside import Beside
@@ -21,6 +24,7 @@ from support.errors import UserError
 from support.json_object import JsonObject
 
 AGAIN = "and prepare the data again"
+TEACHER, REFERENCE = KINDS = "teacher", "reference"  # begin the names
 
 
 def record_dtype(top_k: int, entries: int) -> np.dtype[np.void]:
@@ -33,8 +37,13 @@ def manifest_of(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
 
 
+def splits(kind: str) -> tuple[str, ...]:
+    """The splits whose shards a kind of model reads."""
+    return SPLITS[:2] if kind == REFERENCE else SPLITS[:1]
+
+
 class Taught:
-    """A teacher's records of the training shards in `folder`.
+    """The records of the shards in `folder`: `rows` of each split.
 
     Errors: `UserError` where a file is missing or of another size, or, where `hashes` says so, was changed after the
     manifest was written.
@@ -45,12 +54,15 @@ class Taught:
         try:
             self.manifest: JsonObject = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError):
-            raise UserError(f"what the teacher {name} expects is not in {folder}; prepare the data again") from None
-        self.dtype = record_dtype(self.manifest["top_k"], self.manifest["entries"])
-        shards, suffix = prepare.shards(folder, "train"), f".{name}"
-        self.rows = Beside(shards, suffix, self.dtype)
+            raise UserError(f"what the model {name} expects is not in {folder}; prepare the data again") from None
+        self.kind, suffix = name.partition("-")[0], f".{name}"
+        asked = (self.manifest["top_k"], self.manifest["entries"]) if self.kind == TEACHER else None
+        dtype: np.dtype[Any] = record_dtype(*asked) if asked else np.dtype(np.float32)
+        opened = {split: prepare.shards(folder, split) for split in splits(self.kind)}
+        self.rows = {split: Beside(shards, suffix, dtype) for split, shards in opened.items()}
+        every = [shard for shards in opened.values() for shard in shards.shards]
         finished_at, began, hashed = path.stat().st_mtime_ns, time.time_ns(), False
-        for shard, entry in zip(shards.shards, self.manifest["shards"], strict=True):
+        for shard, entry in zip(every, self.manifest["shards"], strict=True):
             file = with_suffix(shard.prefix, suffix)
             if not hashes or file.stat().st_mtime_ns <= finished_at:
                 continue

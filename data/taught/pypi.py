@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def _reviews() -> Iterator[tuple[str, int]]:
         _, rating, text = line.split("\t", 2)
         if abs(float(rating)) >= CLEAR:
             yield " ".join(text.split()), int(float(rating) > 0)
+
+
+def preferences() -> Iterator[Row]:
+    """The same with the wrong answer beside the right one, as pairs to learn preferences from."""
+    for row in sentiment():
+        gold: int = row.content["gold"]
+        yield replace(row, content={**row.content, "chosen": SENTIMENTS[gold], "rejected": SENTIMENTS[1 - gold]})
 
 
 def dialogue() -> Iterator[Row]:

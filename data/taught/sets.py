@@ -90,6 +90,12 @@ SETS = {
         f"{pypi.VADER}, sha256 {pypi.VADER_SHA256}",
         pypi.control,
     ),
+    "tune_preference": Taught(
+        "pairs of answers to the same reviews, the right one chosen",
+        "as tune_sentiment",
+        f"{pypi.VADER}, sha256 {pypi.VADER_SHA256}",
+        pypi.preferences,
+    ),
     "tune_summary": _debian("long descriptions of packages, into short ones", DESCRIPTIONS, debian.summaries),
     "tune_sources": _debian("the packages of a source, into one line", DESCRIPTIONS, debian.sources),
     "tune_help_de": _debian("LibreOffice's help, into German", HELP, partial(debian.help_pages, "de")),

@@ -1,4 +1,8 @@
-"""Examples to tokens, with the weight of each token as a label: 1 in an answer, 0 before it."""
+"""Examples to tokens, with the weight of each token as a label: 1 in an answer, 0 before it.
+
+A pair is the tokens of its chosen side, and behind them those of its rejected one, whose answer weighs 2: so both stay
+together in whatever is packed, and their weights tell them apart.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,18 +25,31 @@ def _with_special(tokeniser: Path) -> Judge:
 
 
 def encoded(document: Document, encoder: Encode, tokeniser: Path, end: int) -> tuple[Tokens, Weights]:
-    """The tokens of an example and their weights, each [n]. `end` closes it, and is learned with the answer.
+    """The tokens of an example or of a pair, and their weights, each [n]. `end` closes each side, and is learned too.
 
     Prompt and answer are encoded apart: a prompt has the tokens that it has where it stands alone, when the model is to
     answer it. The first token weighs nothing, because nothing stands in front from which it could be guessed.
     """
-    texts, learned = zip(*document.parts, strict=True)
-    tokens, lengths = (_with_special(tokeniser) if document.special else encoder)(texts)
+    encode = _with_special(tokeniser) if document.special else encoder
+    tokens, weights = _side(document.parts, encode, end)
+    if document.against:
+        others, theirs = _side(document.against, encode, end)
+        return np.concatenate((tokens, others)), np.concatenate((weights, 2 * theirs))
+    return tokens, weights
+
+
+def _side(parts: Sequence[tuple[str, bool]], encode: Encode, end: int) -> tuple[Tokens, Weights]:
+    texts, learned = zip(*parts, strict=True)
+    tokens, lengths = encode(texts)
     weights = np.repeat(np.asarray(learned, np.uint8), lengths)
     if not len(tokens) or int(tokens[-1]) != end:  # a chat template may write it
         tokens, weights = np.append(tokens, end), np.append(weights, np.uint8(1))
     weights[0] = 0
     return tokens, weights
+
+
+def _with(document: Document) -> str:
+    return " with both sides" if document.against else ""
 
 
 def fitting(
@@ -52,8 +69,9 @@ def fitting(
             assert document.where
             problems.report(
                 KIND["long"],
-                f"{document.where()} makes {len(each[0]):,} tokens, and a context of {form.most_tokens - 1:,} takes "
-                f"{form.most_tokens:,} with the end; shorten it, or set data.skip_longer=true",
+                f"{document.where()} makes {len(each[0]):,} tokens{_with(document)}, and a context of "
+                f"{form.most_tokens - 1:,} takes {form.most_tokens:,} with the end; shorten it, or set "
+                "data.skip_longer=true",
             )
             continue
         kept.append(number)

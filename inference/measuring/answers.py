@@ -1,4 +1,4 @@
-"""The loss of a model that was tuned, on the answers of examples."""
+"""The loss of a model that was tuned, on the answers of examples, and which answers of pairs it finds likelier."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,9 +9,10 @@ import numpy as np
 
 from data.corpus import corpora
 from data.corpus.document import Problems, read_pieces
+from data.corpus.examples import PAIRS
 from data.corpus.sources import SPLITS
 from data.samples import mixture
-from data.samples.packing import Packed, PackedStream
+from data.samples.packing import Packed, PackedStream, sizes
 from data.tokens import prepare
 from data.tokens.encode import Tokens
 from data.tokens.examples import Weights, fitting
@@ -61,8 +62,11 @@ def answers_of(words: Words, data: str) -> list[Answers]:
         return [_prepared(part.corpus, part.folder, data, context, part.share) for part in opened.parts]
     folder, split = Path(data).parent, Path(data).name
     if split in SPLITS and (folder / "manifest.json").exists():
-        if "answer_tokens" not in prepare.check(folder)[split]:
+        found = prepare.check(folder)
+        if "answer_tokens" not in found[split]:
             raise UserError(f"{folder} holds texts, and {words.path} was tuned on answers; give rows")
+        if (PAIRS in found["source"]["form"]) != bool(read_recipe(words.path).dpo.beta):
+            raise UserError(f"of {folder} and {words.path} one is of pairs, and the other of answers; give other rows")
         check_tokeniser(words, folder)
         return [_prepared(data, folder, split, context)]
     return [_of_rows(words, data)]
@@ -94,13 +98,13 @@ def _of_rows(words: Words, data: str) -> Answers:
     together = [
         Packed(*map(np.concatenate, zip(*found[at : at + ROWS], strict=True))) for at in range(0, len(found), ROWS)
     ]
-    answer_tokens = sum(int(each.weights.sum()) for each in together)
+    answer_tokens = sum(int((each.weights > 0).sum()) for each in together)
     return Answers(data, together, answer_tokens, size, left_out=problems.left_out)
 
 
 def _padded(tokens: Tokens, weights: Weights, width: int) -> Packed:
-    more = (0, width - len(tokens))
-    examples = np.repeat([0, 1], [len(tokens), more[1]])
+    more, each = (0, width - len(tokens)), sizes(weights)
+    examples = np.repeat(np.arange(len(each) + 1), [*each, more[1]])
     return Packed(np.pad(tokens.astype(np.int64), more)[None], np.pad(weights, more)[None], examples[None])
 
 
@@ -117,3 +121,23 @@ def answer_loss(model: "Measured", answers: Answers) -> "Loss":
         counted = torch.from_numpy(each.weights[:, 1:].astype(np.float64)).to(model.device)
         total += torch.stack(((losses.double() * counted).sum(), counted.sum()))
     return Loss(finite(answers.name, float(total[0] / total[1])), int(total[1]))
+
+
+def likelier(model: "Measured", answers: Answers) -> tuple[float, int]:
+    """The share of pairs whose chosen answer is likelier to the model than the rejected one, and of how many pairs.
+
+    Errors: `UserError` as `answer_loss`.
+    """
+    from inference.measuring.losses import finite
+
+    right = pairs = 0
+    for each in answers.samples(model.rows):
+        model.check(answers.name, each.tokens)
+        losses = model.losses(each.tokens[:, :-1], each.tokens[:, 1:], None, each.examples[:, :-1])
+        weights, place = each.weights[:, 1:], (np.arange(len(losses))[:, None], each.examples[:, 1:] // 2)
+        margins, asked = np.zeros(losses.shape), np.zeros(losses.shape, bool)
+        np.add.at(margins, place, losses.double().cpu().numpy() * np.array([0, -1, 1])[weights])
+        np.logical_or.at(asked, place, weights > 0)
+        finite(answers.name, float(margins.sum()))
+        right, pairs = right + int((margins[asked] > 0).sum()), pairs + int(asked.sum())
+    return right / pairs, pairs

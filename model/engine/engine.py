@@ -19,7 +19,7 @@ from model.engine import inside
 from model.engine.skipping import look_at_every_gradient
 from model.grid import Grid
 from model.lora import merged
-from model.loss import Teacher
+from model.loss import Reference, Teacher
 from support.errors import WeightsLostError
 
 WATCHED = 4  # times the floor of the loss scale: at most this, every gradient is watched
@@ -30,7 +30,8 @@ class MicroBatch:
     """A micro-batch of whole samples: tokens and labels [B, S], and weights of the labels [B, S] fp32.
 
     The prefix objective has the length of each prefix [B]. Where documents do not see each other, `documents_BS` says
-    of which document each token is. `teacher` is what a teacher expected; without it the loss is the cross entropy.
+    of which document each token is. `other` is what a teacher expected, or the reference of pairs; without it the loss
+    is the cross entropy.
     Tensor and Ulysses ranks get the same micro-batch; the engine gives each its share.
     """
 
@@ -39,7 +40,7 @@ class MicroBatch:
     weights_BS: Tensor
     prefix_B: Tensor | None = None
     documents_BS: Tensor | None = None
-    teacher: Teacher | None = None
+    other: Teacher | Reference | None = None
 
     def share(self, rank: int, size: int, device: torch.device) -> "MicroBatch":
         """The `rank`-th of `size` shares of the sequence, on `device`."""
@@ -48,11 +49,11 @@ class MicroBatch:
             return x.chunk(size, 1)[rank].contiguous().to(device, non_blocking=True)
 
         prefix_B, documents_BS = (None if x is None else x.to(device) for x in (self.prefix_B, self.documents_BS))
-        teacher = self.teacher
-        if teacher:
-            teacher = Teacher(cut(teacher.ids_BSK), cut(teacher.odds_BSR), teacher.soft.to(device))
+        other = self.other
+        if other:
+            other = type(other)(*(cut(x) if x.dim() > 1 else x.to(device) for x in other))
         words = (cut(self.tokens_BS), cut(self.labels_BS), cut(self.weights_BS))
-        return MicroBatch(*words, prefix_B, documents_BS, teacher)
+        return MicroBatch(*words, prefix_B, documents_BS, other)
 
 
 @dataclass(frozen=True)

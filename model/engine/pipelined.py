@@ -33,4 +33,4 @@ class PipelinedEngine(Engine):
         """What a `PipelineModule` takes: the input of the first stage, and what the last one needs for the loss."""
         for batch in batches:
             part = self._share(batch)
-            yield part.tokens_BS, (part.labels_BS, part.weights_BS, *(part.teacher or ()))
+            yield part.tokens_BS, (part.labels_BS, part.weights_BS, *(part.other or ()))

@@ -49,7 +49,8 @@ class ShardedEngine(Engine):
         """The loss of a micro-batch, scaled so that its mean over the data axis is the mean over samples."""
         part = self._share(batch)
         logits = self.deepspeed(part.tokens_BS, part.prefix_B, part.documents_BS)
-        loss = weighted_loss(logits, part.labels_BS, part.weights_BS, self.entries, self.grid.tp, part.teacher)
+        given = (part.labels_BS, part.weights_BS, self.entries)
+        loss = weighted_loss(logits, *given, self.grid.tp, part.other, self.grid.ulysses)
         # DeepSpeed averages over Ulysses ranks as it does over data ranks, but each holds only a part of the sum.
         return loss * self.grid.ulysses.size
 

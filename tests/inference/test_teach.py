@@ -75,10 +75,10 @@ def test_records_are_the_softened_odds_of_the_model(run: Path, here: Path) -> No
     mixture = teach.taught(recipe, data_of(recipe), silent)
     folder, (taught,) = mixture.parts[0].folder, mixture.taught
     shards = prepare.shards(folder, "train")
-    assert taught and len(shards.shards) > 1 and len(taught.rows.read()) == shards.num_tokens
+    assert taught and len(shards.shards) > 1 and len(taught.rows["train"].read()) == shards.num_tokens
     model, entries = load_model(run, choose(run)), tokenisers.entries(tokenisers.load(str(run / "tokeniser")))
     tokens = shards.shards[1].tokens.astype(np.int64)
-    records = taught.rows.parts[1]
+    records = taught.rows["train"].parts[1]
     # The first token is predicted from the end of a document; the 40th, new in the second window, from 16 to 38.
     for at, inputs in ((0, [mixture.end_of_document]), (39, tokens[15:39].tolist())):
         with torch.no_grad():
@@ -151,15 +151,15 @@ def test_a_batch_holds_what_is_expected_of_its_labels(run: Path, here: Path) -> 
     assert mixture.fingerprint != plain.fingerprint and mixture.described["parts"][0]["teacher"]["top_k"] == 5
     source = Source(recipe, mixture)
     batch = source.training(7, 3)
-    assert batch.teacher and batch.teacher.soft.tolist() == [0.25, 2.0]
-    tokens, records = prepare.shards(mixture.parts[0].folder, "train").read(), mixture.taught[0].rows.read()  # type: ignore[union-attr]
+    assert batch.other and batch.other.soft.tolist() == [0.25, 2.0]
+    tokens, records = prepare.shards(mixture.parts[0].folder, "train").read(), mixture.taught[0].rows["train"].read()  # type: ignore[union-attr]
     starts = source.stream.streams[0].order.starts(np.arange(7, 10))
     for row, start in enumerate(starts.tolist()):
         assert batch.labels_BS[row].tolist() == tokens[start + 1 : start + 17].tolist()
-        assert batch.teacher.ids_BSK[row].tolist() == records["ids"][start + 1 : start + 17].tolist()
-        assert batch.teacher.odds_BSR[row].tolist() == records["odds"][start + 1 : start + 17].tolist()
-    assert source.validation([0, 1]).teacher is None
-    assert Source(recipe, mixture.with_teacher({})).training(7, 3).teacher is None
+        assert batch.other.ids_BSK[row].tolist() == records["ids"][start + 1 : start + 17].tolist()
+        assert batch.other.odds_BSR[row].tolist() == records["odds"][start + 1 : start + 17].tolist()
+    assert source.validation([0, 1]).other is None
+    assert Source(recipe, mixture.with_teacher({})).training(7, 3).other is None
 
 
 def test_the_memory_of_the_teacher_is_given_back(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,5 +213,5 @@ def test_a_resume_whose_teacher_expects_something_else_is_refused(run: Path, her
     teach.taught(recipe, again, silent)  # a branch may have another
     (folder / f"{name}.json").unlink()
     assert reopened(began).taught == [None]  # who only validates needs none
-    with pytest.raises(UserError, match=f"what the teacher {name} expects is not in {folder}; prepare the data again"):
+    with pytest.raises(UserError, match=f"what the model {name} expects is not in {folder}; prepare the data again"):
         reopened(began, taught=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.loss import Teacher, divergences, token_losses, weighted_loss
+from model.loss import Reference, Teacher, divergences, token_losses, weighted_loss
 from model.parallel import Axis
 from tests.distributed import run_ranks
 
@@ -76,7 +76,7 @@ def test_a_divergence_by_hand() -> None:
 
 
 def test_hard_and_soft_loss_are_mixed_by_the_share() -> None:
-    loss = weighted_loss(torch.tensor([[LOGITS]]), torch.tensor([[3]]), torch.ones(1, 1), 4, teacher=TEACHER)
+    loss = weighted_loss(torch.tensor([[LOGITS]]), torch.tensor([[3]]), torch.ones(1, 1), 4, other=TEACHER)
     assert loss.item() == pytest.approx(0.75 * math.log(2) + 0.25 * DIVERGENCE, rel=1e-6)
 
 
@@ -150,6 +150,69 @@ def test_over_all_ids_the_divergence_is_that_of_the_softened_odds() -> None:
 def test_others_that_a_model_gives_nothing_make_no_infinite_loss() -> None:
     """The model's other ids have odds below what fp32 can say."""
     logits = torch.tensor([[[0.0, 200.0, -200.0, 200.0]]], requires_grad=True)
-    loss = weighted_loss(logits, torch.tensor([[3]]), torch.ones(1, 1), 4, teacher=TEACHER)
+    loss = weighted_loss(logits, torch.tensor([[3]]), torch.ones(1, 1), 4, other=TEACHER)
     loss.backward()
     assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+
+
+# The chosen side's label has odds of 1/2, the rejected one's of 1/6. The reference gave them 1/4 and 1/3: so one gained
+# ln 2 and the other lost as much. With a beta of 1/2 that is a margin of ln 2, whose sigmoid is 2/3.
+PAIR = torch.tensor([[3, 1]])
+GAVE = Reference(torch.tensor([[1 / 4, 1 / 3]]).log(), torch.tensor([[0, 1]]), torch.tensor([0.5]))
+BETTER = [n / 72 for n in (1, 2, 3, -6, 0, 0)]  # (1 - 2/3) of beta: 1/6 of the odds' shares, less 1 at the label
+WORSE = [n / 72 for n in (-1, 10, -3, -6, 0, 0)]
+
+
+def preferred(place: slice, ulysses: Axis, beta: float = 0.5) -> tuple[float, list[list[float]]]:
+    logits = torch.tensor([[LOGITS, LOGITS]])[:, place].clone().requires_grad_()
+    reference = Reference(GAVE.odds_BS[:, place], GAVE.sides_BS[:, place], torch.tensor([beta]))
+    weights = torch.tensor([[0.25, 0.75]])[:, place]  # those of a pair add up to its own
+    loss = weighted_loss(logits, PAIR[:, place], weights, 4, other=reference, ulysses=ulysses)
+    loss.backward()
+    assert logits.grad is not None
+    return loss.item(), logits.grad[0].tolist()
+
+
+def test_a_preference_by_hand() -> None:
+    loss, (better, worse) = preferred(slice(2), Axis())
+    assert loss == pytest.approx(math.log(3 / 2), rel=1e-6)
+    assert better == pytest.approx(BETTER, rel=1e-5) and worse == pytest.approx(WORSE, rel=1e-5)
+    assert preferred(slice(2), Axis(), beta=0.0)[0] == 1  # the chosen side gained more
+
+
+def in_parts() -> tuple[float, list[list[float]]]:
+    rank = torch.distributed.get_rank()
+    return preferred(slice(rank, rank + 1), Axis(2, rank, torch.distributed.group.WORLD))
+
+
+def test_a_preference_by_hand_where_each_side_lies_on_a_rank_of_its_own() -> None:
+    (one, (better,)), (other, (worse,)) = run_ranks(2, in_parts)
+    assert one == other == pytest.approx(math.log(3 / 2) / 2, rel=1e-6)
+    assert better == pytest.approx(BETTER, rel=1e-5) and worse == pytest.approx(WORSE, rel=1e-5)
+
+
+def test_of_several_pairs_each_counts_by_its_weight_and_padding_not_at_all() -> None:
+    """Pairs of unequal lengths in two samples, packed, against each alone; with labels that are not learned."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 9, 12, generator=generator).requires_grad_()
+    labels = torch.randint(0, 12, (2, 9), generator=generator)
+    odds = -torch.rand(2, 9, generator=generator)
+    sides = torch.tensor([[0, 0, 0, 1, 2, 2, 3, 3, 4], [0, 0, 1, 1, 1, 1, 1, 2, 2]])
+    answers = torch.tensor([[0, 1, 1, 1, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1, 1, 0, 0]])
+    scale = torch.tensor([[0.5], [2.0]])
+    pairs = [(0, slice(0, 4), 3), (0, slice(4, 8), 3), (1, slice(0, 7), 4)]
+    weights = torch.zeros(2, 9)
+    for row, place, count in pairs:
+        weights[row, place] = answers[row, place] * scale[row] / count
+    loss = weighted_loss(logits, labels, weights, 12, other=Reference(odds, sides, torch.tensor([0.3])))
+    loss.backward()
+    alone = logits.detach().double().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for row, place, _ in pairs:
+        gains = alone[row, place].log_softmax(-1).gather(-1, labels[row, place, None])[:, 0] - odds[row, place]
+        first = sides[row, place] == sides[row, place][0]
+        margin = (gains * answers[row, place] * torch.where(first, 1, -1)).sum()
+        total = total - scale[row, 0] * (0.3 * margin).sigmoid().log() / 2
+    total.backward()
+    assert loss.item() == pytest.approx(total.item(), rel=1e-6) and logits.grad is not None and alone.grad is not None
+    torch.testing.assert_close(logits.grad.double(), alone.grad, rtol=1e-5, atol=1e-7)

@@ -42,7 +42,7 @@ def test_it_begins_anew_with_the_weights_the_shape_and_the_tokeniser_of_its_base
     )
     assert run.recipe.data == dataclasses.replace(recipe.data, tokeniser=str(base / "tokeniser"))
     assert run.recipe.optimizer == recipe.optimizer and run.recipe.schedule == recipe.schedule
-    assert run.data_from == 0 and run.last_step_from(0, 0) == -(-1_228_800 // (4 * 32))
+    assert run.data_from == 0 and run.last_step_from(0, 0) == -(-recipe.schedule.train_tokens // (4 * 32))
     assert [line for line in run.engine.deviations if "recipe" in line] == ["model.dropout is 0.1 (recipe: 0.0)"]
     assert tune("mine", max_steps=5).max_steps == 5  # the steps of its base do not count
 
@@ -79,6 +79,33 @@ def test_a_resume_and_a_branch_of_it_go_on_with_what_it_has(base: Path) -> None:
 def test_what_cannot_be_is_one_line(base: Path, text: str | None, settings: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError) as error:
         form_of(tune(text, *settings).recipe)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_preferences_begin_anew_from_a_run_of_the_same_name_without(base: Path) -> None:
+    run = tune("mine")
+    path = directories.run(base.parents[1], "20270102-100000", steps=20, name="felt")
+    (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(run.recipe)))
+    directories.checkpoint(path, 20)
+    prefers = tune("felt", "dpo.beta=0.2")
+    assert prefers.parent and prefers.parent.tuned and prefers.parent.consumed_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("dpo.beta=-1",), "dpo.beta is -1.0; it must be above 0, or 0 for no preferences"),
+        (("dpo.beta=inf",), "dpo.beta is inf; it must be above 0"),
+        (
+            ("dpo.beta=0.1", "data.template={text}"),
+            "dpo.beta 0.1 needs data.template auto, and rows with prompt, chosen",
+        ),
+        (("dpo.beta=0.1", "teacher.model=x"), "teacher.model does not go with data.template: a teacher reads texts"),
+    ],
+)
+def test_preferences_that_cannot_be_are_one_line(settings: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        override(load("tune_sentiment"), list(settings))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 

@@ -18,7 +18,7 @@ def test_what_deepspeed_refuses_writes_nothing_under_another_launcher_too(
     monkeypatch.setattr(train, "check_meeting", lambda: None)
     monkeypatch.setattr(train, "start_process_group", lambda: None)
     monkeypatch.setattr(train, "_same_path", lambda recipe, request: request)
-    monkeypatch.setattr(train, "run_data", lambda *arguments: pytest.fail("data were prepared"))
+    monkeypatch.setattr(train.reference, "data_of", lambda *arguments: pytest.fail("data were prepared"))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr("deepspeed.runtime.config.get_zero_config", lambda values: 1 / 0)
     path = tmp_path / "run"
@@ -33,7 +33,7 @@ def test_ranks_of_several_machines_do_not_make_the_data(tmp_path: Path, monkeypa
     monkeypatch.setattr(train, "start_process_group", lambda: None)
     monkeypatch.setattr(train, "_same_path", lambda recipe, request: request)
     monkeypatch.setattr(train, "told", lambda value: value)
-    monkeypatch.setattr(train, "run_data", lambda *arguments: pytest.fail("data were prepared"))
+    monkeypatch.setattr(train.reference, "data_of", lambda *arguments: pytest.fail("data were prepared"))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")

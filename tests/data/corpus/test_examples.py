@@ -113,9 +113,17 @@ def test_a_table_and_named_splits_are_read_as_lines_are(tmp_path: Path) -> None:
         (AUTO, {"text": "x"}, 'has neither "messages", or "prompt" and "completion" (it has text); give data.template'),
         (AUTO, {"messages": []}, 'has no messages in "messages"'),
         (AUTO, {"messages": "x"}, 'has a text in "messages"; give a list'),
-        (AUTO, {"messages": TALK[:2]}, "has no answer to its last message; end it with one of role assistant"),
+        (
+            AUTO,
+            {"messages": TALK[:2]},
+            'has no answer to its last message in "messages"; end it with one of role assistant',
+        ),
         (AUTO, {"messages": [TALK[1], {"role": "robot", "content": ""}]}, "has message 2 of role 'robot'"),
-        (AUTO, {"messages": [TALK[1], TALK[0], TALK[2]]}, "has message 2 of role 'system'; give system (in front)"),
+        (
+            AUTO,
+            {"messages": [TALK[1], TALK[0], TALK[2]]},
+            "has message 2 of role 'system' in \"messages\"; give system (in front)",
+        ),
         (AUTO, {"messages": [TALK[1], {"role": "assistant"}]}, 'has null in "messages[1].content", not a text'),
         (AUTO, {"messages": [TALK[1], {**TALK[2], "content": "\n"}]}, 'has an empty answer in "messages[1].content"'),
         (REVIEW, {"text": "x", "label": "y", "split": "odd"}, 'has "odd" in "split", none of train'),
@@ -131,6 +139,67 @@ def test_a_row_that_is_no_example_is_named_by_file_and_line(
         read(path, Form(template, 100))
     assert str(error.value).startswith(f"corpus file {path} line 3 {words}") and "\n" not in str(error.value)
     assert len(read(path, Form(template, 100), skip=True)) == 3
+
+
+def said(content: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": content}]
+
+
+PAIRS = Form(AUTO, 100, pairs=True)
+FIRST = ("Be brief.\n\nUser: Who?\nAssistant:", False)
+
+
+def test_a_pair_has_two_sides_with_one_prompt(tmp_path: Path) -> None:
+    (text,) = read(write(tmp_path / "a.jsonl", {"prompt": "1 + 1 = ", "chosen": "2", "rejected": "3"}), PAIRS)
+    assert (text.parts, text.against) == ((("1 + 1 =", False), (" 2", True)), (("1 + 1 =", False), (" 3", True)))
+    assert text.text == "1 + 1 = 21 + 1 = 3" and text.answer_bytes == 4 and not text.special
+    talk = {"prompt": TALK[:2], "chosen": said("Me."), "rejected": said("You. ")}
+    implied = {"chosen": TALK[:2] + said("Me."), "rejected": TALK[:2] + said("You.")}
+    found = read(write(tmp_path / "b.jsonl", talk, implied), PAIRS)
+    assert [each.parts for each in found] == [(FIRST, (" Me.\n", True))] * 2
+    assert [each.against for each in found] == [(FIRST, (" You.\n", True))] * 2
+    (put,) = read(tmp_path / "b.jsonl", Form(AUTO, 100, CHAT, (("eos_token", "<end>"),), pairs=True))[:1]
+    assert put.special and put.against[-1] == ("You.<end>", True)
+    assert PAIRS.identity() == [*Form(AUTO, 100).identity(), "pairs"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "x", "chosen": "a", "rejected": "a"}, 'has the same in "chosen" and "rejected"; give another, or'),
+        ({"prompt": "x", "chosen": "a", "rejected": " "}, 'has an empty answer in "rejected"; fill it in'),
+        ({"prompt": "x", "chosen": "", "rejected": "a"}, 'has an empty answer in "chosen"; fill it in'),
+        ({"prompt": "x", "chosen": "a"}, 'has no field "rejected" (it has prompt, chosen); give pairs, or leave dpo'),
+        ({"chosen": "a", "rejected": "b"}, 'has no field "prompt" (it has chosen, rejected)'),
+        ({"prompt": "x", "completion": "a"}, 'has no field "chosen" (it has prompt, completion); give pairs, or leave'),
+        ({"prompt": "x", "chosen": "a", "rejected": None}, 'has null in "rejected", not a text'),
+        ({"prompt": "x", "chosen": said("a"), "rejected": said("b")}, 'has a text in "prompt"; give a list'),
+        ({"prompt": TALK[:2], "chosen": said("a"), "rejected": "b"}, 'has a text in "rejected"; give a list'),
+        ({"prompt": TALK[:2], "chosen": "a", "rejected": "b"}, 'has a list in "prompt", not a text'),
+        ({"chosen": said("a"), "rejected": []}, 'has no messages in "rejected"'),
+        ({"prompt": TALK[:2], "chosen": said("a"), "rejected": said(" ")}, 'has an empty answer in "rejected[0].cont'),
+        (
+            {"prompt": TALK[:2], "chosen": TALK[:1], "rejected": said("b")},
+            "has message 1 of role 'system' in \"chosen\"",
+        ),
+        ({"prompt": TALK[:2], "chosen": TALK[1:2], "rejected": said("b")}, 'has no answer to its last message in "cho'),
+        ({"prompt": TALK[:2], "chosen": said("a"), "rejected": said(" a")}, 'has the same in "chosen" and "rejected"'),
+    ],
+)
+def test_a_row_that_is_no_pair_is_named_by_file_and_line(row: object, words: str, tmp_path: Path) -> None:
+    good = {"prompt": "x", "chosen": "a", "rejected": "b"}
+    path = write(tmp_path / "rows.jsonl", good, row, good)
+    with pytest.raises(UserError) as error:
+        read(path, PAIRS)
+    assert str(error.value).startswith(f"corpus file {path} line 2 {words}") and "\n" not in str(error.value)
+    assert len(read(path, PAIRS, skip=True)) == 2
+
+
+def test_a_pair_is_no_example(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "x", "chosen": "a", "rejected": "b"})
+    with pytest.raises(UserError, match=r'line 1 has "chosen", as pairs of answers have; set dpo.beta, or rename'):
+        read(path, Form(AUTO, 100))
+    assert read(path, Form("{prompt}{chosen}", 100))[0].parts[1] == ("a", True)
 
 
 @pytest.mark.parametrize(

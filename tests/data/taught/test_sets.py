@@ -37,6 +37,9 @@ def test_clear_reviews_are_rows_and_a_corpus(
     assert (fine["completion"], fine["choices"], fine["gold"]) == (" positive", [" negative", " positive"], 1)
     assert found["Review: It bores.\nSentiment:"]["completion"] == " negative"
     told = capsys.readouterr().err
+    pair = {row["prompt"]: row for row in rows("tune_preference")}["Review: It bores.\nSentiment:"]
+    assert (pair["chosen"], pair["rejected"], pair["gold"]) == (" negative", " positive", 0)
+    assert "tune_preference: pairs of answers" in capsys.readouterr().err
     assert "tune_sentiment: sentences of film reviews" in told and "; licence: MIT (the archive)" in told
     (piece,) = corpora.pieces("tune_sentiment")
     assert piece.identity()[0] == str(rows_file("tune_sentiment"))

@@ -9,6 +9,7 @@ import pytest
 
 from data.corpus.examples import AUTO, Form
 from data.samples.mixture import Mixture, PreparedPart
+from data.samples.packing import sizes
 from data.tokens import prepare, tokenisers
 from data.tokens.beside import Beside
 from data.tokens.encode import Judge
@@ -185,3 +186,22 @@ def test_validation_reads_examples_of_every_length(tokeniser: str, tmp_path: Pat
     mixture = Mixture([PreparedPart("rows", folder, 1)])
     some, all_of_them = ((mixture.held_out_examples(15, most).weights.sum(axis=1)) for most in (20, 100))
     assert sorted(all_of_them.tolist()) == [9] * 20 + [14] * 20 and 5 < (some == 14).sum() < 15
+
+
+def test_a_pair_is_one_document_and_its_weights_tell_its_sides(tokeniser: str, tmp_path: Path) -> None:
+    row = {"prompt": "Why?", "chosen": " So.", "rejected": " Me."}
+    rows = [row | split for split in SPLITS]
+    folder = prepared(rows, tokeniser, tmp_path, Form(AUTO, 64, pairs=True))
+    (pair,) = labelled(folder)
+    end = "<|endoftext|>"
+    assert sides(pair) == [("Why?", 0), (f" So.{end}", 1), ("Why?", 0), (f" Me.{end}", 2)]
+    facts = prepare.manifest(folder)["train"]
+    assert facts["answer_tokens"] == sum(weight > 0 for _, weight in pair) and facts["answer_bytes"] == 8
+    chosen = sum(weight == 1 for _, weight in pair) + [weight for _, weight in pair].index(1)
+    assert sizes(np.array([weight for _, weight in pair], np.uint8)) == [chosen, len(pair) - chosen]
+    with pytest.raises(
+        UserError, match=rf"line 1 makes {len(pair)} tokens with both sides, and a context of 8 takes 9"
+    ):
+        prepared(rows, tokeniser, tmp_path, Form(AUTO, 9, pairs=True))
+    with pytest.raises(UserError, match=r"has no example that fits: all 2 are longer"):
+        prepared(rows, tokeniser, tmp_path, Form(AUTO, 9, skip_longer=True, pairs=True))

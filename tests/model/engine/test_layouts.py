@@ -190,7 +190,7 @@ def run_taught(name: str, layout: Layout) -> list[StepResult]:
             training.micro_batches_of(each, subject.grid.dp_rank, subject.grid.dp) for each in (known.indices, odds)
         ]
         taught = [
-            dataclasses.replace(each, teacher=Teacher(*parts, soft)) for each, *parts in zip(mine, *theirs, strict=True)
+            dataclasses.replace(each, other=Teacher(*parts, soft)) for each, *parts in zip(mine, *theirs, strict=True)
         ]
         results.append(subject.train_step(taught))
     return results
