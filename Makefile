@@ -96,7 +96,7 @@ inspect: setup  ## look at prepared data: DATA=tiny, a run or a prepared folder
 rehearse-%: setup  ## walk a recipe narrow on this machine: make rehearse-530b
 	@$(PY) -m commands rehearse $* $(ARGS)
 
-rehearse: $(addprefix rehearse-,$(SIZES))  ## rehearse all of them
+rehearse: $(addprefix rehearse-,$(filter-out tune.%,$(SIZES)))  ## rehearse all of them that tune no other model
 
 recipes: setup  ## a table of the recipes
 	@$(PY) -m recipes

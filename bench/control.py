@@ -29,13 +29,14 @@ Judge = Callable[[Sequence[str]], list[bool]]  # whether each review is positive
 def held_out(count: int) -> tuple[list[str], list[bool]]:
     """The first reviews for testing that are longer than what is given of them, and whether each is positive.
 
-    Errors: `UserError` where there are not so many.
+    Errors: `UserError` where there are not so many, or so few that all are of one kind.
     """
     found = [(row["completion"].strip(), bool(row["gold"])) for row in rows("tune_control", "test")]
-    found = [(review, gold) for review, gold in found if len(review.split()) > WORDS]
-    if not 1 <= count <= len(found):
-        raise UserError(f"--starts {count} is out of range; give 1 to {len(found)}")
-    return [review for review, _ in found[:count]], [gold for _, gold in found[:count]]
+    reviews, gold = zip(*[(review, kind) for review, kind in found if len(review.split()) > WORDS], strict=True)
+    least = 1 + max(gold.index(True), gold.index(False))
+    if not least <= count <= len(reviews):
+        raise UserError(f"--starts {count} is out of range; give {least} to {len(reviews)}")
+    return [*reviews[:count]], [*gold[:count]]
 
 
 def written(writer: Writer, starts: Sequence[str], prefix: str) -> list[str]:

@@ -35,23 +35,23 @@ def help_pairs() -> list[Pair]:
     return [Pair(row.text, str(row.content["completion"]).strip(), row.group) for row in help_pages("zh-CN")]
 
 
-def sides(pairs: list[Pair]) -> tuple[dict[str, Pair], dict[str, Pair]]:
-    """The paragraphs to learn Chinese from, by their Chinese, and those to learn English from, by their English.
+def sides(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The paragraphs to learn Chinese from, and those to learn English from; equal ones are still there.
 
-    Of no paragraph both are learned: English that a page of the other half has too is left out.
+    Of no paragraph both are learned: what a page of the other half has too, in either language, is left out.
     """
     seen = [pair for pair in pairs if not pair.held_out]
-    chinese = {pair.chinese: pair for pair in seen if pair.gives_chinese}
-    there = {pair.english for pair in seen if pair.gives_chinese}
-    english = {pair.english: pair for pair in seen if not pair.gives_chinese and pair.english not in there}
+    chinese = [pair for pair in seen if pair.gives_chinese]
+    there = {text for pair in chinese for text in (pair.english, pair.chinese)}
+    english = [pair for pair in seen if not pair.gives_chinese and there.isdisjoint((pair.english, pair.chinese))]
     return chinese, english
 
 
 def to_chinese() -> Iterator[Row]:
     """Chinese of half of the pages, behind English that the dictionary makes of it; pairs of the pages for testing."""
     chinese, english = sides(pairs := help_pairs())
-    say = into_english("\n".join(english))
-    for pair in [*chinese.values(), *(pair for pair in pairs if pair.held_out)]:
+    say = into_english("\n".join(pair.english for pair in english))
+    for pair in [*chinese, *(pair for pair in pairs if pair.held_out)]:
         shown = pair.english if pair.held_out else say(pair.chinese)
         yield written(f"English: {shown}\nChinese:", f" {pair.chinese}", pair.page, pair.english)
 
@@ -59,7 +59,7 @@ def to_chinese() -> Iterator[Row]:
 def to_english() -> Iterator[Row]:
     """English of the other half, behind Chinese that the dictionary makes of it; pairs of the pages for testing."""
     chinese, english = sides(pairs := help_pairs())
-    say = into_chinese("\n".join(chinese))
-    for pair in [*english.values(), *(pair for pair in pairs if pair.held_out)]:
+    say = into_chinese("\n".join(pair.chinese for pair in chinese))
+    for pair in [*english, *(pair for pair in pairs if pair.held_out)]:
         shown = pair.chinese if pair.held_out else say(pair.english)
         yield written(f"Chinese: {shown}\nEnglish:", f" {pair.english}", pair.page, pair.english)

@@ -67,7 +67,7 @@ def test_a_model_writes_on_and_judges_as_its_likelihoods_say(tmp_path: Path) -> 
     assert control.likelier(writer, ["a cat", ""]) == [odds[1] > odds[0], odds[3] > odds[2]]
 
 
-@pytest.mark.parametrize("count", ["0", "4"])
+@pytest.mark.parametrize("count", ["0", "1", "4"])
 def test_a_number_of_starts_that_is_out_of_range_is_named(
     reviews: None, count: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,4 +75,4 @@ def test_a_number_of_starts_that_is_out_of_range_is_named(
     with pytest.raises(SystemExit) as caught:
         control.main()
     assert caught.value.code == 2
-    assert f"--starts {count} is out of range; give 1 to 3" in capsys.readouterr().err
+    assert f"--starts {count} is out of range; give 2 to 3" in capsys.readouterr().err

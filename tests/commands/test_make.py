@@ -1,13 +1,14 @@
 """What is given to make reaches the command letter by letter."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from recipes.registry import ROOT
+from recipes.registry import ROOT, load, names, short_name
 
 # Acted upon by make, by the shell, or by both; the shell's would write a file.
 TEXT = "a  \"b\" 'c' $HOME $5 $$ ${x $(shell touch bad) `touch bad` $(touch bad) \\n # ; & * % = é"
@@ -63,3 +64,11 @@ def test_a_text_may_stand_in_the_environment(venv: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("NODES", "the-scheduler's")
     assert arguments(venv, "tiny") == ["pretrain", "tiny"]
     assert arguments(venv, "new-recipe", "FROM=x") == ["new-recipe", "--from", "x"]
+
+
+def test_all_recipes_that_can_be_are_rehearsed(venv: Path) -> None:
+    """What tunes a model has none to begin with there: one such recipe would end the command."""
+    command = ["make", "--dry-run", "--no-print-directory", "-C", str(ROOT), f"VENV={venv}", "rehearse"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rehearsed = re.findall(r"-m commands rehearse (\S+)", told)
+    assert sorted(rehearsed) == sorted(short_name(name) for name in names() if not load(name).data.tunes)

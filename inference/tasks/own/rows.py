@@ -48,16 +48,24 @@ def taught(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]
 def extracted(rows: str, fields: Sequence[str], **_: object) -> "dict[str, Dataset]":
     """The held-out rows of a set of summaries, each with the first sentences of its text, and what asks for a summary.
 
-    Errors: as `load`.
+    Errors: as `load`, and `UserError` for a row without a sentence.
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list([_cut(row) for row in _held_out(rows, fields)])}
+    path = sets.rows_file(rows)
+    return {"test": Dataset.from_list([_cut(row, path) for row in _held_out(rows, fields)])}
 
 
-def _cut(row: JsonObject) -> JsonObject:
+def _cut(row: JsonObject, path: Path) -> JsonObject:
     text, _, question = row["prompt"].rpartition("\n")
-    return {**row, "sentences": sentences(text)[:SENTENCES], "question": question}
+    found = sentences(text)[:SENTENCES]
+    if not found:
+        raise UserError(f'{path}: there is no sentence above "{question}" in a row; {_again(path)}')
+    return {**row, "sentences": found, "question": question}
+
+
+def _again(made: Path) -> str:
+    return f"mend it, or remove {made}, so that it is made again"
 
 
 def sentences(text: str) -> list[str]:
@@ -106,7 +114,7 @@ def checked(path: Path, fields: Sequence[str], made: Path) -> Iterator[JsonObjec
 
     Errors: `UserError` that says file, line and field.
     """
-    again = f"mend it, or remove {made}, so that it is made again"
+    again = _again(made)
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:

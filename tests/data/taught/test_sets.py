@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
@@ -18,6 +19,7 @@ from data.taught.debian import blocks, unwrapped
 from data.taught.pypi import dialogue
 from data.taught.rows import part
 from data.taught.sets import SETS, rows_file
+from recipes.registry import ROOT
 from support.files import NoRoomError
 from tests.data.corpus.tiny_bigbench import FILES, archive, cached, examples
 from tests.data.taught import tiny
@@ -253,3 +255,9 @@ def test_each_set_says_what_it_is() -> None:
     assert all(each.what and each.licence and each.fixed_by for each in SETS.values())
     assert set(SETS) <= set(CORPORA)
     assert replace(SETS["tune_read"], what="") != SETS["tune_read"]
+
+
+def test_the_docs_name_the_files_of_today() -> None:
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))
+    found = re.findall(r"taught/(tune_\w+)-(\d+)\.jsonl", text)
+    assert found and all(name in SETS and int(form) == sets.FORM for name, form in found)

@@ -7,7 +7,7 @@ from zlib import crc32
 import pytest
 
 from data.taught import unpaired, words
-from data.taught.rows import Row, drawn
+from data.taught.rows import Row, drawn, part
 from data.taught.sets import rows_file
 from tests.data.taught import tiny
 
@@ -46,9 +46,13 @@ def english_of(page: str) -> str:
 def help_rows(monkeypatch: pytest.MonkeyPatch, known: None) -> list[Row]:
     pages = [f"text/{number}.html" for number in range(300)]
     rows = [unpaired.written(f"English: {english_of(page)}\n", f" 文{page}", page, english_of(page)) for page in pages]
-    # The same English, otherwise translated on two pages that are trained on and give another language each.
+    # On two pages that are trained on and give another language each: one English in two words, one Chinese of two.
     first, second = (next(page for page in pages if drawn(page) == "train" and half(page) == side) for side in (0, 1))
     rows += [unpaired.written("", f" 菜单{page}", page, "Twice said") for page in (first, second)]
+    rows += [
+        unpaired.written("", " 菜单的文件", first, "Said on the first"),
+        unpaired.written("", " 菜单的文件", second, "Said on the second"),
+    ]
     monkeypatch.setattr(unpaired, "help_pages", lambda language: iter(rows))
     return rows
 
@@ -65,13 +69,26 @@ def test_no_page_gives_both_languages_but_for_testing(help_rows: list[Row]) -> N
     for row in help_rows:
         shown = [text for text in said if row.text in text]
         assert bool(shown) == (drawn(row.group) == "test")
-    assert not any("Twice said" in str(row.content) for row in english)  # its Chinese is learned
+    shown = " ".join(str(row.content) for row in english)
+    assert "Twice said" not in shown and "Said on the" not in shown  # these are learned in Chinese
     tested = [
         [(row.text, row.group) for row in rows if drawn(row.group) == "test"] for rows in (chinese, english, help_rows)
     ]
     assert tested[0] and tested[0] == tested[1] == tested[2]
     (row,) = (row for row in chinese if row.group == tested[0][0][1])
     assert row.content["prompt"] == f"English: {row.text}\nChinese:" and row.content["completion"] == f" 文{row.group}"
+
+
+def test_a_paragraph_for_testing_that_is_translated_anew_is_left_out(
+    help_rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal Chinese one row is learned, and what any of its English says is no test."""
+    trained = [row.group for row in help_rows if drawn(row.group) == "train" and not half(row.group)][:2]
+    tested = next(row.group for row in help_rows if drawn(row.group) == "test")
+    said = (("choose a file", trained[0]), ("open the menu", trained[1]), ("choose a file", tested))
+    rows = [unpaired.written("", f" 菜单的{'文件' * (page == tested)}", page, english) for english, page in said]
+    monkeypatch.setattr(unpaired, "help_pages", lambda language: iter(rows))
+    assert part(unpaired.to_chinese()).left_out == {"nearly trained on": 1, "equal to another": 1}
 
 
 def test_the_rows_are_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

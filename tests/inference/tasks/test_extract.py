@@ -9,6 +9,7 @@ from inference.tasks import harness
 from inference.tasks.find import Asked
 from inference.tasks.own.extract import beginning
 from inference.tasks.own.rows import extracted
+from support.errors import UserError
 from tests.inference.tasks.test_own import Known, scores
 from tests.inference.tasks.test_tune import given
 
@@ -59,3 +60,12 @@ def test_a_run_extracts(cache: Path, run: Path) -> None:
     task = values["tasks"]["extract_summary"]
     possible = [pytest.approx(rouge) for rouge in (0, 2 * 3 / (5 + 4))]  # a cat, or rain; the dog
     assert task["samples"] == 1 and task["scores"]["rouge1"] in possible
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_row_without_a_sentence_is_one_line(cache: Path, text: str) -> None:
+    path = given(cache, "tune_summary", ROW, {**ROW, "prompt": f"{text}In one line:"})
+    with pytest.raises(
+        UserError, match=f'{path}: there is no sentence above "In one line:" in a row; mend it, or remo'
+    ):
+        scores(Known({}, lambda *_: -1.0), "extract_summary")
