@@ -1,12 +1,13 @@
 """`stagecraft pretrain 345m`: train a recipe. Under another launcher `recipes/gpt_345m.py` is one rank of it."""
 
+import signal
 import sys
 from pathlib import Path
 
 from commands import cli, start_flags
 from recipes.registry import load
 from support.terminal import lasting_output
-from training import launchers
+from training import launchers, stop
 
 
 def main(file: str | None = None) -> None:
@@ -30,10 +31,15 @@ def main(file: str | None = None) -> None:
 
         def as_rank() -> None:
             from launch.base import with_base
-            from training import train
 
             recipe = load(name)
-            train.train_alone(recipe, with_base(recipe, request))
+            # Nothing is begun yet. A rank that waits for another one's import ends where that failed or was killed.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            based = with_base(recipe, request)
+            stop.listen()
+            from training import train
+
+            train.train_alone(recipe, based)
 
         be_rank(as_rank)
     else:

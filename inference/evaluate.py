@@ -171,7 +171,9 @@ def show(values: JsonObject) -> None:
         f"{values['tokens']:,}{asked} tokens"
     )
     if values.get("left_out"):
-        print(f"{values['left_out']:,} longer than the context of {values['context']:,} left out (data.skip_longer)")
+        print(
+            f"left out {values['left_out']:,} examples that are longer than the context of {values['context']:,} tokens"
+        )
     for part in values["parts"] if len(values.get("parts", ())) > 1 else ():
         print(f"  {part['share']:7.3%} {part['name']}: loss {part['loss']:.4f} over {part['tokens']:,} tokens")
     if "pseudo_loss" in values:

@@ -75,7 +75,7 @@ def _checked(wanted: Search, due: Sequence[Trial]) -> list[int]:
                 )
             steps.append(plan_run(wanted.recipe, wanted.request(trial), world).last_step_from(0, 0))
         except UserError as error:
-            of = " ".join(trial.point.settings) or trial.point.deepspeed_config
+            of = " ".join(trial.point.settings) or trial.point.deepspeed_config or wanted.recipe.name
             raise UserError(f"{of}: {error}") from None
     return steps
 

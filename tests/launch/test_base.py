@@ -1,6 +1,10 @@
 """The model that is tuned, where it is no run yet: a folder, or a model of the hub."""
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,15 @@ from launch.base import with_base
 from model.checkpoint.read import Reader
 from model.config import LoRA
 from recipes.recipe import BASE
-from recipes.registry import load
+from recipes.registry import ROOT, load
 from run.checkpoints import choose
 from run.directory import read_recipe
 from run.request import Request, plan_run
 from support.errors import UserError
+from support.files import locked
 from tests.distributed import run_ranks
 from tests.inference.conftest import write_untrained
+from tests.patience import wait_until
 
 RECIPE = load("tune_sentiment")
 
@@ -57,6 +63,23 @@ def test_ranks_that_come_all_at_once_import_once(run: Path, tmp_path: Path) -> N
     assert len(set(run_ranks(3, branch_of, str(tmp_path / "export")))) == 1
     (imported,) = (tmp_path / "runs" / "imported").iterdir()
     assert plan_run(RECIPE, Request(branch=str(imported)), 2).parent
+
+
+def test_a_rank_that_waits_for_an_import_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    """A launcher asks so where the rank that imports failed or was killed: the wait would go on for that rank's."""
+    (tmp_path / "model").mkdir()
+    there = {**os.environ, "RANK": "1", "WORLD_SIZE": "2", "STAGECRAFT_RUNS": str(tmp_path / "runs")}
+    lock = tmp_path / "runs" / ".imported.lock"
+    with locked(lock):
+        line = [sys.executable, "-m", "recipes.tune_sentiment", "--from", str(tmp_path / "model")]
+        rank = subprocess.Popen(line, cwd=ROOT, env=there)
+        try:
+            wait_until(lambda: lock in [file.resolve() for file in Path(f"/proc/{rank.pid}/fd").iterdir()], rank.pid)
+            rank.terminate()
+            assert rank.wait(timeout=60) == -signal.SIGTERM
+        finally:
+            rank.kill()
+            rank.wait()
 
 
 def test_a_recipe_that_declares_adapters_has_them_on_what_is_imported(run: Path, tmp_path: Path) -> None:

@@ -194,6 +194,13 @@ def test_a_point_that_cannot_be_is_refused_before_the_first_run(starts: Callable
         assert none.done == [] and not (tmp_path / "runs").exists()
 
 
+def test_a_recipe_that_tunes_is_named_where_nothing_is_tried(starts: Callable[..., Starts]) -> None:
+    starts()
+    tunes = load("tune_sentiment")
+    with pytest.raises(UserError, match=r"^tune_sentiment: it tunes a model, and try takes none"):
+        search(Search(tunes, trials.folder(tunes.name, "wrong"), grid([], [])))
+
+
 def test_the_json_is_a_setting_of_its_own(starts: Callable[..., Starts]) -> None:
     points = grid([], ["ds_configs/zero1_fp32.json", "ds_configs/zero3_fp32.json"])
     wanted = Search(TINY, trials.folder(TINY.name, "engine"), points)

@@ -254,6 +254,8 @@ def test_tasks_with_instructions_are_held_out_by_what_they_were_made_of(
 def test_each_set_says_what_it_is() -> None:
     assert all(each.what and each.licence and each.fixed_by for each in SETS.values())
     assert set(SETS) <= set(CORPORA)
+    state = corpora.state("tune_read")  # by which prepared data are found: not those of rows of an earlier form
+    assert state["fixed_by"].endswith(f"; form {sets.FORM} of the rows") and not state["files"]
     assert replace(SETS["tune_read"], what="") != SETS["tune_read"]
 
 

@@ -110,6 +110,6 @@ def test_rows_that_are_left_out_are_counted(
     assert found["left_out"] == 2
     assert found["loss"] == evaluate(run, str(write(tmp_path / "fit.jsonl", *ROWS)))["loss"]
     show(found)
-    assert "\n2 longer than the context of 24 left out (data.skip_longer)\n" in capsys.readouterr().out
+    assert "\nleft out 2 examples that are longer than the context of 24 tokens\n" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"long.jsonl holds no examples that fit into the context: 1 are longer; give"):
         evaluate(run, str(write(tmp_path / "long.jsonl", long)))
