@@ -7,7 +7,7 @@ FLOPs           1.7e13  (20.9 MFLOPs a token)
 
 By back-translation (Sennrich et al. 2016, arXiv:1511.06709): the answers are Chinese as people wrote it, and what is
 asked is English that a dictionary made of it, or in further rounds a model that was tuned the other way round. The
-base must be one that has read no pairs, as gpt_mini did: docs/tasks.md trains another.
+base must have read no pairs. gpt_mini, whose shape plans take, has read them: docs/tasks.md trains another.
 """
 
 if __name__ == "__main__":
