@@ -88,6 +88,8 @@ def test_evaluate_says_which_answers_are_likelier(home: Path) -> None:
     check("evaluate of pairs", found)
     assert found["objective"] == "pairs" and found["pairs"] == 4 and found["likelier"] in (0.25, 0.75)
     assert "the chosen answer is likelier in" in succeed(home, "commands", *asked, "validation")
+    told = succeed(home, "commands", "status", "--run", str(home / "unbroken"))
+    assert "\nvalidation 0." in told and "a token" not in told
     wrong = fail(home, "commands", *asked, str(write(home / "plain.jsonl", {"prompt": "a", "completion": "b"})))
     assert 'line 1 has no field "chosen"' in wrong
 
