@@ -13,8 +13,7 @@ from recipes.recipe import Recipe
 from run import record
 from run.checkpoints import Chosen, validation_losses
 from run.directory import read_recipe
-from run.metrics import read_steps
-from run.report import unit
+from run.metrics import loss_unit, read_steps
 from support import json_lines
 from support.json_object import JsonObject
 
@@ -77,7 +76,7 @@ def _asked(recipe: Recipe, trained: bool) -> str:
 
 def _losses(run: Path, step: int) -> dict[str, str]:
     """The losses that were measured at a step."""
-    of = unit(read_recipe(run))
+    of = loss_unit(read_recipe(run))
     trained = next((line["loss"] for line in read_steps(run / "metrics.jsonl") if line.get("step") == step), None)
     validation = validation_losses(run).get(step)
     found = {"training loss": trained, "validation loss": validation}

@@ -163,6 +163,7 @@ def show(values: JsonObject) -> None:
     if values["objective"] == PAIRS:
         for each in ({"name": values["data"], **values}, *(values["parts"] if len(values["parts"]) > 1 else ())):
             print(f"{each['name']}: the chosen answer is likelier in {each['likelier']:.1%} of {each['pairs']:,} pairs")
+        _show_left_out(values)
         return
     bits = "" if values["bits_per_byte"] is None else f", {values['bits_per_byte']:.4f} bits a byte"
     asked = {"causal": "", "masked": " masked", "prefix": " continuing", ANSWERS: " answer"}[values["objective"]]
@@ -170,10 +171,7 @@ def show(values: JsonObject) -> None:
         f"{values['data']}: loss {values['loss']:.4f}, perplexity {values['perplexity']:.2f}{bits} over "
         f"{values['tokens']:,}{asked} tokens"
     )
-    if values.get("left_out"):
-        print(
-            f"left out {values['left_out']:,} examples that are longer than the context of {values['context']:,} tokens"
-        )
+    _show_left_out(values)
     for part in values["parts"] if len(values.get("parts", ())) > 1 else ():
         print(f"  {part['share']:7.3%} {part['name']}: loss {part['loss']:.4f} over {part['tokens']:,} tokens")
     if "pseudo_loss" in values:
@@ -185,4 +183,11 @@ def show(values: JsonObject) -> None:
         print(
             f"perplexity a word {values['word_perplexity']:.2f} over {values['words']:,} words, by the protocol "
             f"{values['protocol']}, each window {values['stride']} tokens on"
+        )
+
+
+def _show_left_out(values: JsonObject) -> None:
+    if values.get("left_out"):
+        print(
+            f"left out {values['left_out']:,} examples that are longer than the context of {values['context']:,} tokens"
         )

@@ -30,6 +30,6 @@ RECIPE = Recipe(
     engine="ds_configs/zero1_fp32.json",
     intervals=Intervals(log_every=50, evaluate_every=100, evaluate_samples=40, save_every=100),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
-    source="this project: trials by the loss of held-out answers, see docs/tasks.md",
+    source="this project: the rate and batch of tune_sentiment, see docs/tasks.md",
     status="verified: see docs/tasks.md",
 )

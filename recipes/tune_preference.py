@@ -32,6 +32,6 @@ RECIPE = Recipe(
     engine="ds_configs/zero1_fp32.json",
     intervals=Intervals(log_every=50, evaluate_every=100, evaluate_samples=40, save_every=100),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
-    source="beta: Rafailov et al. 2023, appendix B; the rest this project: see docs/tasks.md",
-    status="verified: see docs/tasks.md",
+    source="beta: Rafailov et al. 2023, appendix B; the rest this project: see docs/tuning.md",
+    status="verified: see docs/tuning.md",
 )

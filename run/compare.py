@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data.samples.taught import KINDS, REFERENCE
 from recipes import settings
 from recipes.recipe import Recipe
 from run import record
 from run.directory import read_data, read_recipe
-from run.metrics import read_metrics
+from run.metrics import PAIR, loss_unit, read_metrics
 from run.overlay import WINDOW, Array, Curve, Drawn, curve, draw, picture
 from run.report import bits_per_byte
 from run.status import status_of
@@ -69,6 +70,15 @@ class Told:
         if file.exists():
             return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         return " ".join(f"{part['source']['tokeniser']} {part['vocab_size']}" for part in self.data["parts"])
+
+    @cached_property
+    def unit(self) -> str:
+        """What the losses are means over."""
+        return loss_unit(self.recipe)
+
+    def bits(self, loss: float | None) -> float | None:
+        """A loss as bits a byte; None where there is none, and of pairs."""
+        return None if loss is None or self.unit == PAIR else bits_per_byte(loss, self.bytes_per_token)
 
     @cached_property
     def final_loss(self) -> float | None:
@@ -132,7 +142,7 @@ def _summary(run: Told, stepped: Sequence[Told]) -> JsonObject:
         "tokens_per_second": None,
         "speed_ratio": None,
         "final_validation_loss": run.final_loss,
-        "final_bits_per_byte": None if run.final_loss is None else bits_per_byte(run.final_loss, run.bytes_per_token),
+        "final_bits_per_byte": run.bits(run.final_loss),
     }
     if run in stepped:
         values["step"] = read_metrics(run.path / "metrics.jsonl")[-1]["step"]
@@ -157,10 +167,7 @@ def _at_equal(of: str, axis: str, runs: Sequence[Told], stepped: Sequence[Told])
     if at < max(float(places[0]) for places, _ in lines.values()):
         return None
     losses = [float(np.interp(at, *lines[id(run)])) if id(run) in lines else None for run in runs]
-    bits = [
-        None if loss is None else bits_per_byte(loss, run.bytes_per_token)
-        for run, loss in zip(runs, losses, strict=True)
-    ]
+    bits = [run.bits(loss) for run, loss in zip(runs, losses, strict=True)]
     return {"of": of, "by": axis, "at": at, "losses": losses, "bits_per_byte": bits}
 
 
@@ -236,6 +243,7 @@ def _data(run: Told) -> JsonObject:
         for split in ("train", "validation"):
             facts = part[split]
             here[split] = {"documents": facts["documents"], "tokens": facts["tokens"], "sha256": facts["sha256"][:12]}
+        here |= {kind: part[kind]["sha256"][:12] for kind in KINDS if kind in part}
         found |= _flat(here, f"part {number + 1} ")
     return found
 
@@ -254,13 +262,17 @@ def remarks(runs: Sequence[Told]) -> list[str]:
 
 def comparable(runs: Sequence[Told]) -> list[str]:
     """Why losses of runs do not compare, a line for each reason."""
-    lines = []
-    if len({run.tokeniser for run in runs}) > 1:
+    lines, units = [], list(dict.fromkeys(run.unit for run in runs))
+    if len(units) > 1:
+        lines.append(f"the losses are those of {' and of '.join(units)}: they do not compare")
+    if len({run.tokeniser for run in runs}) > 1 and PAIR not in units:
         lines.append("the tokenisers differ: losses a token do not compare, bits a byte do")
     if len({_held_out(run) for run in runs}) > 1:
         lines.append("the held-out texts differ: validation losses are of different texts")
     if len({run.recipe.model.objective for run in runs}) > 1:
         lines.append("the objectives differ: losses do not compare")
+    if units == [PAIR] and len({_reference(run) for run in runs}) > 1:
+        lines.append("the references differ: losses do not compare")
     return lines
 
 
@@ -277,10 +289,16 @@ def _held_out(run: Told) -> str:
     return str(parts)
 
 
+def _reference(run: Told) -> str:
+    """The same for runs of preferences with the same reference."""
+    return str([part[REFERENCE]["sha256"] for part in run.data["parts"]])
+
+
 def loss_scales(runs: Sequence[Told]) -> tuple[str, list[float]]:
     """The unit that losses are shown in, and the factor to it: where tokenisers differ, it is bits a byte."""
-    if same_tokeniser(runs):
-        return "loss (nats a token)", [1.0] * len(runs)
+    units = {run.unit for run in runs}
+    if same_tokeniser(runs) or PAIR in units:
+        return f"loss (nats {' or '.join(sorted(units))})", [1.0] * len(runs)
     return "loss (bits a byte)", [1 / run.bytes_per_token / math.log(2) for run in runs]
 
 

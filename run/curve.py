@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recipes.recipe import Recipe
-from run.metrics import FINAL, Column, columns
+from run.metrics import FINAL, Column, columns, loss_unit
 from support import files
 from support.json_object import JsonObject
 
@@ -45,6 +45,7 @@ def draw(path: Path, recipe: Recipe, last_step: int) -> None:
         figure = Figure(figsize=(6.5, 6.0), layout="constrained")
         loss, rate, norm = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
         _draw_loss(loss, x, found, final)
+        loss.set_ylabel(f"loss (nats {loss_unit(recipe)})")
         _line(rate, x, found["lr"], BLUE, 1.0)
         _line(norm, x, found["grad_norm"], BLUE, 0.6)
         _limit(norm, found["grad_norm"], 0.0)
@@ -88,7 +89,6 @@ def _draw_loss(axes: "Axes", x: Column, found: dict[str, Column], final: JsonObj
         label = f"final validation: {last:.4f}"
         axes.plot(x[-1:], [last], "*", color=ORANGE, ms=9, mec="black", mew=0.5, zorder=5, clip_on=False, label=label)
     _limit(axes, np.concatenate((found["loss"], held_out, [np.nan if last is None else last])))
-    axes.set_ylabel("loss (nats per token)")
     axes.legend(loc="upper right")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from recipes.recipe import Recipe
 from support import files, json_lines
 from support.json_object import JsonObject, finite
 
@@ -25,7 +26,13 @@ MEASURED = (
     *("time", "seconds", "data_seconds", "evaluate_seconds", "save_seconds", "task_seconds"),
     *("tokens_per_second", "mfu", "memory_bytes"),
 )
+PAIR = "a pair"
 Column = NDArray[np.float64]
+
+
+def loss_unit(recipe: Recipe) -> str:
+    """What the loss of a recipe is a mean over."""
+    return PAIR if recipe.dpo.beta else "an answer token" if recipe.data.tunes else "a token"
 
 
 def each(path: Path) -> Iterator[JsonObject]:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.recipe import Recipe
 from run import curve
 from run.directory import Run, read_data, read_recipe, read_run
-from run.metrics import ACCURACY, FINAL, Column, columns, read_tasks
+from run.metrics import ACCURACY, FINAL, Column, columns, loss_unit, read_tasks
 from run.record import read_object
 from run.state import state_of
 from run.status import ENDS, RUNNING, status_of
@@ -31,11 +30,6 @@ def bits_per_byte(loss: float, bytes_per_token: float) -> float:
 def perplexity(loss: float) -> float:
     """The exponential of a loss in nats a token."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def unit(recipe: Recipe) -> str:
-    """What the loss of a recipe is a mean over."""
-    return "a pair" if recipe.dpo.beta else "an answer token" if recipe.data.tunes else "a token"
 
 
 def summary(path: Path) -> JsonObject:
@@ -166,7 +160,7 @@ def show(path: Path, values: JsonObject | None = None) -> None:
     preferred = {"preferred": None if right is None else f"{right:.1%} of pairs, more than by the reference"}
     quality = _quality(values) if over else _progress(values)
     rows = {**quality, **preferred, **_scores(values), **_speed(path, values)}
-    of = unit(read_recipe(path))
+    of = loss_unit(read_recipe(path))
     rows = {name: value and value.replace("nats a token", f"nats {of}") for name, value in rows.items()}
     for name, value in rows.items():
         if value is not None:

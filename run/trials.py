@@ -18,7 +18,6 @@ from run.compare import Told, comparable, loss_scales, same_tokeniser, speed
 from run.directory import end_of, runs_root, was_trained
 from run.metrics import read_metrics
 from run.overlay import COLOURS, Drawn, draw, picture
-from run.report import bits_per_byte
 from run.status import CRASHED, ENDS, status_of
 from support.errors import DONE, WEIGHTS_LOST, UserError
 from support.files import write_json
@@ -190,7 +189,7 @@ def _row(trial: Trial) -> JsonObject:
     row["step"] = read_metrics(trial.path / "metrics.jsonl")[-1]["step"]
     row["tokens"], row["tokens_per_second"] = int(run.curve.tokens[-1]), speed(run)
     row["validation_loss"] = loss = last_loss(run)
-    row["bits_per_byte"] = None if loss is None else bits_per_byte(loss, run.bytes_per_token)
+    row["bits_per_byte"] = run.bits(loss)
     if trial.hopeless:
         row["reason"] = record.read_object(trial.path / "status.json").get("reason")
     return row

@@ -13,6 +13,7 @@ import torch
 
 from model.checkpoint.together import told
 from model.engine.engine import Engine, MicroBatch
+from model.loss import Teacher
 from run.directory import Run
 from support.errors import WeightsLostError
 from training.device import device_name, kernels
@@ -96,11 +97,15 @@ def _weighted(batch: MicroBatch, inside: torch.Tensor) -> MicroBatch:
 
 
 def _digest(source: Source, first: int, count: int) -> str:
-    """The SHA-256 of samples as rank 0 reads them; collective. `check_alike` has compared what the others read."""
+    """The SHA-256 of samples as rank 0 reads them; collective. `check_alike` has compared what the others read.
+
+    A reference is left out: a branch has its own, and reads the same.
+    """
     digest = hashlib.sha256()
     if torch.distributed.get_rank() == 0:
         batch = source.training(first, count)
-        for tensor in (*{**vars(batch), "other": None}.values(), *(batch.other or ())):
+        taught = batch.other if isinstance(batch.other, Teacher) else ()
+        for tensor in (*{**vars(batch), "other": None}.values(), *taught):
             digest.update(b"" if tensor is None else tensor.numpy().tobytes())
     return told(digest.hexdigest())
 

@@ -23,8 +23,8 @@ from data.tokens.shards import token_dtype, with_suffix
 from support.errors import UserError
 from support.json_object import JsonObject
 
-AGAIN = "and prepare the data again"
 TEACHER, REFERENCE = KINDS = "teacher", "reference"  # begin the names
+AGAIN = {TEACHER: "prepare the data again", REFERENCE: "start a new run from the same model, which writes it again"}
 
 
 def record_dtype(top_k: int, entries: int) -> np.dtype[np.void]:
@@ -50,12 +50,12 @@ class Taught:
     """
 
     def __init__(self, folder: Path, name: str, hashes: bool = True) -> None:
-        path = manifest_of(folder, name)
+        path, self.kind, suffix = manifest_of(folder, name), name.partition("-")[0], f".{name}"
+        again = AGAIN[self.kind]
         try:
             self.manifest: JsonObject = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError):
-            raise UserError(f"what the model {name} expects is not in {folder}; prepare the data again") from None
-        self.kind, suffix = name.partition("-")[0], f".{name}"
+            raise UserError(f"what {name} gave is not in {folder}; restore it, or {again}") from None
         asked = (self.manifest["top_k"], self.manifest["entries"]) if self.kind == TEACHER else None
         dtype: np.dtype[Any] = record_dtype(*asked) if asked else np.dtype(np.float32)
         opened = {split: prepare.shards(folder, split) for split in splits(self.kind)}
@@ -68,7 +68,7 @@ class Taught:
                 continue
             hashed = True
             if file_sha256(file) != entry["sha256"]:
-                raise UserError(f"{file} was changed after it was written; remove it and {path}, {AGAIN}")
+                raise UserError(f"{file} was changed after it was written; remove it and {path}, and {again}")
         if hashed:  # a copied folder has new times
             with suppress(OSError):
                 os.utime(path, ns=(began, began))

@@ -55,7 +55,7 @@ def show(value: JsonObject) -> None:
     if value["on"]:
         print(f"running    {value['on']}")
     if value["validation_loss"] is not None:
-        print(f"validation {value['validation_loss']:.4f} nats a token, best {value['best_validation_loss']:.4f}")
+        print(f"validation {value['validation_loss']:.4f}, best {value['best_validation_loss']:.4f}")
     if value["tokens_per_second"] is not None:
         print(f"speed      {value['tokens_per_second']:,.0f} tokens/s")
     if value["job"]:

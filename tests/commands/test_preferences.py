@@ -57,6 +57,13 @@ def test_a_stopped_run_goes_on_bit_for_bit_without_its_reference(home: Path) -> 
     assert all(Path(part["folder"], f"{part['reference']['name']}.json").exists() for part in parts)
 
 
+def test_a_branch_has_a_reference_of_its_own_and_proves_its_parents_weights(home: Path) -> None:
+    said = prefer(home, "branch", "--from", f"{home / 'unbroken'}@3", more=["model.dropout=0"])
+    assert f"reference: {home / 'unbroken'}@3 reads" in said and "proved: a loss of" in said
+    first, *_ = read_steps(home / "branch" / "metrics.jsonl")
+    assert first["step"] == 4 and first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
 def test_it_begins_at_the_reference_and_learns(home: Path) -> None:
     """Before the first step no side has gained. Dropout is on, so the loss is near that of a coin, ln 2."""
     first, *_ = read_steps(home / "unbroken" / "metrics.jsonl")
@@ -88,6 +95,8 @@ def test_evaluate_says_which_answers_are_likelier(home: Path) -> None:
     check("evaluate of pairs", found)
     assert found["objective"] == "pairs" and found["pairs"] == 4 and found["likelier"] in (0.25, 0.75)
     assert "the chosen answer is likelier in" in succeed(home, "commands", *asked, "validation")
+    told = succeed(home, "commands", "status", "--run", str(home / "unbroken"))
+    assert "\nvalidation 0." in told and "a token" not in told
     wrong = fail(home, "commands", *asked, str(write(home / "plain.jsonl", {"prompt": "a", "completion": "b"})))
     assert 'line 1 has no field "chosen"' in wrong
 

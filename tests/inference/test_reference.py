@@ -64,3 +64,6 @@ def test_each_side_has_its_own_odds_and_a_change_is_found(
         UserError, match=f"what {NAME} expects in .* changed since the run began; restore it or start a"
     ):
         reopened(kept, taught=True)
+    manifest.unlink()
+    with pytest.raises(UserError, match=f"what {NAME} gave is not in .*; restore it, or start a new run from the same"):
+        reopened(kept, taught=True)

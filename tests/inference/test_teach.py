@@ -213,5 +213,5 @@ def test_a_resume_whose_teacher_expects_something_else_is_refused(run: Path, her
     teach.taught(recipe, again, silent)  # a branch may have another
     (folder / f"{name}.json").unlink()
     assert reopened(began).taught == [None]  # who only validates needs none
-    with pytest.raises(UserError, match=f"what the model {name} expects is not in {folder}; prepare the data again"):
+    with pytest.raises(UserError, match=f"what {name} gave is not in {folder}; restore it, or prepare the data"):
         reopened(began, taught=True)

@@ -98,6 +98,27 @@ def test_different_tokenisers_compare_by_bits_alone(tmp_path: Path) -> None:
     assert remarks(runs) == ["the tokenisers differ: losses a token do not compare, bits a byte do"]
 
 
+def pairs(reference: str) -> dict[str, Any]:
+    described = data()
+    described["parts"][0]["reference"] = {"sha256": reference * 64}
+    return described
+
+
+def test_losses_of_pairs_are_no_bits_and_compare_under_one_reference_alone(tmp_path: Path) -> None:
+    prefers = ["data.corpus=x", "data.tokeniser=y", "data.template=auto", "dpo.beta=0.1"]
+    one, again = (run(tmp_path, name, [line(1, 0.7)], pairs("a"), settings=prefers) for name in "ab")
+    other = run(tmp_path, "c", [line(1, 0.7)], pairs("b"), settings=prefers)
+    texts = run(tmp_path, "d", [line(1, 8.0)], data(tokeniser="gpt2"))
+    values = compare(told([one, other]))
+    assert values["equal"][0]["bits_per_byte"] == [None, None] and values["equal"][0]["losses"] == [0.7, 0.7]
+    assert values["remarks"] == ["the references differ: losses do not compare"]
+    assert values["differences"] == [{"of": "data", "name": "part 1 reference", "values": ["a" * 12, "b" * 12]}]
+    assert remarks(told([one, again])) == []
+    assert loss_scales(told([one, again])) == ("loss (nats a pair)", [1, 1])
+    assert remarks(told([one, texts])) == ["the losses are those of a pair and of a token: they do not compare"]
+    assert loss_scales(told([one, texts])) == ("loss (nats a pair or a token)", [1, 1])
+
+
 def test_a_branch_goes_on_where_it_left_its_parent(tmp_path: Path) -> None:
     parent = run(tmp_path, "a", [line(step, 9.0 - step) for step in (1, 2, 3)], name="mine")
     left = {"id": "0" * 16, "path": str(parent), "step": 2, "consumed_samples": 20, "changes": []}

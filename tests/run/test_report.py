@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from recipes.preference import DPO
 from recipes.registry import load
 from run import curve, events, report
 from run.state import state_of
@@ -153,6 +154,16 @@ def test_the_curve_of_a_branch_begins_where_its_parent_was(
     curve.draw(run, TINY, 1600)
     unit = 1e6 if steps[1] == 1600 or shown[0] else 1e3
     assert drawn[0].axes[0].get_xlim() == pytest.approx([1024 * place / unit for place in shown])
+
+
+def test_the_curve_of_preferences_is_in_nats_a_pair(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *stream, **options: drawn.append(figure))
+    write_lines(run, *map(step, range(1, 4)))
+    data = dataclasses.replace(TINY.data, tokeniser="base", template="auto")
+    for recipe in (TINY, dataclasses.replace(TINY, data=data, dpo=DPO(beta=0.1))):
+        curve.draw(run, recipe, 1600)
+    assert [each.axes[0].get_ylabel() for each in drawn] == ["loss (nats a token)", "loss (nats a pair)"]
 
 
 def test_a_million_steps_become_few_points_and_keep_their_spikes() -> None:

@@ -111,5 +111,9 @@ def test_rows_that_are_left_out_are_counted(
     assert found["loss"] == evaluate(run, str(write(tmp_path / "fit.jsonl", *ROWS)))["loss"]
     show(found)
     assert "\nleft out 2 examples that are longer than the context of 24 tokens\n" in capsys.readouterr().out
+    pairs = {"data": "x", "objective": "pairs", "likelier": 0.5, "pairs": 2, "parts": [], "context": 24, "left_out": 2}
+    show(pairs)
+    told = "of 2 pairs\nleft out 2 examples that are longer than the context of 24 tokens\n"
+    assert capsys.readouterr().out.endswith(told)
     with pytest.raises(UserError, match=r"long.jsonl holds no examples that fit into the context: 1 are longer; give"):
         evaluate(run, str(write(tmp_path / "long.jsonl", long)))
