@@ -53,6 +53,6 @@ RECIPE = Recipe(
     engine="ds_configs/zero1_fp32.json",
     intervals=Intervals(log_every=100, evaluate_every=1000, evaluate_samples=40, save_every=500),
     cluster=Cluster(gpu="cpu", nodes=1, gpus_per_node=2),
-    source="this project: trials by bits a byte, see docs/tasks.md",
+    source="this project: the width and rate of gpt_tiny, not tried otherwise; see docs/tasks.md",
     status="verified: see docs/tasks.md",
 )
