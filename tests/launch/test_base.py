@@ -54,13 +54,14 @@ def test_the_folder_of_a_model_is_imported_once(run: Path, tmp_path: Path) -> No
     assert read_recipe(imported).data.template == ""
 
 
-def branch_of(folder: str) -> str | None:
+def branch_of(folder: str, root: str) -> str | None:
+    os.environ["STAGECRAFT_RUNS"] = root  # ranks are forked from a process that knows none of this test's own
     return with_base(RECIPE, Request(branch=folder)).branch
 
 
 def test_ranks_that_come_all_at_once_import_once(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "export")
-    assert len(set(run_ranks(3, branch_of, str(tmp_path / "export")))) == 1
+    assert len(set(run_ranks(3, branch_of, str(tmp_path / "export"), str(tmp_path / "runs")))) == 1
     (imported,) = (tmp_path / "runs" / "imported").iterdir()
     assert plan_run(RECIPE, Request(branch=str(imported)), 2).parent
 

@@ -112,7 +112,7 @@ def test_a_teacher_keeps_four_bytes_a_logit_more() -> None:
     def kept(teacher: Teacher | None) -> int:
         held, logits = Kept(), torch.zeros(2, 8, 512, dtype=torch.bfloat16, requires_grad=True)
         with held.hooks:
-            weighted_loss(logits, torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8), 512, teacher=teacher)
+            weighted_loss(logits, torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8), 512, other=teacher)
         return held.num_bytes(512)
 
     teacher = Teacher(torch.arange(4).expand(2, 8, 4), torch.zeros(2, 8, 5), torch.tensor([0.5, 2.0]))
