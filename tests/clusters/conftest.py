@@ -1,6 +1,7 @@
 """One Slurm for all tests of it, and runs of `gpt_tiny` made small that are submitted to it."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.clusters.own_slurm import OwnSlurm, missing
 from tests.commands.running import small, write_corpus
 
 WAIT_SECONDS = 300.0
+# A shell starts what it puts into the background deaf to this signal, and commands under test would be deaf too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
