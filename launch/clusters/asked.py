@@ -29,13 +29,8 @@ from run.directory import Run, runs_root
 from run.request import Request, plan_run, run_path, settled
 from support.errors import UserError
 
-OF_DATA = (
-    "data.",
-    "teacher.",
-    "dpo.",
-    "model.vocab_size=",
-    "model.objective=",
-)  # settings that other data follows from
+# Settings that other data follows from.
+OF_DATA = ("data.", "teacher.", "dpo.", "model.vocab_size=", "model.objective=")
 
 
 @dataclass(frozen=True)
